@@ -1,0 +1,80 @@
+"""A file is written beside its place, flushed and renamed: it is whole or it is absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import LoraScratchError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+        LoraScratchError: the disk is full, the folder is read-only, or the like; the old file is untouched.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise LoraScratchError(
+            f"could not be written ({error.strerror})", where=str(path), remedy="free some space or choose another folder"
+        ) from error
+
+
+def write_text(path: Path, content: str) -> None:
+    """`write_bytes` for UTF-8 text."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`write_bytes` for JSON: sorted keys, two spaces, no NaN (JSON has none)."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `path` when the block ends well; after an exception nothing is left.
+
+    An existing folder at `path` is replaced in two renames, so it is the old one or the new one, never a mixture.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        beside.chmod(0o755)  # mkdtemp makes a private folder; a result is to be shared
+    except OSError as error:
+        raise LoraScratchError(
+            f"could not be created ({error.strerror})", where=str(path), remedy="choose another folder"
+        ) from error
+    try:
+        yield beside
+        _swap(beside, path)
+    except OSError as error:
+        raise LoraScratchError(
+            f"could not be written ({error.strerror})", where=str(path), remedy="free some space or choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _swap(new: Path, place: Path) -> None:
+    old = new.with_name(new.name + ".old")
+    if place.exists():
+        os.replace(place, old)
+    os.replace(new, place)
+    shutil.rmtree(old, ignore_errors=True)

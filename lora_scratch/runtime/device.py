@@ -1,0 +1,32 @@
+"""Which device the work runs on."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import ConfigError
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """`auto` is CUDA where there is a GPU, else the CPU; any other name is torch's own (`cpu`, `cuda:1`).
+
+    Raises:
+        ConfigError: the name is no device of this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"no device {name!r} here", where="--device", expected="auto, cpu or cuda") from error
+    return device
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory held so far: CUDA's allocator peak, or the process's peak resident set on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource  # POSIX only
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

@@ -1,0 +1,68 @@
+"""Manual mixed precision: one dtype, one autocast, one GradScaler, the same code for CUDA and CPU.
+
+    with precision.autocast():
+        loss = ...
+    scaler.scale(loss).backward()       # the last micro-batch is followed by
+    scaler.unscale_(optimizer)          # unscale, clip, step, update, zero: always in this order
+    clip_grad_norm_(parameters, clip_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+
+Only float16 needs the scaler: its smallest normal number is 6e-5, and gradients below that would vanish. bfloat16 has
+float32's range. A disabled GradScaler hands the loss through untouched, so there is one path for all.
+
+Source: Micikevicius et al. 2018, Mixed Precision Training, arXiv:1710.03740, section 3.2 (loss scaling).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import ConfigError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The compute dtype on a device. Trainable tensors stay float32 whatever it is."""
+
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        """`fp32`, `bf16` or `fp16`."""
+        return next(name for name, dtype in DTYPES.items() if dtype is self.dtype)
+
+    def autocast(self) -> Any:
+        """A context in which matrix products run in `dtype`; it does nothing in float32."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """A fresh GradScaler, enabled for float16 alone."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+
+
+def resolve_precision(name: str, device: torch.device) -> Precision:
+    """`auto` is what the device does well: CUDA bf16 (fp16 before Ampere), a CPU bf16 with bf16 instructions, else fp32.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    if name == "auto":
+        return Precision(_fast_dtype(device), device)
+    if name not in DTYPES:
+        raise ConfigError(f"unknown precision {name!r}", where="--precision", expected=f"auto, {', '.join(DTYPES)}")
+    return Precision(DTYPES[name], device)
+
+
+def _fast_dtype(device: torch.device) -> torch.dtype:
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has_bf16 else torch.float32
