@@ -1,0 +1,1 @@
+"""From a model to an adapted model, and its file."""

@@ -1,0 +1,135 @@
+"""From names to modules. A pattern matches whole dotted components at the end of a name: `lin` never means `q_lin`.
+
+Every pattern has to match. One that does not is an error that lists the nearest names and what there is to adapt.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from ..errors import ConfigError, TargetError
+from ..layers import adapter_class
+
+# The query, key and value projections of the families that the project is tested with.
+QUERY_KEY_VALUE = {
+    "distilbert": ["q_lin", "k_lin", "v_lin"],
+    "bert": ["query", "key", "value"],
+    "roberta": ["query", "key", "value"],
+    "electra": ["query", "key", "value"],
+}
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether `pattern` is the last whole components of the dotted `name`, or all of it."""
+    return name == pattern or name.endswith(f".{pattern}")
+
+
+def default_targets(model: nn.Module) -> list[str]:
+    """The query, key and value projections of the model's family.
+
+    Raises:
+        TargetError: a family without a preset; its linear layers are listed.
+    """
+    family = getattr(getattr(model, "config", None), "model_type", "")
+    if family not in QUERY_KEY_VALUE:
+        raise TargetError(
+            f"no preset for model family {family!r}",
+            where="--targets",
+            remedy=f"name the modules to adapt; there are {describe_candidates(model, 'lora')}",
+        )
+    return QUERY_KEY_VALUE[family]
+
+
+def default_heads(model: nn.Module) -> list[str]:
+    """The modules with parameters that stand beside the encoder, which is `model.base_model_prefix` in transformers."""
+    encoder = getattr(model, "base_model_prefix", None)
+    if not isinstance(getattr(model, encoder or "", None), nn.Module):
+        return []
+    return [name for name, child in model.named_children() if name != encoder and any(True for _ in child.parameters())]
+
+
+def find_targets(model: nn.Module, patterns: Sequence[str], *, variant: str, heads: Sequence[str]) -> dict[str, nn.Module]:
+    """The modules that the patterns name, in the model's order, head modules left out.
+
+    Raises:
+        TargetError: a pattern that matches nothing, or nothing that `variant` can adapt.
+    """
+    named = {name: module for name, module in model.named_modules() if name and not _inside(name, heads)}
+    for pattern in patterns:
+        _check_pattern(model, named, pattern, variant)
+    return {name: module for name, module in named.items() if any(matches(name, pattern) for pattern in patterns)}
+
+
+def find_heads(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    """The head modules, by exact name.
+
+    Raises:
+        TargetError: a name that is no module, or a module without parameters.
+    """
+    modules = dict(model.named_modules())
+    for name in names:
+        if name not in modules or not any(True for _ in modules[name].parameters()):
+            with_parameters = [other for other, module in modules.items() if other and any(True for _ in module.parameters())]
+            raise TargetError(
+                f"no module with parameters is called {name!r} exactly",
+                where="--head_modules",
+                available=with_parameters,
+                remedy=f"nearest: {', '.join(nearest(name, with_parameters))}",
+            )
+    return {name: modules[name] for name in names}
+
+
+def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
+    """The candidates that look most like `name`, best first."""
+    return difflib.get_close_matches(name, list(dict.fromkeys(candidates)), n=count, cutoff=0.0)
+
+
+def describe_candidates(model: nn.Module, variant: str) -> str:
+    """What could be adapted, by last component: `q_lin (6 of 768x768), ...`."""
+    layers: Counter[tuple[str, str]] = Counter()
+    for name, module in model.named_modules():
+        if adapter_class(variant, module) is not None:
+            shape = "x".join(map(str, module.weight.shape))  # type: ignore[union-attr, arg-type]
+            layers[name.rpartition(".")[2], shape] += 1
+    return ", ".join(f"{name} ({count} of {shape})" for (name, shape), count in layers.items()) or "none"
+
+
+def _check_pattern(model: nn.Module, named: dict[str, nn.Module], pattern: str, variant: str) -> None:
+    found = {name: module for name, module in named.items() if matches(name, pattern)}
+    if not found:
+        endings = [name.rpartition(".")[2] for name, module in named.items() if adapter_class(variant, module)]
+        raise TargetError(
+            f"no module is called {pattern!r}",
+            where="--targets",
+            available=endings,
+            remedy=f"nearest: {', '.join(nearest(pattern, endings))}; there are {describe_candidates(model, variant)}",
+        )
+    for name, module in found.items():
+        if adapter_class(variant, module) is None:
+            raise TargetError(
+                f"{name} is a {type(module).__name__}, which {variant} can't adapt",
+                where="--targets",
+                remedy=f"there are {describe_candidates(model, variant)}",
+            )
+
+
+def _inside(name: str, roots: Sequence[str]) -> bool:
+    return any(name == root or name.startswith(f"{root}.") for root in roots)
+
+
+def check_rank(name: str, module: nn.Module, rank: int) -> None:
+    """A rank above the smaller side of a layer adds parameters and no freedom.
+
+    Raises:
+        ConfigError: with the layer's shape.
+    """
+    out_features, in_features = module.weight.shape  # type: ignore[misc, union-attr]
+    widest = min(int(out_features), int(in_features))
+    if rank > widest:
+        raise ConfigError(
+            f"rank {rank} on {name}, which is {in_features} -> {out_features}", where="--rank", expected=f"at most {widest}"
+        )

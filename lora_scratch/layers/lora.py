@@ -1,0 +1,203 @@
+r"""LoRA: a frozen linear layer plus a trained low-rank update of its weight. Start reading here.
+
+A linear layer computes y = x Wᵀ + b. Fine-tuning would change W to W + ΔW and train out·in numbers. LoRA keeps W frozen
+and writes the change as a product of two thin matrices,
+
+    ΔW = scaling · B A        A (rank, in),  B (out, rank),  scaling = alpha / rank
+
+so only rank·(in + out) numbers are trained: for DistilBERT's 768 x 768 projections and rank 8, 2 % of them. Multiplied
+from the right, ΔW itself is never formed:
+
+    y = x Wᵀ + b + scaling · (dropout(x) Aᵀ) Bᵀ
+
+B starts at zero, so the adapted layer starts as the base layer, exactly. A starts random: were both zero, neither would
+ever receive a gradient.
+
+Worked example, in = 2, out = 3, rank = 1, alpha = 2, so scaling = 2:
+
+    A = [1 2]    B = [1 0 -1]ᵀ    x = [3 1]    x Aᵀ = 3·1 + 1·2 = 5    2 · 5 · Bᵀ = [10 0 -10]
+
+which is what this layer adds to x Wᵀ + b. `tests/layers/test_lora.py` runs this example.
+
+Source: Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685, section 4.1.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def lora_scaling(alpha: float, rank: int, *, rslora: bool = False) -> float:
+    """alpha / rank, or alpha / √rank for rank-stabilised LoRA.
+
+    With alpha / √rank the size of the update, and of its gradient, stays the same as the rank grows.
+
+    Source: Kalajdzievski 2023, rsLoRA, arXiv:2312.03732, theorem 3.2.
+    """
+    return alpha / (math.sqrt(rank) if rslora else rank)
+
+
+class AdapterLayer(nn.Module, ABC):
+    """What every adapter layer is: a frozen `base`, a trained update of its weight, and how to fold the one into the other.
+
+    A subclass says what its effective weight is and which tensors are the adapter. It inherits `merge` and `unmerge`, and
+    obeys two switches in `forward`: `enabled` (False: exactly the base layer) and `merged`.
+
+    The base keeps the caller's very own `weight` and `bias` objects. Nothing here ever writes to them: merging puts the
+    folded weight beside the frozen one, so unmerging only has to drop it, and `state_dict()` is always unmerged.
+    """
+
+    base: nn.Module
+    merged_weight: Tensor | None
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.enabled = True
+        self.register_buffer("merged_weight", None, persistent=False)
+
+    @abstractmethod
+    def delta_weight(self) -> Tensor:
+        """ΔW, the update of the base weight, in the shape of the base weight and at least float32."""
+
+    @abstractmethod
+    def effective_weight(self) -> Tensor:
+        """The weight that the adapted layer acts with, in the shape of the base weight and at least float32."""
+
+    @abstractmethod
+    def adapter_tensors(self) -> dict[str, nn.Parameter]:
+        """The tensors that make up the adapter, under the suffixes they have in an adapter file."""
+
+    @property
+    def merged(self) -> bool:
+        """Whether `forward` uses the folded weight."""
+        return self.merged_weight is not None
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Fold the update into one weight: computed in float32 (or wider), rounded once to the dtype of the base.
+
+        Raises:
+            RuntimeError: already merged, or the folded weight is not finite. Nothing has changed then.
+        """
+        if self.merged:
+            raise RuntimeError("merge: already merged; call unmerge() first")
+        folded = self.effective_weight().to(self.weight.dtype)
+        if not folded.isfinite().all():
+            raise RuntimeError(f"merge: the folded weight is not finite in {folded.dtype}; the adapter or the base holds NaN or inf")
+        self.merged_weight = folded
+
+    def unmerge(self) -> None:
+        """Go back to base and update apart. The base weight was never touched: every bit of it is as before.
+
+        Raises:
+            RuntimeError: not merged.
+        """
+        if not self.merged:
+            raise RuntimeError("unmerge: not merged; call merge() first")
+        self.merged_weight = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, for code that reads `layer.weight`."""
+        return self.base.weight  # type: ignore[return-value]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias, for code that reads `layer.bias`."""
+        return self.base.bias  # type: ignore[return-value]
+
+
+class LoRALinear(AdapterLayer):
+    """y = x Wᵀ + b + scaling · (dropout(x) Aᵀ) Bᵀ, with W and b frozen.
+
+    Args:
+        linear: the layer to adapt; it becomes `base`, with the same tensors, frozen.
+        rank: the width of the bottleneck, from 1 to min(in, out).
+        alpha: the numerator of the scaling, above 0.
+        dropout: probability of zeroing an input of the update path, in [0, 1); the base path is never dropped.
+        rslora: scale by alpha / √rank instead of alpha / rank.
+        generator: where A's random numbers come from; torch's global generator if None.
+
+    Shape: lora_A (rank, in), lora_B (out, rank); x (..., in) -> (..., out).
+
+    Raises:
+        ValueError: a rank, alpha or dropout outside these bounds.
+    """
+
+    def __init__(
+        self,
+        linear: nn.Linear,
+        rank: int = 8,
+        alpha: float = 16,
+        *,
+        dropout: float = 0.0,
+        rslora: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(linear)
+        check_lora_arguments(rank, alpha, dropout, widest_rank=min(linear.in_features, linear.out_features))
+        self.rank, self.alpha, self.scaling = rank, alpha, lora_scaling(alpha, rank, rslora=rslora)
+        self.dropout = nn.Dropout(dropout)
+        device = linear.weight.device
+        # float32 whatever the base: an optimizer step is far smaller than what bfloat16 or float16 can resolve
+        self.lora_A = nn.Parameter(kaiming_uniform(rank, linear.in_features, generator).to(device))  # (rank, in)
+        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))  # (out, rank)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x Wᵀ + b + scaling · (dropout(x) Aᵀ) Bᵀ.
+
+        Shape: x (..., in) -> (..., out). Dtype: the autocast dtype, else that of x.
+        """
+        if not self.enabled:
+            return self.base(x)
+        if self.merged_weight is not None:
+            return F.linear(x, self.merged_weight, self.bias)
+        y = self.base(x)  # (..., out)
+        low = F.linear(self.dropout(x), self.lora_A.to(x.dtype))  # (..., rank)
+        return y + self.scaling * F.linear(low, self.lora_B.to(low.dtype))
+
+    def delta_weight(self) -> Tensor:
+        """ΔW = scaling · B A, shape (out, in), in float32 or wider also under autocast."""
+        with torch.autocast(self.lora_A.device.type, enabled=False):
+            return self.scaling * (at_least_float32(self.lora_B) @ at_least_float32(self.lora_A))
+
+    def effective_weight(self) -> Tensor:
+        """W + scaling · B A, shape (out, in), in float32 or wider."""
+        return self.weight + self.delta_weight()
+
+    def adapter_tensors(self) -> dict[str, nn.Parameter]:
+        """A and B under PEFT's names."""
+        return {"lora_A.weight": self.lora_A, "lora_B.weight": self.lora_B}
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows of this layer."""
+        return f"rank={self.rank}, alpha={self.alpha:g}, scaling={self.scaling:g}, merged={self.merged}"
+
+
+def kaiming_uniform(rank: int, in_features: int, generator: torch.Generator | None) -> Tensor:
+    """A's first value: uniform in ±1/√in, which is Kaiming's bound √(6 / ((1 + a²)·in)) at a = √5. Shape (rank, in), float32.
+
+    Source: He et al. 2015, arXiv:1502.01852; a = √5 is the default of nn.Linear and of PEFT.
+    """
+    return nn.init.kaiming_uniform_(torch.empty(rank, in_features), a=math.sqrt(5), generator=generator)
+
+
+def check_lora_arguments(rank: int, alpha: float, dropout: float, *, widest_rank: int) -> None:
+    """1 <= rank <= widest_rank, 0 < alpha < inf, 0 <= dropout < 1, else a ValueError that says which and why."""
+    if not 1 <= rank <= widest_rank:
+        raise ValueError(f"rank is {rank}; expected 1 to {widest_rank}, the smaller side of the layer")
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"alpha is {alpha}; expected a finite number above 0, else the adapter can never act")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout}; expected at least 0 and below 1")
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or in its own dtype where that is wider."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
