@@ -34,7 +34,9 @@ class ConfigError(LoraScratchError, ValueError):
 class TargetError(ConfigError):
     """A pattern that matches no module. `available` holds the names that could have been meant."""
 
-    def __init__(self, found: str, *, available: Sequence[str] = (), where: str = "", expected: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, found: str, *, available: Sequence[str] = (), where: str = "", expected: str = "", remedy: str = ""
+    ) -> None:
         self.available = tuple(available)
         super().__init__(found, where=where, expected=expected, remedy=remedy)
 

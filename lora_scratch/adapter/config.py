@@ -21,7 +21,9 @@ class LoRAConfig:
     dropout: float = field(default=0.1, metadata={"help": "dropout on the input of the update path, in [0, 1)"})
     targets: list[str] | None = field(
         default=None,
-        metadata={"help": "modules to adapt, by whole dotted components (q_lin, layer.0.attention.q_lin); default: by model family"},
+        metadata={
+            "help": "modules to adapt, by whole dotted components (q_lin, layer.0.attention.q_lin); default: by model family"
+        },
     )
     rslora: bool = field(default=False, metadata={"help": "scale by alpha / sqrt(rank) instead of alpha / rank"})
     head_modules: list[str] | None = field(

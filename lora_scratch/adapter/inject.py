@@ -1,9 +1,9 @@
 """From a model to an adapted model: match names, replace layers, freeze the rest; and the way back.
 
-    inject(model, LoRAConfig(targets=["q_lin", "v_lin"]))   # in place; the forward signature stays
-    with disabled(model): ...                               # the base again, bit for bit
-    merge_all(model); unmerge_all(model)
-    remove_adapter(model)                                   # as if nothing had happened
+inject(model, LoRAConfig(targets=["q_lin", "v_lin"]))   # in place; the forward signature stays
+with disabled(model): ...                               # the base again, bit for bit
+merge_all(model); unmerge_all(model)
+remove_adapter(model)                                   # as if nothing had happened
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def adapter_state(model: nn.Module) -> AdapterState:
         ConfigError: the model has no adapter.
     """
     if not is_adapted(model):
-        raise ConfigError("the model has no adapter", remedy="call inject(model, config) or load_adapter(model, folder) first")
+        raise ConfigError(
+            "the model has no adapter", remedy="call inject(model, config) or load_adapter(model, folder) first"
+        )
     return model._adapter_state  # type: ignore[return-value]
 
 
@@ -192,7 +194,7 @@ def merge_and_remove(model: nn.Module) -> nn.Module:
     unmerge_all(model)
     merge_all(model)
     for name, layer in adapter_layers(model).items():
-        layer.base.weight = nn.Parameter(layer.merged_weight)  # type: ignore[assignment, arg-type]
+        layer.base.weight = nn.Parameter(layer.merged_weight)  # type: ignore[arg-type]
         _replace(model, name, layer.base)
     _forget(model, state)
     return model
@@ -206,13 +208,19 @@ def check_trainable(model: nn.Module) -> None:
     """
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
-        raise TrainingError("no parameter requires a gradient", where="train", remedy="inject an adapter or unfreeze the model")
+        raise TrainingError(
+            "no parameter requires a gradient", where="train", remedy="inject an adapter or unfreeze the model"
+        )
     narrow = [f"{name} ({p.dtype})" for name, p in trainable.items() if p.dtype in (torch.float16, torch.bfloat16)]
     if narrow:
-        raise TrainingError(f"trainable tensors in half precision: {', '.join(narrow[:3])}", where="train", expected="float32")
+        raise TrainingError(
+            f"trainable tensors in half precision: {', '.join(narrow[:3])}", where="train", expected="float32"
+        )
     merged = [name for name, layer in adapter_layers(model).items() if layer.merged]
     if merged:
-        raise TrainingError(f"{merged[0]} is merged and would not learn", where="train", remedy="call unmerge_all(model) first")
+        raise TrainingError(
+            f"{merged[0]} is merged and would not learn", where="train", remedy="call unmerge_all(model) first"
+        )
 
 
 def _adapt(name: str, module: nn.Module, config: LoRAConfig, seed: int) -> AdapterLayer:
@@ -220,7 +228,7 @@ def _adapt(name: str, module: nn.Module, config: LoRAConfig, seed: int) -> Adapt
     if cls is None:
         raise ConfigError(f"{type(module).__name__} can't be adapted", where=name)
     generator = named_generator(seed, name)
-    return cls(module, config.rank, config.alpha, dropout=config.dropout, rslora=config.rslora, generator=generator)  # type: ignore[call-arg, arg-type]
+    return cls(module, config.rank, config.alpha, dropout=config.dropout, rslora=config.rslora, generator=generator)  # type: ignore[call-arg]
 
 
 def _trained_base(heads: dict[str, nn.Module]) -> dict[str, Tensor]:

@@ -73,7 +73,9 @@ def find_heads(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
     modules = dict(model.named_modules())
     for name in names:
         if name not in modules or not any(True for _ in modules[name].parameters()):
-            with_parameters = [other for other, module in modules.items() if other and any(True for _ in module.parameters())]
+            with_parameters = [
+                other for other, module in modules.items() if other and any(True for _ in module.parameters())
+            ]
             raise TargetError(
                 f"no module with parameters is called {name!r} exactly",
                 where="--head_modules",
@@ -93,7 +95,7 @@ def describe_candidates(model: nn.Module, variant: str) -> str:
     layers: Counter[tuple[str, str]] = Counter()
     for name, module in model.named_modules():
         if adapter_class(variant, module) is not None:
-            shape = "x".join(map(str, module.weight.shape))  # type: ignore[union-attr, arg-type]
+            shape = "x".join(map(str, module.weight.shape))
             layers[name.rpartition(".")[2], shape] += 1
     return ", ".join(f"{name} ({count} of {shape})" for (name, shape), count in layers.items()) or "none"
 
@@ -127,9 +129,11 @@ def check_rank(name: str, module: nn.Module, rank: int) -> None:
     Raises:
         ConfigError: with the layer's shape.
     """
-    out_features, in_features = module.weight.shape  # type: ignore[misc, union-attr]
+    out_features, in_features = module.weight.shape  # type: ignore[misc]
     widest = min(int(out_features), int(in_features))
     if rank > widest:
         raise ConfigError(
-            f"rank {rank} on {name}, which is {in_features} -> {out_features}", where="--rank", expected=f"at most {widest}"
+            f"rank {rank} on {name}, which is {in_features} -> {out_features}",
+            where="--rank",
+            expected=f"at most {widest}",
         )

@@ -89,7 +89,7 @@ class AdapterLayer(nn.Module, ABC):
             raise RuntimeError("merge: already merged; call unmerge() first")
         folded = self.effective_weight().to(self.weight.dtype)
         if not folded.isfinite().all():
-            raise RuntimeError(f"merge: the folded weight is not finite in {folded.dtype}; the adapter or the base holds NaN or inf")
+            raise RuntimeError(f"merge: the folded weight is not finite in {folded.dtype}; look for NaN or inf in A and B")
         self.merged_weight = folded
 
     def unmerge(self) -> None:
@@ -127,7 +127,7 @@ class LoRALinear(AdapterLayer):
     Shape: lora_A (rank, in), lora_B (out, rank); x (..., in) -> (..., out).
 
     Raises:
-        ValueError: a rank, alpha or dropout outside these bounds.
+        ValueError: an argument outside these bounds.
     """
 
     def __init__(
@@ -154,18 +154,19 @@ class LoRALinear(AdapterLayer):
 
         Shape: x (..., in) -> (..., out). Dtype: the autocast dtype, else that of x.
         """
-        if not self.enabled:
-            return self.base(x)
-        if self.merged_weight is not None:
+        if self.merged_weight is not None and self.enabled:
             return F.linear(x, self.merged_weight, self.bias)
-        y = self.base(x)  # (..., out)
+        y: Tensor = self.base(x)  # (..., out)
+        if not self.enabled:
+            return y
         low = F.linear(self.dropout(x), self.lora_A.to(x.dtype))  # (..., rank)
         return y + self.scaling * F.linear(low, self.lora_B.to(low.dtype))
 
     def delta_weight(self) -> Tensor:
         """ΔW = scaling · B A, shape (out, in), in float32 or wider also under autocast."""
         with torch.autocast(self.lora_A.device.type, enabled=False):
-            return self.scaling * (at_least_float32(self.lora_B) @ at_least_float32(self.lora_A))
+            product: Tensor = at_least_float32(self.lora_B) @ at_least_float32(self.lora_A)
+            return self.scaling * product
 
     def effective_weight(self) -> Tensor:
         """W + scaling · B A, shape (out, in), in float32 or wider."""
@@ -175,13 +176,9 @@ class LoRALinear(AdapterLayer):
         """A and B under PEFT's names."""
         return {"lora_A.weight": self.lora_A, "lora_B.weight": self.lora_B}
 
-    def extra_repr(self) -> str:
-        """What `print(model)` shows of this layer."""
-        return f"rank={self.rank}, alpha={self.alpha:g}, scaling={self.scaling:g}, merged={self.merged}"
-
 
 def kaiming_uniform(rank: int, in_features: int, generator: torch.Generator | None) -> Tensor:
-    """A's first value: uniform in ±1/√in, which is Kaiming's bound √(6 / ((1 + a²)·in)) at a = √5. Shape (rank, in), float32.
+    """A's first value: uniform in ±1/√in, Kaiming's bound √(6 / ((1 + a²)·in)) at a = √5. Shape (rank, in), float32.
 
     Source: He et al. 2015, arXiv:1502.01852; a = √5 is the default of nn.Linear and of PEFT.
     """
@@ -189,7 +186,7 @@ def kaiming_uniform(rank: int, in_features: int, generator: torch.Generator | No
 
 
 def check_lora_arguments(rank: int, alpha: float, dropout: float, *, widest_rank: int) -> None:
-    """1 <= rank <= widest_rank, 0 < alpha < inf, 0 <= dropout < 1, else a ValueError that says which and why."""
+    """A ValueError that says which of rank, alpha and dropout is out of bounds, and why."""
     if not 1 <= rank <= widest_rank:
         raise ValueError(f"rank is {rank}; expected 1 to {widest_rank}, the smaller side of the layer")
     if not 0 < alpha < math.inf:

@@ -32,7 +32,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise LoraScratchError(
-            f"could not be written ({error.strerror})", where=str(path), remedy="free some space or choose another folder"
+            f"could not be written ({error.strerror})",
+            where=str(path),
+            remedy="free some space or choose another folder",
         ) from error
 
 
@@ -66,7 +68,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         _swap(beside, path)
     except OSError as error:
         raise LoraScratchError(
-            f"could not be written ({error.strerror})", where=str(path), remedy="free some space or choose another folder"
+            f"could not be written ({error.strerror})",
+            where=str(path),
+            remedy="free some space or choose another folder",
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -49,7 +49,7 @@ class Precision:
 
 
 def resolve_precision(name: str, device: torch.device) -> Precision:
-    """`auto` is what the device does well: CUDA bf16 (fp16 before Ampere), a CPU bf16 with bf16 instructions, else fp32.
+    """`auto` is what the device does well: CUDA bf16 (fp16 before Ampere), a CPU bf16 if it has the instructions, else fp32.
 
     Raises:
         ConfigError: an unknown name.

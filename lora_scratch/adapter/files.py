@@ -1,0 +1,228 @@
+"""An adapter folder: adapter_model.safetensors and adapter_config.json as PEFT writes them, and provenance.json beside them.
+
+Writing is all or nothing. Reading is strict: a tensor that is missing, unexpected, misshapen or not finite, a file that is
+not the one that was written, or a base with other weights is one error that lists everything wrong, and the model stays
+as it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from ..errors import AdapterFileError, BaseMismatchError, LoraScratchError
+from ..runtime.atomic import new_folder, write_bytes, write_json, write_text
+from .config import LoRAConfig
+from .fingerprint import Fingerprint, differing, file_sha256, fingerprint
+from .inject import adapter_layers, adapter_state, inject, remove_adapter
+from .peft_format import PREFIX, adapter_file_tensors, from_peft_config, heads_in, to_peft_config
+
+WEIGHTS, CONFIG, PROVENANCE, CARD = "adapter_model.safetensors", "adapter_config.json", "provenance.json", "README.md"
+
+
+def save_adapter(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    base_model: str = "",
+    base: Fingerprint | None = None,
+    card: str = "",
+    notes: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the adapter of `model` to `folder`, whole or not at all; a folder that is there is replaced.
+
+    Args:
+        base_model: the name that others load the base by.
+        base: the base's fingerprint if it is known already; hashed here otherwise.
+        card: the text of the model card.
+        notes: what else belongs to the adapter's history (labels, data hashes, versions, metrics), kept in provenance.json.
+
+    Raises:
+        LoraScratchError: a trainable tensor that the file would not hold, or a place that can't be written to.
+    """
+    state = adapter_state(model)
+    tensors = adapter_file_tensors(model, _modules_to_write(model, state.config.head_modules or []))
+    _check_complete(model, tensors)
+    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata={"format": "pt"})
+    provenance = {
+        **(notes or {}),
+        "format": 1,
+        "adapter_sha256": file_sha256(weights),
+        "base": {"name": base_model, "tensors": base or fingerprint(model)},
+        "config": asdict(state.config),
+        "seed": state.seed,
+        "modules": {name: _scaling_of(layer) for name, layer in adapter_layers(model).items()},
+    }
+    with new_folder(Path(folder)) as place:
+        write_bytes(place / WEIGHTS, weights)
+        config = to_peft_config(state.config, base_model=base_model)
+        write_text(place / CONFIG, json.dumps(config, indent=2, sort_keys=True))  # PEFT writes no newline at the end
+        write_json(place / PROVENANCE, provenance)
+        write_text(place / CARD, card or _plain_card(base_model))
+    return Path(folder)
+
+
+def load_adapter(
+    model: nn.Module, folder: str | Path, *, verify_base: bool = True, must_cover: Collection[str] = ()
+) -> LoRAConfig:
+    """Inject the adapter of `folder` (ours or PEFT's) into a plain model.
+
+    Args:
+        verify_base: compare the base weights with those that the adapter was trained on, where the folder says.
+        must_cover: parameter names that have random values in the model (a fresh head): the file has to hold them.
+
+    Returns:
+        The adapter's settings.
+
+    Raises:
+        AdapterFileError: everything wrong with the folder; the model is as it was.
+        BaseMismatchError: the adapter belongs to other base weights.
+    """
+    folder = Path(folder)
+    tensors = read_tensors(folder)
+    provenance = read_provenance(folder)
+    config = read_config(folder, tensors, provenance)
+    try:
+        inject(model, config, seed=provenance.get("seed", 0))
+    except LoraScratchError as error:
+        raise AdapterFileError([f"does not fit this model: {error}"], where=str(folder)) from error
+    try:
+        _check_tensors(model, tensors, must_cover=must_cover, where=folder / WEIGHTS)
+        if verify_base and "base" in provenance:
+            _check_base(model, provenance, where=folder)
+    except AdapterFileError:
+        remove_adapter(model)
+        raise
+    _copy(model, tensors)
+    return config
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of an adapter folder, all finite.
+
+    Raises:
+        AdapterFileError: no such file, not a whole safetensors file, not the bytes that were written, NaN or inf inside.
+    """
+    path = folder / WEIGHTS
+    content = _read(path)
+    recorded = read_provenance(folder).get("adapter_sha256")
+    try:
+        tensors = load(content)
+    except (SafetensorError, ValueError, KeyError, OverflowError) as error:
+        raise AdapterFileError([f"not a whole safetensors file ({error})"], where=str(path), remedy=_AGAIN) from error
+    problems = [f"{name} holds NaN or inf" for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if recorded is not None and recorded != file_sha256(content):
+        problems.append(f"its SHA-256 is not the one in {PROVENANCE}")
+    if problems:
+        raise AdapterFileError(problems, where=str(path), remedy=_AGAIN)
+    return tensors
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """provenance.json, or nothing for a folder that another tool wrote."""
+    return _read_json(folder / PROVENANCE) if (folder / PROVENANCE).exists() else {}
+
+
+def read_config(folder: Path, tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> LoRAConfig:
+    """The settings in adapter_config.json, with the head modules that our own provenance names or else the tensors show."""
+    heads = provenance.get("config", {}).get("head_modules")
+    fields = _read_json(folder / CONFIG)
+    try:
+        return from_peft_config(fields, head_modules=heads_in(tensors) if heads is None else heads)
+    except AdapterFileError as error:
+        raise AdapterFileError(error.problems, where=str(folder / CONFIG)) from error
+
+
+_AGAIN = "copy the adapter folder again, or train it again"
+
+
+def _modules_to_write(model: nn.Module, heads: list[str]) -> list[str]:
+    """The head modules, and those that PEFT takes for head modules: it matches `pre_classifier` by its ending."""
+    modules = dict(model.named_modules())
+    inside = {f"{head}.{name}" for head in heads for name, _ in modules[head].named_modules() if name}
+    return [name for name in modules if name in heads or (name not in inside and any(name.endswith(head) for head in heads))]
+
+
+def _check_complete(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    written = {tensor.data_ptr() for tensor in tensors.values()}
+    lost = [name for name, p in model.named_parameters() if p.requires_grad and p.data_ptr() not in written]
+    if lost:
+        raise LoraScratchError(
+            f"trained but not part of the adapter: {', '.join(lost[:5])}",
+            where="save_adapter",
+            remedy="name it in head_modules",
+        )
+
+
+def _check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, must_cover: Collection[str], where: Path) -> None:
+    heads = _modules_to_write(model, adapter_state(model).config.head_modules or [])
+    expected = adapter_file_tensors(model, heads)
+    problems = [f"{name} is missing" for name in expected if name not in tensors]
+    problems += [f"{name} is unexpected" for name in tensors if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    problems += [
+        f"{name} is {t.dtype}, expected a floating dtype" for name, t in tensors.items() if not t.is_floating_point()
+    ]
+    problems += [f"{name} is random in the model and not in the file" for name in must_cover if PREFIX + name not in tensors]
+    if problems:
+        raise AdapterFileError(problems, where=str(where), remedy="the adapter is for another model, or damaged")
+
+
+def _check_base(model: nn.Module, provenance: Mapping[str, Any], *, where: Path) -> None:
+    base = provenance["base"]
+    different = differing(model, base.get("tensors", {}))
+    if different:
+        raise BaseMismatchError(
+            [f"the base model is not the one the adapter was trained on ({len(different)} differ, first {different[0]})"],
+            where=str(where),
+            expected=f"the weights of {base.get('name') or 'the original base'}",
+            remedy="load that base, or pass verify_base=False if you know better",
+        )
+
+
+@torch.no_grad()
+def _copy(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    heads = _modules_to_write(model, adapter_state(model).config.head_modules or [])
+    for name, tensor in adapter_file_tensors(model, heads).items():
+        tensor.copy_(tensors[name])
+
+
+def _scaling_of(layer: Any) -> dict[str, float]:
+    return {"rank": layer.rank, "alpha": layer.alpha, "scaling": layer.scaling}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AdapterFileError(
+            [f"can't be read ({error.strerror})"],
+            where=str(path),
+            expected="an adapter folder as save_adapter or PEFT writes it",
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_read(path))
+    except ValueError as error:
+        raise AdapterFileError([f"not valid JSON ({error})"], where=str(path), remedy=_AGAIN) from error
+    if not isinstance(content, dict):
+        raise AdapterFileError(["not a JSON object"], where=str(path), remedy=_AGAIN)
+    return content
+
+
+def _plain_card(base_model: str) -> str:
+    return f"# LoRA adapter\n\nBase model: {base_model or 'not recorded'}. Written by lora-scratch; loads with PEFT.\n"
