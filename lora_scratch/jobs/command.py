@@ -1,0 +1,27 @@
+"""How a command ends: 0 done, 1 the work failed (one line on stderr), 2 wrong usage, 130 interrupted."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from ..errors import LoraScratchError
+
+INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Call `main` and exit. An error of the project is one line; any other exception is a defect and keeps its traceback."""
+    try:
+        main()
+        sys.stdout.flush()
+    except LoraScratchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; Python would complain again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,95 @@
+"""From the name of a model or a data set to the thing itself; `demo` is the embedded one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..adapter import LoRAConfig
+from ..adapter.inject import resolve
+from ..data import Encoded, Example, Splits, encode, load_splits
+from ..demo import demo_splits, foundation_folder
+from ..errors import ConfigError, DataError
+from ..model import Base, load_base
+from .options import DataOptions
+
+DEMO = "demo"
+
+
+def open_splits(options: DataOptions, *, seed: int = 0) -> Splits:
+    """The rows that the options name, cut to the limits.
+
+    Raises:
+        DataError: anything wrong with them.
+    """
+    if options.dataset == DEMO:
+        splits = demo_splits()
+    else:
+        splits = load_splits(
+            str(options.dataset),
+            text_column=options.text_column,
+            label_column=options.label_column,
+            seed=seed,
+            skip_bad_rows=options.skip_bad_rows,
+        )
+    return replace(
+        splits,
+        train=splits.train[: options.limit_train],
+        validation=splits.validation[: options.limit_eval],
+        test=splits.test[: options.limit_eval],
+    )
+
+
+def relabel(splits: Splits, labels: Sequence[str]) -> Splits:
+    """The same rows with the label numbers of `labels`, which is what an adapter's logits are in the order of.
+
+    Raises:
+        DataError: a label that the adapter does not know.
+    """
+    unknown = [label for label in splits.labels if label not in labels]
+    if unknown:
+        raise DataError(f"the adapter knows no label {unknown[0]!r}", where=splits.source, expected=f"labels {', '.join(labels)}")
+    number = [list(labels).index(label) for label in splits.labels]
+    rows = {
+        name: tuple(Example(row.text, number[row.label]) for row in getattr(splits, name)) for name in ("train", "validation", "test")
+    }
+    return replace(splits, labels=tuple(labels), **rows)
+
+
+def open_base(name: str, *, labels: Sequence[str], seed: int = 0) -> Base:
+    """The pretrained classifier that `name` stands for, under that name; the demo's is built on first use.
+
+    Raises:
+        ModelError: it can't be loaded.
+    """
+    if name != DEMO:
+        return load_base(name, labels=labels, seed=seed)
+    return replace(load_base(str(foundation_folder()), labels=labels, seed=seed), name=DEMO)
+
+
+def encode_rows(rows: Sequence[Example], base: Base, *, max_tokens: int) -> Encoded:
+    """Rows as token ids, cut to `max_tokens`; `truncated` counts the cut ones."""
+    return encode([row.text for row in rows], [row.label for row in rows], base.tokenizer, max_tokens=max_tokens)
+
+
+def resolve_adapter(base: Base, config: LoRAConfig) -> LoRAConfig:
+    """The config with targets and head modules filled in and looked up in this model, before anything is changed.
+
+    Raises:
+        ConfigError: a name that matches nothing, a rank above a layer's, or a parameter with a random first value that is
+            not going to be trained: the model would keep noise in it for good.
+    """
+    config = resolve(base.model, config)
+    _check_covered(base, config.head_modules or [])
+    return config
+
+
+def _check_covered(base: Base, heads: Sequence[str]) -> None:
+    stays = [name for name in base.fresh if not any(name.startswith(f"{head}.") for head in heads)]
+    if stays:
+        owners = sorted({name.rpartition(".")[0] for name in stays})
+        raise ConfigError(
+            f"{', '.join(stays[:4])} would keep random values: {base.name} does not hold them",
+            where="--head_modules",
+            remedy=f"train them too: --head_modules {' '.join([*heads, *owners])}",
+        )

@@ -1,0 +1,50 @@
+"""Open an adapter folder again: its base, its labels, its rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..adapter import LoRAConfig, load_adapter, read_provenance
+from ..errors import AdapterFileError
+from ..model import Base
+from .opening import open_base
+
+
+@dataclass(frozen=True)
+class SavedAdapter:
+    """An adapted model as it was saved.
+
+    Args:
+        base: the base with the adapter in it.
+        labels: the label names, in the order of the logits.
+        notes: provenance.json.
+    """
+
+    base: Base
+    config: LoRAConfig
+    labels: tuple[str, ...]
+    notes: dict[str, Any]
+
+
+def open_adapter(folder: str | Path, *, model: str | None = None, verify_base: bool = True) -> SavedAdapter:
+    """Load the base that the adapter names (or `model`), with the adapter in it.
+
+    Raises:
+        AdapterFileError: the folder, or its fit to the base. ModelError: the base can't be loaded.
+    """
+    folder = Path(folder)
+    notes = read_provenance(folder)
+    labels, base_name = notes.get("labels"), model or notes.get("base", {}).get("name")
+    if not labels or not base_name:
+        raise AdapterFileError(
+            ["provenance.json does not name the labels and the base model"],
+            where=str(folder),
+            expected="an adapter folder that scripts/train.py wrote",
+            remedy="load folders of other tools with lora_scratch.load_adapter(model, folder)",
+        )
+    base = open_base(base_name, labels=labels, seed=notes.get("seed", 0))
+    config = load_adapter(base.model, folder, verify_base=verify_base, must_cover=base.fresh)
+    base.model.eval()
+    return SavedAdapter(base, config, tuple(labels), notes)

@@ -1,0 +1,128 @@
+"""Load a pretrained classifier, with a fresh head where its own head is for other labels.
+
+Weights are read from safetensors alone and `trust_remote_code` stays off: loading a model never runs code that came with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from ..adapter.targets import default_heads
+from ..errors import ModelError
+from ..runtime.seeds import named_generator
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pretrained classifier and its tokenizer.
+
+    Args:
+        name: the folder or hub name it came from.
+        fresh: names of the parameters that did not come from there and have seeded random values: the new head.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    fresh: tuple[str, ...]
+
+    @property
+    def pad_token_id(self) -> int:
+        """The token that fills a batch up to its longest row."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+
+def load_base(name: str, *, labels: Sequence[str], seed: int = 0, dtype: torch.dtype = torch.float32) -> Base:
+    """The model `name` (hub or folder) with one output per label, on the CPU, in evaluation mode.
+
+    The head's output layer is kept if the model has these very labels, else it is drawn anew: normal with the model's own
+    initializer_range, bias zero, from a generator seeded by (seed, parameter name).
+
+    Raises:
+        ModelError: not a folder with a model and not to be had from the hub, or no sequence classifier.
+    """
+    names = dict(enumerate(labels))
+    with _quiet():
+        try:
+            trained_for = AutoConfig.from_pretrained(name).id2label
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                name,
+                num_labels=len(labels),
+                id2label=names,
+                label2id={label: index for index, label in names.items()},
+                dtype=dtype,
+                ignore_mismatched_sizes=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise _cannot_load(name, error) from error
+    fresh = {str(key) for key in info["missing_keys"]} | {str(entry[0]) for entry in info["mismatched_keys"]}
+    if trained_for != names:
+        fresh |= _output_layer(model, len(labels))
+    _draw(model, fresh, seed)
+    return Base(model.eval(), tokenizer, name, tuple(sorted(fresh)))
+
+
+def _output_layer(model: nn.Module, classes: int) -> set[str]:
+    """The parameters of the last linear layer of the head."""
+    linears = [
+        f"{head}.{inner}" if inner else head
+        for head in default_heads(model)
+        for inner, module in model.get_submodule(head).named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == classes
+    ]
+    return {f"{linears[-1]}.{key}" for key, _ in model.get_submodule(linears[-1]).named_parameters()} if linears else set()
+
+
+@torch.no_grad()
+def _draw(model: Any, fresh: set[str], seed: int) -> None:
+    for name in fresh:
+        owner, _, kind = name.rpartition(".")
+        parameter = model.get_parameter(name)
+        if not isinstance(model.get_submodule(owner), nn.Linear):
+            continue  # a norm or an embedding: transformers has given it its standard first value
+        if kind == "bias":
+            parameter.zero_()
+        else:
+            drawn = torch.empty(parameter.shape).normal_(std=model.config.initializer_range, generator=named_generator(seed, name))
+            parameter.copy_(drawn)
+
+
+class _quiet:
+    """transformers prints a table of fresh tensors; `Base.fresh` says the same, and the scripts print it in one line."""
+
+    def __enter__(self) -> None:
+        self.verbosity = transformers_logging.get_verbosity()
+        self.progress = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+    def __exit__(self, *exception: object) -> None:
+        transformers_logging.set_verbosity(self.verbosity)
+        if self.progress:
+            transformers_logging.enable_progress_bar()
+
+
+def _cannot_load(name: str, error: Exception) -> ModelError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if Path(name).exists():
+        return ModelError(
+            f"no sequence classifier could be loaded ({reason})",
+            where=name,
+            expected="a folder with config.json, model.safetensors and tokenizer files",
+        )
+    return ModelError(
+        "the model is no local folder and could not be fetched from the hub",
+        where=name,
+        remedy=f"pass --model FOLDER with a model saved by save_pretrained, or connect to the hub ({reason})",
+    )

@@ -1,0 +1,8 @@
+"""The optimizer, the schedule and the loop, by hand. Read loop.py first."""
+
+from .config import TrainingConfig as TrainingConfig
+from .log import MetricsLog as MetricsLog
+from .loop import TrainResult as TrainResult
+from .loop import train as train
+from .optimizer import build_optimizer as build_optimizer
+from .schedule import learning_rate_factor as learning_rate_factor

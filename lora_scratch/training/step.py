@@ -1,0 +1,91 @@
+"""One optimizer step, with mixed precision by hand. This is the heart of training; `loop.py` only decides what to feed it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..data import Batch
+from ..errors import TrainingError
+from ..runtime.precision import Precision
+from .config import TrainingConfig
+from .optimizer import build_optimizer
+from .schedule import learning_rate_factor
+
+MAX_SKIPPED = 25  # float16's scale starts at 2^16 and halves at every overflow, so a healthy run skips a few steps at most
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimizer step did: the mean loss over its rows, the gradient norm before clipping, the peak group's rate."""
+
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    skipped: bool
+
+
+class Stepper:
+    """Model, optimizer and scaler, and the order in which they act: scale, backward, unscale, clip, step, update, zero."""
+
+    def __init__(self, model: Any, config: TrainingConfig, *, precision: Precision, total_steps: int) -> None:
+        self.model, self.config, self.precision, self.total_steps = model, config, precision, total_steps
+        self.optimizer = build_optimizer(model, config)
+        self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.scaler = precision.scaler()
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.step = 0
+        self.skipped_in_a_row = 0
+
+    def __call__(self, batches: Sequence[Batch]) -> StepReport:
+        """One optimizer step over the rows of all micro-batches, each row with the same weight.
+
+        Raises:
+            TrainingError: too many steps in a row without a finite gradient.
+        """
+        rate = self._set_learning_rate()
+        rows = sum(len(batch.labels) for batch in batches)
+        loss = sum(self._backward(batch, rows) for batch in batches)
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf))
+        if math.isfinite(norm):
+            self.scaler.step(self.optimizer)
+        self._count(batches, finite=math.isfinite(norm))
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return StepReport(loss, norm, rate, skipped=not math.isfinite(norm))
+
+    def _backward(self, batch: Batch, rows: int) -> float:
+        with self.precision.autocast():
+            logits = self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits  # (B, C)
+        loss = F.cross_entropy(logits.float(), batch.labels, reduction="sum") / rows
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def _set_learning_rate(self) -> float:
+        factor = learning_rate_factor(
+            self.step,
+            total_steps=self.total_steps,
+            warmup_steps=round(self.config.warmup_ratio * self.total_steps),
+            schedule=self.config.schedule,
+        )
+        for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
+            group["lr"] = peak * factor
+        return self.config.learning_rate * factor
+
+    def _count(self, batches: Sequence[Batch], *, finite: bool) -> None:
+        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
+        if self.skipped_in_a_row > MAX_SKIPPED:
+            rows = torch.cat([batch.rows for batch in batches]).tolist()
+            raise TrainingError(
+                f"the gradient was not finite {self.skipped_in_a_row} steps in a row, last on rows {rows[:8]} ...",
+                where=f"step {self.step}",
+                remedy="lower --learning_rate, or use --precision fp32",
+            )

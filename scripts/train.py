@@ -1,0 +1,125 @@
+"""Adapt a pretrained classifier to a new task with LoRA, and say what that gained over the frozen model.
+
+    python scripts/train.py                                     the embedded demo: offline, under a minute
+    python scripts/train.py --preset emotion                    DistilBERT SST-2 to six emotions, from the hub
+    python scripts/train.py --model DIR --dataset DIR --rank 8 --alpha 16 --targets q_lin k_lin v_lin
+
+Writes checkpoints/<run>/: config.json, metrics.jsonl, adapter/ (best by validation, loads in PEFT) and report.json.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from lora_scratch.adapter import LoRAConfig, count_parameters, fingerprint, inject, save_adapter
+from lora_scratch.data import Encoded, Splits
+from lora_scratch.evaluation import Metrics, build_report, linear_probe, predict_logits, render, render_markdown, versions
+from lora_scratch.jobs import (
+    DataOptions,
+    ModelOptions,
+    RunOptions,
+    check_free,
+    encode_rows,
+    model_card,
+    new_run_folder,
+    open_base,
+    open_splits,
+    parse,
+    resolve_adapter,
+    run_command,
+)
+from lora_scratch.model import Base
+from lora_scratch.runtime.atomic import write_json, write_text
+from lora_scratch.runtime.device import resolve_device
+from lora_scratch.runtime.precision import resolve_precision
+from lora_scratch.training import MetricsLog, TrainingConfig, train
+
+
+def main() -> None:
+    options = parse((ModelOptions, DataOptions, LoRAConfig, TrainingConfig, RunOptions), str(__doc__))
+    model_options, data, adapter, training, run = options
+    precision = resolve_precision(training.precision, resolve_device(training.device))
+    if run.output_dir:
+        check_free(Path(run.output_dir))
+
+    # text -> examples -> token ids
+    splits = open_splits(data, seed=training.seed)
+    base = open_base(model_options.model, labels=splits.labels, seed=training.seed)
+    adapter = resolve_adapter(base, adapter)
+    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    sets = {name: encode_rows(each, base, max_tokens=data.max_tokens) for name, each in rows.items()}
+    describe(base, splits, sets)
+
+    # the untouched model, measured before anything is changed
+    model = base.model.to(precision.device)
+    predict = partial(predict_logits, model, precision=precision, pad_token_id=base.pad_token_id)
+    baseline = predict(sets["test"], progress="baseline")
+    probe = None
+    if run.linear_probe:
+        probe = linear_probe(model, sets["train"], sets["test"], precision=precision, pad_token_id=base.pad_token_id)
+
+    # freeze, inject, train; the best adapter by validation is on disk at every moment
+    inject(model, adapter, seed=training.seed)
+    prints = fingerprint(model)
+    folder = new_run_folder(run.output_dir, job=run.preset or "run")
+    settings = {type(each).__name__: asdict(each) for each in (model_options, data, adapter, training, run)}
+    notes = {
+        "labels": list(splits.labels),
+        "data": {"source": splits.source, "digests": splits.digests, **asdict(data)},
+        "training": asdict(training),
+        "versions": versions(),
+        "command": shlex.join(["python", *sys.argv]),
+    }
+    write_json(folder / "config.json", {**settings, **notes, "base": {"name": base.name, "tensors": prints}})
+    save = partial(save_adapter, model, folder / "adapter", base_model=base.name, base=prints)
+
+    def keep(metrics: Metrics) -> None:
+        save(notes={**notes, "validation": asdict(metrics)})
+
+    log = MetricsLog(folder / "metrics.jsonl")
+    result = train(model, sets["train"], sets["validation"], training, pad_token_id=base.pad_token_id, log=log, on_best=keep)
+
+    # the same rows again, against the frozen baseline
+    adapted = predict(sets["test"], progress="adapted")
+    report = build_report(
+        baseline_logits=baseline,
+        adapted_logits=adapted,
+        labels=sets["test"].labels,
+        names=splits.labels,
+        parameters=asdict(count_parameters(model)),
+        train={
+            "seconds": result.seconds,
+            "examples": result.examples,
+            "tokens": result.tokens,
+            "examples_per_second": result.examples_per_second,
+            "peak_memory_bytes": result.peak_memory_bytes,
+            "skipped_steps": result.skipped,
+        },
+        versions=versions(),
+        command=notes["command"],
+        probe_logits=probe,
+    )
+    write_json(folder / "report.json", report)
+    write_text(folder / "adapter" / "README.md", model_card(base.name, adapter, notes, render_markdown(report)))
+    print(render(report))
+    print(f"\nadapter: {folder / 'adapter'}    report: {folder / 'report.json'}")
+
+
+def describe(base: Base, splits: Splits, sets: dict[str, Encoded]) -> None:
+    """What goes in, and what was done to it, before the long work starts."""
+    print(f"base   {base.name}; fresh values in {', '.join(base.fresh) or 'nothing'}")
+    counts = ", ".join(f"{len(each):,} {name}" for name, each in sets.items())
+    print(f"data   {splits.source}: {counts} rows; labels {', '.join(splits.labels)}")
+    cut = {name: each.truncated for name, each in sets.items() if each.truncated}
+    for name, count in cut.items():
+        print(f"       {count:,} of {len(sets[name]):,} {name} rows are cut to {sets[name].max_tokens} tokens")
+    for problem in splits.skipped:
+        print(f"       left out {problem}")
+
+
+if __name__ == "__main__":
+    run_command(main)
