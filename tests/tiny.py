@@ -1,0 +1,38 @@
+"""Small random models and rows that the tests share: the shapes of the real families, a few thousand parameters."""
+
+from __future__ import annotations
+
+import torch
+from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+from lora_scratch.data import Encoded
+
+VOCABULARY = 60
+
+
+def tiny_distilbert(*, labels: int = 3, seed: int = 0, layers: int = 2, dropout: float = 0.0) -> DistilBertForSequenceClassification:
+    """A DistilBERT of width 32 with seeded random weights, in evaluation mode."""
+    torch.manual_seed(seed)
+    config = DistilBertConfig(
+        vocab_size=VOCABULARY,
+        dim=32,
+        hidden_dim=48,
+        n_layers=layers,
+        n_heads=2,
+        num_labels=labels,
+        max_position_embeddings=64,
+        dropout=dropout,
+        attention_dropout=dropout,
+        seq_classif_dropout=dropout,
+    )
+    return DistilBertForSequenceClassification(config).eval()
+
+
+def tiny_rows(count: int = 48, *, labels: int = 3, seed: int = 0, longest: int = 12) -> Encoded:
+    """Random rows of uneven lengths whose label is the remainder of their second token: learnable from the text."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(3, longest + 1, (count,), generator=generator)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    tokens = torch.randint(1, VOCABULARY, (int(offsets[-1]),), generator=generator, dtype=torch.int32)
+    answers = tokens[offsets[:-1] + 1].to(torch.int64) % labels
+    return Encoded(tokens=tokens, offsets=offsets, labels=answers, truncated=0, max_tokens=longest)

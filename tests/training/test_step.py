@@ -1,0 +1,129 @@
+"""lora_scratch/training/step.py: one optimizer step, its order and its arithmetic."""
+
+import copy
+
+import pytest
+import torch
+from tiny import tiny_distilbert, tiny_rows
+
+from lora_scratch.adapter import LoRAConfig, inject
+from lora_scratch.data import collate
+from lora_scratch.errors import TrainingError
+from lora_scratch.runtime.precision import resolve_precision
+from lora_scratch.training import TrainingConfig
+from lora_scratch.training.step import MAX_SKIPPED, Stepper
+
+CPU = torch.device("cpu")
+
+
+def stepper(model, *, precision="fp32", **settings):
+    config = TrainingConfig(learning_rate=1e-2, warmup_ratio=0, **settings)
+    return Stepper(model, config, precision=resolve_precision(precision, CPU), total_steps=100)
+
+
+def batches(*sizes):
+    rows, start, found = tiny_rows(), 0, []
+    for size in sizes:
+        found.append(collate(rows, list(range(start, start + size)), pad_token_id=0))
+        start += size
+    return found
+
+
+def trainables(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def adapted():
+    return inject(tiny_distilbert(), LoRAConfig(rank=4, alpha=8, dropout=0))
+
+
+@pytest.mark.parametrize("sizes", [(6, 6), (8, 3, 1)])
+def test_micro_batches_of_any_sizes_equal_one_batch(sizes):
+    """Accumulation weighs rows, not micro-batches: uneven ones change nothing."""
+    whole, parts = adapted(), adapted()
+    one = stepper(whole)(batches(12))
+    many = stepper(parts)(batches(*sizes))
+    assert many.loss == pytest.approx(one.loss, rel=1e-6)
+    assert many.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-5)
+    for name, tensor in trainables(whole).items():
+        # Adam divides by |g|, so entries whose gradient is rounding noise may differ by up to the learning rate
+        close = torch.isclose(parts.get_parameter(name), tensor, atol=1e-5)
+        assert close.float().mean() > 0.95, name
+
+
+def test_clipping_limits_the_update_but_not_the_reported_norm():
+    """Clipping is after unscaling and before the step; the log shows the norm before it."""
+    free, clipped = adapted(), adapted()
+    first, second = stepper(free, clip_norm=0), stepper(clipped, clip_norm=1e-3)
+    seen = []
+    second.optimizer.register_step_pre_hook(lambda opt, *_: seen.append(norm_of(second.parameters)))
+    assert first(batches(8)).gradient_norm == pytest.approx(second(batches(8)).gradient_norm)
+    assert seen[0] == pytest.approx(1e-3, rel=1e-3)
+
+
+def norm_of(parameters):
+    return float(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm())
+
+
+def test_gradients_are_cleared_after_the_step():
+    """The next step starts from nothing."""
+    run = stepper(adapted())
+    run(batches(4))
+    assert all(p.grad is None for p in run.parameters)
+
+
+def test_a_gradient_that_is_not_finite_leaves_every_weight_in_place():
+    """The step is skipped and said to be."""
+    model = adapted()
+    model.classifier.register_full_backward_hook(lambda *_: (torch.full((4, 32), torch.nan),))
+    before = trainables(model)
+    report = stepper(model)(batches(4))
+    assert report.skipped
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainables(model).items())
+
+
+def test_training_stops_when_gradients_stay_infinite_and_names_the_rows():
+    """A run that can't learn ends with a clear line."""
+    model = adapted()
+    model.classifier.register_full_backward_hook(lambda *_: (torch.full((4, 32), torch.inf),))
+    run = stepper(model)
+    with pytest.raises(TrainingError, match=rf"not finite {MAX_SKIPPED + 1} steps in a row, last on rows \[0, 1, 2, 3\]"):
+        for _ in range(MAX_SKIPPED + 1):
+            run(batches(4))
+
+
+def test_bfloat16_and_float16_steps_stay_near_the_float32_step():
+    """One AMP path: the loss agrees within the rounding of the dtype, and the weights stay float32."""
+    reference = stepper(adapted())(batches(12)).loss
+    for name, tolerance in (("bf16", 3e-2), ("fp16", 4e-3)):
+        model = adapted()
+        assert stepper(model, precision=name)(batches(12)).loss == pytest.approx(reference, rel=tolerance)
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_float16_scaling_does_not_change_the_update():
+    """Scale, backward, unscale: the scaler's factor of 65,536 is gone before the optimizer sees the gradient."""
+    model = adapted()
+    run = stepper(model, precision="fp16")
+    norm = run(batches(12)).gradient_norm
+    assert run.scaler.is_enabled()
+    assert norm == pytest.approx(stepper(adapted())(batches(12)).gradient_norm, rel=2e-2)
+
+
+def test_the_learning_rate_follows_the_schedule_for_every_group():
+    """LoRA+'s group keeps its ratio on the way down."""
+    run = stepper(adapted(), loraplus_ratio=4)
+    run(batches(4))
+    report = run(batches(4))
+    assert report.learning_rate == pytest.approx(1e-2 * 0.99)
+    rates = sorted({group["lr"] for group in run.optimizer.param_groups})
+    assert rates == pytest.approx([1e-2 * 0.99, 4e-2 * 0.99])
+
+
+def test_a_frozen_weight_is_the_same_object_and_bits_after_a_step():
+    """Only the adapter and the head move."""
+    model = adapted()
+    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+    bits = copy.deepcopy(frozen)
+    stepper(model)(batches(8))
+    assert all(torch.equal(p, bits[name]) and p.grad is None for name, p in frozen.items())
