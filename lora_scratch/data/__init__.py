@@ -1,0 +1,11 @@
+"""Text to batches, one way: text -> `Example` -> token ids -> plan of batches -> batch tensors."""
+
+from .batches import Batch as Batch
+from .batches import collate as collate
+from .batches import plan_batches as plan_batches
+from .batches import plan_in_order as plan_in_order
+from .encode import Encoded as Encoded
+from .encode import encode as encode
+from .examples import Example as Example
+from .examples import Splits as Splits
+from .sources import load_splits as load_splits

@@ -1,0 +1,105 @@
+"""Which rows stand together in a batch, and the batch itself.
+
+Rows of like length in one batch need little padding, and a plan that is a pure function of its arguments needs no state:
+a resumed run, another rank and a test all compute the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..runtime.seeds import named_generator
+from .encode import Encoded
+
+POOL_BATCHES = 50  # enough that neighbours by length are alike, few enough that batches stay random
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded on the right to the longest of them.
+
+    Shape: input_ids, attention_mask (B, T) int64; labels, rows (B,) int64, where `rows` are their numbers in the data set.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    rows: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`."""
+        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device), self.rows.to(device))
+
+
+def plan_batches(
+    lengths: Tensor, *, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+) -> list[list[int]]:
+    """The batches of one epoch for one rank: random, of like lengths, every row once.
+
+    Rows are shuffled and cut into pools of 50 batches; each pool is sorted by length and cut into batches; the batches are
+    shuffled. One batch is smaller if `batch_size` does not divide the number of rows.
+
+    Shape: lengths (n,).
+
+    Args:
+        batch_size: rows of the global batch. Rank r of w processes takes `batch[r::w]` of each, so all ranks have the same
+            number of batches, together hold the very plan of one process, and share short and long rows evenly. A share of
+            the smaller batch can be empty.
+
+    Raises:
+        ConfigError: batch_size below 1 or below `world`, or a rank outside 0..world-1.
+    """
+    _check_shares(batch_size, rank, world)
+    if not len(lengths):
+        return []
+    generator = named_generator(seed, f"batches of epoch {epoch}")
+    shuffled = torch.randperm(len(lengths), generator=generator)  # (n,)
+    pool = torch.arange(len(lengths)) // (POOL_BATCHES * batch_size)  # (n,)
+    by_pool_and_length = pool * (int(lengths.max()) + 1) + lengths[shuffled]  # (n,)
+    batches = torch.split(shuffled[by_pool_and_length.argsort(stable=True)], batch_size)
+    order = torch.randperm(len(batches), generator=generator).tolist()
+    return [batches[index][rank::world].tolist() for index in order]
+
+
+def plan_in_order(lengths: Tensor, *, batch_size: int) -> list[list[int]]:
+    """Batches for evaluation: the longest rows first, so that memory runs out at the start or not at all.
+
+    Shape: lengths (n,).
+
+    Raises:
+        ConfigError: batch_size below 1.
+    """
+    _check_shares(batch_size, rank=0, world=1)
+    if not len(lengths):
+        return []
+    return [batch.tolist() for batch in torch.split(lengths.argsort(descending=True, stable=True), batch_size)]
+
+
+def collate(encoded: Encoded, rows: Sequence[int], *, pad_token_id: int) -> Batch:
+    """The batch of these rows of `encoded`, in this order.
+
+    Shape: (B, T) with B = len(rows) and T the length of the longest of them.
+    """
+    index = torch.tensor(rows, dtype=torch.int64)  # (B,)
+    starts, lengths = encoded.offsets[:-1][index], encoded.lengths[index]  # (B,)
+    position = torch.arange(int(lengths.max()) if len(rows) else 0)  # (T,)
+    mask = position < lengths[:, None]  # (B, T)
+    input_ids = torch.full(mask.shape, pad_token_id, dtype=torch.int64)
+    input_ids[mask] = encoded.tokens[(starts[:, None] + position)[mask]].long()
+    return Batch(input_ids, mask.long(), encoded.labels[index], index)
+
+
+def _check_shares(batch_size: int, rank: int, world: int) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"a batch of {batch_size} rows", where="--batch_size", expected="at least 1")
+    if not 0 <= rank < world:
+        raise ConfigError(f"rank {rank} of {world} processes", expected="0 <= rank < world")
+    if batch_size < world:
+        raise ConfigError(
+            f"a global batch of {batch_size} rows for {world} processes", where="--batch_size", expected=f"at least {world}"
+        )

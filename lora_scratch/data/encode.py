@@ -1,0 +1,108 @@
+"""Texts to token ids, stored flat: one tensor for all rows, and where each row starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, DataError
+
+CHUNK_ROWS = 4096  # bounds the tokenizer's own copies: about 1 kB a token for its offsets, words and strings
+UNLIMITED_TOKENS = 10**9  # transformers says 1e30 for a tokenizer that states no limit
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Row i is `tokens[offsets[i] : offsets[i + 1]]`.
+
+    Shape: tokens (total,) int32; offsets (n + 1,) int64; labels (n,) int64.
+
+    Args:
+        truncated: how many of the encoded texts were cut to `max_tokens`; `select` keeps the figure of the whole.
+    """
+
+    tokens: Tensor
+    offsets: Tensor
+    labels: Tensor
+    truncated: int
+    max_tokens: int
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of every row, special tokens included. Shape: (n,) int64."""
+        return self.offsets.diff()
+
+    def __len__(self) -> int:
+        return self.labels.numel()
+
+    def select(self, rows: Sequence[int]) -> Encoded:
+        """These rows in this order."""
+        index = torch.tensor(rows, dtype=torch.int64)
+        lengths = self.lengths[index]  # (n,)
+        offsets = _offsets(lengths)
+        # position j of the result is position j - (its row's new start) + (its row's old start)
+        shift = torch.repeat_interleave(self.offsets[:-1][index] - offsets[:-1], lengths)  # (total,)
+        tokens = self.tokens[torch.arange(len(shift)) + shift]
+        return Encoded(tokens, offsets, self.labels[index], self.truncated, self.max_tokens)
+
+
+def encode(texts: Sequence[str], labels: Sequence[int], tokenizer: Any, *, max_tokens: int) -> Encoded:
+    """Token ids of `texts` with special tokens, each cut to `max_tokens`.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        max_tokens: at least 3 (the two special tokens and one of the text), at most the model's limit.
+
+    Raises:
+        ConfigError: `max_tokens` out of range, or a slow tokenizer, which does not say what it cut.
+        DataError: a text that is no valid Unicode, or not as many labels as texts.
+    """
+    _check(texts, labels, tokenizer, max_tokens)
+    tokens: list[Tensor] = []
+    lengths: list[int] = []
+    truncated = 0
+    for start in range(0, len(texts), CHUNK_ROWS):
+        encodings = _tokenize(texts, start, tokenizer, max_tokens)
+        ids = [encoding.ids for encoding in encodings]
+        tokens.append(torch.tensor([token for row in ids for token in row], dtype=torch.int32))
+        lengths += [len(row) for row in ids]
+        # what was cut off comes as a copy, so only the rows that can have lost something are asked
+        truncated += sum(len(encoding) >= max_tokens and bool(encoding.overflowing) for encoding in encodings)
+    flat = torch.cat(tokens) if tokens else torch.empty(0, dtype=torch.int32)
+    offsets = _offsets(torch.tensor(lengths, dtype=torch.int64))
+    return Encoded(flat, offsets, torch.tensor(labels, dtype=torch.int64), truncated, max_tokens)
+
+
+def _tokenize(texts: Sequence[str], start: int, tokenizer: Any, max_tokens: int) -> list[Any]:
+    chunk = list(texts[start : start + CHUNK_ROWS])
+    for row, text in enumerate(chunk, start=start):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # a command-line argument that was not UTF-8; the tokenizer names no row
+            raise DataError(
+                f"not valid Unicode at character {error.start + 1}", where=f"text {row + 1}", expected="UTF-8"
+            ) from error
+    batch = tokenizer(
+        chunk, truncation=True, max_length=max_tokens, return_attention_mask=False, return_token_type_ids=False
+    )
+    return list(batch.encodings)
+
+
+def _check(texts: Sequence[str], labels: Sequence[int], tokenizer: Any, max_tokens: int) -> None:
+    if len(texts) != len(labels):
+        raise DataError(f"{len(texts)} texts and {len(labels)} labels", expected="as many labels as texts")
+    if not tokenizer.is_fast:
+        raise ConfigError(f"{type(tokenizer).__name__} is a slow tokenizer", expected="a fast one (tokenizer.json)")
+    limit = int(tokenizer.model_max_length)
+    if max_tokens < 3:
+        raise ConfigError(f"{max_tokens} leaves no room for the text", where="--max_tokens", expected="at least 3")
+    if limit < UNLIMITED_TOKENS and max_tokens > limit:
+        raise ConfigError(f"{max_tokens} is more than the model reads", where="--max_tokens", expected=f"at most {limit}")
+
+
+def _offsets(lengths: Tensor) -> Tensor:
+    return torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])

@@ -1,0 +1,141 @@
+"""Laws of lora_scratch/data/batches.py: a plan is a pure function, holds every row once, and wastes little padding."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lora_scratch.data import Encoded, collate, plan_batches, plan_in_order
+from lora_scratch.errors import ConfigError
+
+lengths_of_rows = st.lists(st.integers(1, 512), max_size=400).map(lambda values: torch.tensor(values, dtype=torch.int64))
+sizes = st.integers(1, 40)
+seeds = st.integers(0, 2**40)
+property_test = settings(max_examples=80, deadline=None)
+
+
+def padded_tokens(plan: list[list[int]], lengths: Tensor) -> int:
+    return sum(len(batch) * int(lengths[batch].max()) for batch in plan)
+
+
+@property_test
+@given(lengths_of_rows, sizes, seeds, st.integers(0, 5))
+def test_plan_holds_every_row_once(lengths: Tensor, batch_size: int, seed: int, epoch: int) -> None:
+    """All batches together are the rows; all are full but one."""
+    plan = plan_batches(lengths, batch_size=batch_size, seed=seed, epoch=epoch)
+    assert sorted(row for batch in plan for row in batch) == list(range(len(lengths)))
+    assert sorted((len(batch) for batch in plan), reverse=True)[:-1] == [batch_size] * (len(plan) - 1)
+    assert len(plan) == -(-len(lengths) // batch_size)
+
+
+@property_test
+@given(lengths_of_rows, st.integers(1, 5), st.integers(0, 20), seeds)
+def test_ranks_together_hold_the_plan_of_one_process(lengths: Tensor, world: int, extra: int, seed: int) -> None:
+    """Batch by batch, the ranks' shares interleave to the very batch of one process."""
+    batch_size = world + extra
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "epoch": 1}
+    whole = plan_batches(lengths, **options)
+    shares = [plan_batches(lengths, **options, rank=rank, world=world) for rank in range(world)]
+    assert [len(share) for share in shares] == [len(whole)] * world
+    for index, batch in enumerate(whole):
+        assert [share[index] for share in shares] == [batch[rank::world] for rank in range(world)]
+
+
+@property_test
+@given(lengths_of_rows, sizes, seeds)
+def test_plan_depends_on_its_arguments_alone(lengths: Tensor, batch_size: int, seed: int) -> None:
+    """The global generator is neither read nor moved, and the lengths are left as they are."""
+    copy = lengths.clone()
+    torch.manual_seed(1)
+    first = plan_batches(lengths, batch_size=batch_size, seed=seed, epoch=0)
+    state = torch.get_rng_state()
+    torch.manual_seed(2)
+    assert plan_batches(lengths, batch_size=batch_size, seed=seed, epoch=0) == first
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(lengths, copy)
+
+
+def test_plan_differs_between_epochs_and_seeds() -> None:
+    """Another epoch or seed has other batches, not the same ones in another order."""
+    lengths = torch.randint(1, 100, (500,), generator=torch.Generator().manual_seed(0))
+    plans = [plan_batches(lengths, batch_size=16, seed=seed, epoch=epoch) for seed, epoch in [(0, 0), (0, 1), (1, 0)]]
+    assert len({frozenset(frozenset(batch) for batch in plan) for plan in plans}) == 3
+
+
+@property_test
+@given(st.integers(600, 3000), st.sampled_from([8, 16, 32]), seeds)
+def test_plan_wastes_less_than_a_third_of_the_padding_of_random_batches(n: int, batch_size: int, seed: int) -> None:
+    """Rows of like length stand together."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(3, 128, (n,), generator=generator)
+    random_plan = [batch.tolist() for batch in torch.split(torch.randperm(n, generator=generator), batch_size)]
+    plan = plan_batches(lengths, batch_size=batch_size, seed=seed, epoch=0)
+    wasted = padded_tokens(plan, lengths) - int(lengths.sum())
+    assert wasted < (padded_tokens(random_plan, lengths) - int(lengths.sum())) / 3
+
+
+def test_plan_mixes_short_and_long_batches_over_the_epoch() -> None:
+    """Batches are shuffled: length does not rise or fall along the epoch (|rank correlation| stays small)."""
+    lengths = torch.arange(1, 3201)
+    means = torch.tensor(
+        [float(lengths[batch].float().mean()) for batch in plan_batches(lengths, batch_size=16, seed=0, epoch=0)]
+    )
+    correlation = torch.corrcoef(torch.stack([torch.arange(len(means)).float(), means]))[0, 1]
+    assert abs(float(correlation)) < 0.2
+
+
+@property_test
+@given(lengths_of_rows, sizes)
+def test_plan_in_order_holds_every_row_once_longest_first(lengths: Tensor, batch_size: int) -> None:
+    """The lengths never rise from row to row, and equal ones stay in data-set order."""
+    rows = [row for batch in plan_in_order(lengths, batch_size=batch_size) for row in batch]
+    assert rows == sorted(range(len(lengths)), key=lambda row: (-int(lengths[row]), row))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "--batch_size: a batch of 0 rows; expected at least 1"),
+        ({"batch_size": 4, "rank": 2, "world": 2}, "rank 2 of 2 processes"),
+        ({"batch_size": 4, "rank": -1, "world": 2}, "rank -1 of 2 processes"),
+        ({"batch_size": 1, "world": 2}, "a global batch of 1 rows for 2 processes; expected at least 2"),
+    ],
+)
+def test_plan_refuses_shares_that_make_no_sense(options: dict[str, int], message: str) -> None:
+    """Every rank has a share of every full batch."""
+    with pytest.raises(ConfigError, match=message):
+        plan_batches(torch.tensor([1, 2, 3]), seed=0, epoch=0, **options)
+
+
+@st.composite
+def encoded_and_rows(draw: st.DrawFn) -> tuple[list[list[int]], Encoded, list[int]]:
+    texts = draw(st.lists(st.lists(st.integers(1, 99), max_size=12), min_size=1, max_size=12))
+    offsets = torch.tensor([0, *(len(text) for text in texts)]).cumsum(0)
+    tokens = torch.tensor([token for text in texts for token in text], dtype=torch.int32)
+    encoded = Encoded(tokens, offsets, torch.arange(len(texts)) + 50, truncated=0, max_tokens=12)
+    return texts, encoded, draw(st.lists(st.integers(0, len(texts) - 1), max_size=20))
+
+
+@property_test
+@given(encoded_and_rows())
+def test_collate_pads_every_row_to_the_longest(case: tuple[list[list[int]], Encoded, list[int]]) -> None:
+    """Row by row: the tokens, then padding; the mask is 1 exactly on the tokens."""
+    texts, encoded, rows = case
+    batch = collate(encoded, rows, pad_token_id=7)
+    width = max((len(texts[row]) for row in rows), default=0)
+    assert batch.input_ids.tolist() == [texts[row] + [7] * (width - len(texts[row])) for row in rows]
+    assert batch.attention_mask.tolist() == [[1] * len(texts[row]) + [0] * (width - len(texts[row])) for row in rows]
+    assert batch.labels.tolist() == [row + 50 for row in rows]
+    assert batch.rows.tolist() == rows
+    assert {tensor.dtype for tensor in vars(batch).values()} == {torch.int64}
+
+
+def test_batch_moves_whole() -> None:
+    """`to` moves every tensor."""
+    encoded = Encoded(torch.tensor([4, 5], dtype=torch.int32), torch.tensor([0, 2]), torch.tensor([0]), 0, 8)
+    batch = collate(encoded, [0], pad_token_id=0).to("meta")
+    assert {tensor.device.type for tensor in vars(batch).values()} == {"meta"}

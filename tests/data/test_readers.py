@@ -1,0 +1,212 @@
+"""Laws of lora_scratch/data/readers.py and rows.py: every row comes out, as a row or as an error with its place."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lora_scratch.data.readers import open_table
+from lora_scratch.data.rows import Columns, Row, checked_row
+from lora_scratch.errors import DataError
+
+COLUMNS = Columns("text", "label")
+Write = Callable[[str, str | bytes], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a file below tmp_path."""
+
+    def write_file(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write_file
+
+
+def read(path: Path) -> list[tuple[str, str] | str]:
+    """Good rows as (text, label), bad rows as their message from the line number on."""
+    return [
+        (row.text, row.label) if isinstance(row, Row) else str(row).removeprefix(f"{path}:")
+        for row in open_table(path, COLUMNS).rows
+    ]
+
+
+def write_parquet(path: Path, **columns: object) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+GOOD = [("i am glad", "joy"), ("so; sad", "sadness")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "text,label\ni am glad,joy\nso; sad,sadness\n"),
+        ("columns.csv", 'id,label,text\n1,joy,"i am glad"\n2, sadness ,so; sad'),
+        ("a.tsv", "text\tlabel\ni am glad\tjoy\nso; sad\tsadness\n"),
+        ("a.jsonl", '{"text": "i am glad", "label": "joy", "id": 3}\n{"label": "sadness", "text": "so; sad"}\n'),
+        ("a.txt", "i am glad;joy\nso; sad;sadness\n"),
+        ("bom.csv", "\ufefftext,label\ni am glad,joy\nso; sad,sadness\n"),
+        ("bom.txt", "\ufeffi am glad;joy\nso; sad;sadness\n"),
+        ("windows.csv", "text,label\r\ni am glad,joy\r\nso; sad,sadness\r\n"),
+        ("windows.txt", "i am glad;joy\r\nso; sad;sadness\r\n"),
+        ("blank_end.txt", "i am glad;joy\nso; sad;sadness\n\n  \n"),
+        ("blank_end.csv", "text,label\ni am glad,joy\nso; sad,sadness\n\n\n"),
+    ],
+)
+def test_reader_gives_text_and_label_of_every_row(write: Write, name: str, content: str) -> None:
+    """All formats hold the same rows, with a BOM, Windows line ends or blank lines at the end too."""
+    assert read(write(name, content)) == GOOD
+
+
+def test_parquet_gives_text_and_label_of_every_row(tmp_path: Path) -> None:
+    """A parquet file holds the same rows; integer labels come in decimal."""
+    path = write_parquet(tmp_path / "a.parquet", label=["joy", "sadness"], text=["i am glad", "so; sad"])
+    assert read(path) == GOOD
+    assert read(write_parquet(tmp_path / "b.parquet", label=[1, -2], text=["a", "b"])) == [("a", "1"), ("b", "-2")]
+
+
+def test_csv_row_is_placed_at_its_first_line_when_it_has_several(write: Write) -> None:
+    """Line numbers are those of the file, also after a quoted line break."""
+    path = write("a.csv", 'text,label\n"two\nlines",joy\nnext,\n')
+    assert read(path)[0] == ("two\nlines", "joy")
+    assert str(read(path)[1]).startswith("4: the row has no label")
+
+
+def test_csv_takes_a_field_above_the_library_limit(write: Write) -> None:
+    """A text of a million characters is one row: csv's own limit is 131,072."""
+    assert read(write("a.csv", f"text,label\n{'a' * 10**6},joy\n")) == [("a" * 10**6, "joy")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "fine;joy\nno separator\n", "2: no ';' in 'no separator'; expected text;label"),
+        ("a.txt", "fine;joy\n\nfine;joy\n", "2: the line is empty"),
+        ("a.txt", "fine;joy\n  ;joy\n", "2: the text is empty"),
+        ("a.txt", "fine;joy\ntext; \n", "2: the row has no label"),
+        ("a.txt", b"fine;joy\ncaf\xe9;joy\n", "2: the text is not UTF-8: byte 0xe9 at character 4; expected UTF-8"),
+        ("a.txt", "fine;joy\nnul\0;joy\n", "2: the text holds a NUL byte at character 4"),
+        ("a.txt", "fine;joy\ntext;jo\0y\n", "2: the label holds a NUL byte at character 3"),
+        ("a.csv", "text,label\nfine,joy\nonly\n", "3: 1 fields; expected 2 as in the header"),
+        ("a.csv", "text,label\nfine,joy\na,b,c\n", "3: 3 fields; expected 2 as in the header"),
+        ("a.csv", "text,label\nfine,joy\n\nfine,joy\n", "3: the line is empty"),
+        ("a.csv", 'text,label\nfine,joy\n"a"b,joy\n', "3: broken quoting in lines 3 to 3"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', "2: malformed JSON"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n[1]\n', "2: JSON of type list; expected a JSON object"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"txt": "b", "label": 1}\n', "2: no 'text' among 'txt', 'label'"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": null}\n', "2: the row has no label"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": 7, "label": 1}\n', "2: the text is of type int"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": true}\n', "2: the label is of type bool"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": NaN}\n', "2: the label is of type float"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "\\ud800", "label": 1}\n', "2: .* lone surrogate U.D800"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "a", "text": "b", "label": 1}\n', "2: .*a key stands twice"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n' + "[" * 10**6 + "\n", "2: malformed JSON"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": ' + "9" * 5000 + "}\n", "2: malformed JSON"),
+    ],
+)
+def test_bad_row_comes_out_as_an_error_with_its_line(write: Write, name: str, content: str | bytes, message: str) -> None:
+    """A bad row is one DataError that names its line and what is wrong; the other rows are there."""
+    bad = [row for row in open_table(write(name, content), COLUMNS).rows if isinstance(row, DataError)]
+    assert len(bad) == 1
+    with pytest.raises(DataError, match=message):
+        raise bad[0]
+    assert "\n" not in str(bad[0])
+    assert len(str(bad[0])) < 500
+
+
+def test_csv_quote_that_never_closes_reports_every_line_it_swallows(write: Write) -> None:
+    """Rows inside an open quote are not lost in silence: each line is one bad row."""
+    rows = read(write("a.csv", 'text,label\nfine,joy\n"open,joy\nb,joy\nc,joy\n'))
+    assert rows[0] == ("fine", "joy")
+    assert [str(row)[:40] for row in rows[1:]] == [f"{line}: broken quoting in lines 3 to 5 (une" for line in (3, 4, 5)]
+
+
+def test_parquet_bad_rows_name_their_row(tmp_path: Path) -> None:
+    """Rows of a parquet file count from 1; null, and bytes that are not UTF-8, are bad rows."""
+    broken = pa.array([b"fine", b"caf\xe9", None], pa.binary()).view(pa.string())
+    rows = read(write_parquet(tmp_path / "a.parquet", text=broken, label=["joy", "joy", "joy"]))
+    assert rows[0] == ("fine", "joy")
+    assert str(rows[1]).startswith("2: not UTF-8: byte 0xe9 at byte 4")
+    assert str(rows[2]).startswith("3: the row has no text")
+
+
+def test_parquet_keeps_declared_class_names(tmp_path: Path) -> None:
+    """The names of a ClassLabel column that `datasets` wrote become the labels; a number outside them is a bad row."""
+    feature = {"info": {"features": {"label": {"names": ["sadness", "joy"], "_type": "ClassLabel"}}}}
+    table = pa.table({"text": ["a", "b", "c"], "label": [0, 1, 2]})
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(feature)}), tmp_path / "a.parquet")
+    assert open_table(tmp_path / "a.parquet", COLUMNS).class_names == ("sadness", "joy")
+    rows = read(tmp_path / "a.parquet")
+    assert rows[:2] == [("a", "sadness"), ("b", "joy")]
+    assert str(rows[2]).startswith("3: the label is 2; expected 0 to 1: 'sadness', 'joy'")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.csv",
+            "sentence,label\na,joy\n",
+            r"a\.csv:1: no column 'text' among 'sentence', 'label'; name it with --text_column",
+        ),
+        (
+            "a.csv",
+            "text,emotion\na,joy\n",
+            r"a\.csv:1: no column 'label' among 'text', 'emotion'; name it with --label_column",
+        ),
+        ("a.csv", "text,label,text\na,joy,b\n", "more than one column 'text'"),
+        ("a.csv", "\ntext,label\n", r"a\.csv:1: broken header: the line is empty"),
+        ("a.csv", '"text,label\n', r"a\.csv:1: broken header: broken quoting"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16"), "the file is UTF-16; expected UTF-8"),
+        ("a.doc", "text", r"a\.doc: unknown file extension '\.doc'; expected one of \.csv \.tsv"),
+        ("a.parquet", "no parquet", r"a\.parquet: not a readable parquet file"),
+        ("a.parquet", "", r"a\.parquet: not a readable parquet file"),
+    ],
+)
+def test_file_that_cannot_be_read_is_an_error(write: Write, name: str, content: str | bytes, message: str) -> None:
+    """What is wrong with the whole file is raised, and names the file."""
+    path = write(name, content)
+    with pytest.raises(DataError, match=message):
+        list(open_table(path, COLUMNS).rows)
+
+
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
+    """A path to nothing, a name too long and a NUL in the name are all no such file."""
+    for name in ("none.csv", "a" * 5000 + ".csv", "nul\0.csv"):
+        with pytest.raises(DataError, match="there is no such file"):
+            open_table(tmp_path / name, COLUMNS)
+
+
+def test_device_or_pipe_is_refused_when_it_stands_for_a_file(tmp_path: Path) -> None:
+    """A pipe would be waited on for ever: only regular files are opened."""
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match="not a regular file"):
+        open_table(tmp_path / "pipe.csv", COLUMNS)
+
+
+def test_unreadable_file_is_an_error(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that the system will not open is one line with its reason (root may read anything, so the refusal is made)."""
+
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = write("a.txt", "a;joy\n")
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(DataError, match=r"a\.txt: the file could not be read \(Permission denied\)"):
+        list(open_table(path, COLUMNS).rows)
+
+
+@pytest.mark.parametrize(
+    "text", ["👩‍👩‍👧 ok", "مرحبا", "<script>alert(1)</script>", "\x01\x7f", "e\u0301", "a" * 10**6, "line\u2028sep"]
+)
+def test_strange_text_is_kept_as_it_is(text: str) -> None:
+    """Emoji, right-to-left script, markup and control characters are text like any other."""
+    assert checked_row("p:1", text, "joy") == Row("p:1", text, "joy")
