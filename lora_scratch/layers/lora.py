@@ -10,8 +10,7 @@ from the right, ΔW itself is never formed:
 
     y = x Wᵀ + b + scaling · (dropout(x) Aᵀ) Bᵀ
 
-B starts at zero, so the adapted layer starts as the base layer, exactly. A starts random: were both zero, neither would
-ever receive a gradient.
+B starts at zero, so the adapted layer starts as the base, exactly. A starts random: were both zero, neither would learn.
 
 Worked example, in = 2, out = 3, rank = 1, alpha = 2, so scaling = 2:
 
@@ -36,7 +35,6 @@ def lora_scaling(alpha: float, rank: int, *, rslora: bool = False) -> float:
     """alpha / rank, or alpha / √rank for rank-stabilised LoRA.
 
     With alpha / √rank the size of the update, and of its gradient, stays the same as the rank grows.
-
     Source: Kalajdzievski 2023, rsLoRA, arXiv:2312.03732, theorem 3.2.
     """
     return alpha / (math.sqrt(rank) if rslora else rank)
@@ -48,11 +46,14 @@ class AdapterLayer(nn.Module, ABC):
     A subclass says what its effective weight is and which tensors are the adapter. It inherits `merge` and `unmerge`, and
     obeys two switches in `forward`: `enabled` (False: exactly the base layer) and `merged`.
 
-    The base keeps the caller's very own `weight` and `bias` objects. Nothing here ever writes to them: merging puts the
-    folded weight beside the frozen one, so unmerging only has to drop it, and `state_dict()` is always unmerged.
+    The base keeps the caller's own `weight` and `bias` objects, and nothing here ever writes to them: merging puts the
+    folded weight beside the frozen one, so unmerging only drops it, and `state_dict()` is always unmerged.
     """
 
     base: nn.Module
+    rank: int
+    alpha: float
+    scaling: float
     merged_weight: Tensor | None
 
     def __init__(self, base: nn.Module) -> None:
@@ -87,7 +88,7 @@ class AdapterLayer(nn.Module, ABC):
         """
         if self.merged:
             raise RuntimeError("merge: already merged; call unmerge() first")
-        folded = self.effective_weight().to(self.weight.dtype)
+        folded = self.effective_weight().to(self.weight.dtype).contiguous()
         if not folded.isfinite().all():
             raise RuntimeError(f"merge: the folded weight is not finite in {folded.dtype}; look for NaN or inf in A and B")
         self.merged_weight = folded
@@ -179,7 +180,6 @@ class LoRALinear(AdapterLayer):
 
 def kaiming_uniform(rank: int, in_features: int, generator: torch.Generator | None) -> Tensor:
     """A's first value: uniform in ±1/√in, Kaiming's bound √(6 / ((1 + a²)·in)) at a = √5. Shape (rank, in), float32.
-
     Source: He et al. 2015, arXiv:1502.01852; a = √5 is the default of nn.Linear and of PEFT.
     """
     return nn.init.kaiming_uniform_(torch.empty(rank, in_features), a=math.sqrt(5), generator=generator)

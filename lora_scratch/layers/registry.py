@@ -3,7 +3,8 @@
     @register("lora", nn.Linear)
     class LoRALinear(AdapterLayer): ...
 
-A class is called as `cls(base, rank, alpha, dropout=, rslora=, generator=)`.
+A class is called as `cls(base, rank, alpha, dropout=, rslora=, generator=)`. A base layer of a library that this room does
+not import goes by its full name: `register("lora", "transformers.pytorch_utils.Conv1D")`.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from typing import TypeVar
 
 from torch import nn
 
+from .conv1d import CONV1D, LoRAConv1D
+from .dora import DoRALinear
+from .embedding import LoRAEmbedding
 from .lora import AdapterLayer, LoRALinear
 
 Layer = TypeVar("Layer", bound=type[AdapterLayer])
 
-_classes: dict[str, dict[type[nn.Module], type[AdapterLayer]]] = {}
+_classes: dict[str, dict[type[nn.Module] | str, type[AdapterLayer]]] = {}
 
 
-def register(variant: str, base: type[nn.Module]) -> Callable[[Layer], Layer]:
-    """A class decorator: `variant` on a `base` layer is this class.
+def register(variant: str, base: type[nn.Module] | str) -> Callable[[Layer], Layer]:
+    """A class decorator: `variant` on a `base` layer, a class or the full name of one, is this class.
 
     Raises:
         ValueError: the pair is taken.
@@ -30,7 +34,8 @@ def register(variant: str, base: type[nn.Module]) -> Callable[[Layer], Layer]:
     def enter(cls: Layer) -> Layer:
         taken = _classes.setdefault(variant, {}).setdefault(base, cls)
         if taken is not cls:
-            raise ValueError(f"{variant} on {base.__name__} is {taken.__name__} already")
+            name = base if isinstance(base, str) else base.__name__
+            raise ValueError(f"{variant} on {name} is {taken.__name__} already")
         return cls
 
     return enter
@@ -38,7 +43,8 @@ def register(variant: str, base: type[nn.Module]) -> Callable[[Layer], Layer]:
 
 def adapter_class(variant: str, base: nn.Module) -> type[AdapterLayer] | None:
     """The class that adapts this very module, or None. An exact type match: a subclass may compute something else."""
-    return _classes.get(variant, {}).get(type(base))
+    classes, kind = _classes.get(variant, {}), type(base)
+    return classes.get(kind) or classes.get(f"{kind.__module__}.{kind.__qualname__}")
 
 
 def adapter_variants() -> list[str]:
@@ -47,3 +53,7 @@ def adapter_variants() -> list[str]:
 
 
 register("lora", nn.Linear)(LoRALinear)
+register("lora", CONV1D)(LoRAConv1D)
+register("lora", nn.Embedding)(LoRAEmbedding)
+register("dora", nn.Linear)(DoRALinear)
+register("dora", CONV1D)(DoRALinear)

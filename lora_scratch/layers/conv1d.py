@@ -1,0 +1,75 @@
+r"""LoRA on transformers' `Conv1D`, the linear layer of GPT-2, which stores its weight as (in, out).
+
+    y = x W + b + scaling · (dropout(x) Aᵀ) Bᵀ        W (in, out),  ΔW = scaling · (B A)ᵀ
+
+A and B are what they are on `nn.Linear`; only the side on which the weight stands is another. The class is recognised by
+its full name, so nothing here imports transformers.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .lora import AdapterLayer, at_least_float32, check_lora_arguments, kaiming_uniform, lora_scaling
+
+CONV1D = "transformers.pytorch_utils.Conv1D"
+
+
+def out_in(base: nn.Module, weight: Tensor) -> Tensor:
+    """A weight of `base` as (out, in), or an (out, in) matrix as `base` stores it: Conv1D has the transpose of Linear's."""
+    return weight if isinstance(base, nn.Linear) else weight.T
+
+
+class LoRAConv1D(AdapterLayer):
+    """y = x W + b + scaling · (dropout(x) Aᵀ) Bᵀ, with W (in, out) and b frozen. Arguments as for `LoRALinear`.
+
+    Shape: lora_A (rank, in), lora_B (out, rank); x (..., in) -> (..., out).
+
+    Raises:
+        ValueError: an argument out of bounds.
+    """
+
+    def __init__(
+        self,
+        conv: nn.Module,
+        rank: int = 8,
+        alpha: float = 16,
+        *,
+        dropout: float = 0.0,
+        rslora: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(conv)
+        in_features, out_features = self.weight.shape
+        check_lora_arguments(rank, alpha, dropout, widest_rank=min(in_features, out_features))
+        self.rank, self.alpha, self.scaling = rank, alpha, lora_scaling(alpha, rank, rslora=rslora)
+        self.dropout = nn.Dropout(dropout)
+        device = self.weight.device
+        self.lora_A = nn.Parameter(kaiming_uniform(rank, in_features, generator).to(device))  # (rank, in)
+        self.lora_B = nn.Parameter(torch.zeros(out_features, rank, device=device))  # (out, rank)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x W + b + scaling · (dropout(x) Aᵀ) Bᵀ. Shape: x (..., in) -> (..., out)."""
+        if self.merged_weight is not None and self.enabled:
+            return F.linear(x, self.merged_weight.T, self.bias)
+        y: Tensor = self.base(x)  # (..., out)
+        if not self.enabled:
+            return y
+        low = F.linear(self.dropout(x), self.lora_A.to(x.dtype))  # (..., rank)
+        return y + self.scaling * F.linear(low, self.lora_B.to(low.dtype))
+
+    def delta_weight(self) -> Tensor:
+        """ΔW = scaling · (B A)ᵀ, shape (in, out), in float32 or wider also under autocast."""
+        with torch.autocast(self.lora_A.device.type, enabled=False):
+            product: Tensor = at_least_float32(self.lora_B) @ at_least_float32(self.lora_A)
+            return self.scaling * product.T
+
+    def effective_weight(self) -> Tensor:
+        """W + scaling · (B A)ᵀ, shape (in, out), in float32 or wider."""
+        return self.weight + self.delta_weight()
+
+    def adapter_tensors(self) -> dict[str, nn.Parameter]:
+        """A and B under PEFT's names."""
+        return {"lora_A.weight": self.lora_A, "lora_B.weight": self.lora_B}
