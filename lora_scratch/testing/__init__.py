@@ -1,0 +1,21 @@
+"""For your own tests: the laws of an adapter layer. `laws.py` states them, `evidence.py` measures."""
+
+from .evidence import TOLERANCE as TOLERANCE
+from .evidence import LawError as LawError
+from .evidence import move_adapter as move_adapter
+from .evidence import relative_error as relative_error
+from .laws import LAWS as LAWS
+from .laws import check_adapter_tensors as check_adapter_tensors
+from .laws import check_all as check_all
+from .laws import check_base_frozen as check_base_frozen
+from .laws import check_dense_formula as check_dense_formula
+from .laws import check_disabled_is_base as check_disabled_is_base
+from .laws import check_dtypes_and_shapes as check_dtypes_and_shapes
+from .laws import check_gradients as check_gradients
+from .laws import check_linear_in_scaling as check_linear_in_scaling
+from .laws import check_low_rank as check_low_rank
+from .laws import check_merge_equals_forward as check_merge_equals_forward
+from .laws import check_merge_refuses_nonfinite as check_merge_refuses_nonfinite
+from .laws import check_modes_leave_weights as check_modes_leave_weights
+from .laws import check_unmerge_restores as check_unmerge_restores
+from .laws import check_zero_start as check_zero_start
