@@ -12,7 +12,6 @@ from torch import Tensor
 from ..errors import ConfigError, DataError
 
 CHUNK_ROWS = 4096  # bounds the tokenizer's own copies: about 1 kB a token for its offsets, words and strings
-UNLIMITED_TOKENS = 10**9  # transformers says 1e30 for a tokenizer that states no limit
 
 
 @dataclass(frozen=True)
@@ -97,10 +96,10 @@ def _check(texts: Sequence[str], labels: Sequence[int], tokenizer: Any, max_toke
         raise DataError(f"{len(texts)} texts and {len(labels)} labels", expected="as many labels as texts")
     if not tokenizer.is_fast:
         raise ConfigError(f"{type(tokenizer).__name__} is a slow tokenizer", expected="a fast one (tokenizer.json)")
-    limit = int(tokenizer.model_max_length)
+    limit = int(tokenizer.model_max_length)  # 1e30 where the tokenizer states none
     if max_tokens < 3:
         raise ConfigError(f"{max_tokens} leaves no room for the text", where="--max_tokens", expected="at least 3")
-    if limit < UNLIMITED_TOKENS and max_tokens > limit:
+    if max_tokens > limit:
         raise ConfigError(f"{max_tokens} is more than the model reads", where="--max_tokens", expected=f"at most {limit}")
 
 

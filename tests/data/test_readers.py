@@ -126,7 +126,7 @@ def test_csv_quote_that_never_closes_reports_every_line_it_swallows(write: Write
     """Rows inside an open quote are not lost in silence: each line is one bad row."""
     rows = read(write("a.csv", 'text,label\nfine,joy\n"open,joy\nb,joy\nc,joy\n'))
     assert rows[0] == ("fine", "joy")
-    assert [str(row)[:40] for row in rows[1:]] == [f"{line}: broken quoting in lines 3 to 5 (une" for line in (3, 4, 5)]
+    assert [str(row).partition(" (")[0] for row in rows[1:]] == [f"{n}: broken quoting in lines 3 to 5" for n in (3, 4, 5)]
 
 
 def test_parquet_bad_rows_name_their_row(tmp_path: Path) -> None:
