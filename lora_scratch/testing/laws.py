@@ -60,6 +60,8 @@ def law(check: Check) -> Check:
             check(*args, **options)
         except LawError as error:
             raise LawError(error.found, where=name, expected=error.expected) from error.__cause__
+        except Exception as error:  # a layer that fails half-way breaks the law as well
+            raise LawError(f"{type(error).__name__}: {error}", where=name, expected="no exception") from error
 
     LAWS[name] = named
     return named  # type: ignore[return-value]

@@ -1,0 +1,19 @@
+"""What holds for every test: seeded randomness, the same examples on every machine, nothing from the network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("house", deadline=None, derandomize=True, database=None, max_examples=50)
+settings.load_profile("house")
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Each test starts from the same random state, so that none depends on those before it."""
+    torch.manual_seed(0)

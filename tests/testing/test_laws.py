@@ -1,0 +1,361 @@
+"""lora_scratch/testing: a law holds for every layer of ours and one of a stranger, and each law catches who breaks it."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from lora_scratch.layers import AdapterLayer, LoRALinear
+from lora_scratch.testing import LAWS, LawError, check_all, move_adapter, relative_error
+
+X = torch.linspace(-1, 1, 30).reshape(5, 6).sin()
+
+
+class Crashes(LoRALinear):
+    """Only takes batches of vectors in float32."""
+
+    def forward(self, x):
+        return self.base(x) if x.dtype is torch.float32 else x.no_such_attribute
+
+
+class ExtraParameter(LoRALinear):
+    """Trains a tensor that no adapter file would hold."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.gain = nn.Parameter(torch.ones(1))
+
+
+class HalfAdapter(LoRALinear):
+    """Keeps A in bfloat16, where small steps vanish."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.lora_A = nn.Parameter(self.lora_A.to(torch.bfloat16))
+
+
+class RandomB(LoRALinear):
+    """Starts away from the base."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        nn.init.normal_(self.lora_B)
+
+
+class DropsTheBase(LoRALinear):
+    """Drops inputs of the base path too."""
+
+    def forward(self, x):
+        return super().forward(self.dropout(x))
+
+
+class ForgetsScaling(LoRALinear):
+    """Adds B A without its scaling."""
+
+    def forward(self, x):
+        return self.base(x) + x @ self.lora_A.T @ self.lora_B.T
+
+
+class ForgetsTheBase(LoRALinear):
+    """Calls the update alone the effective weight."""
+
+    def effective_weight(self):
+        return self.delta_weight()
+
+
+class HalfGradient(LoRALinear):
+    """The right value with half its gradient."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return 0.5 * y + 0.5 * y.detach()
+
+
+class TrainsTheBase(LoRALinear):
+    """Leaves the base's bias trainable."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.base.bias.requires_grad_(True)
+
+
+class DeadB(LoRALinear):
+    """Cuts B off from the loss."""
+
+    def forward(self, x):
+        return self.base(x) + self.scaling * (x @ self.lora_A.T @ self.lora_B.detach().T)
+
+
+class RoundsTheUpdate(LoRALinear):
+    """Folds an update that was rounded to bfloat16 first."""
+
+    def merge(self):
+        self.merged_weight = self.weight + self.delta_weight().to(torch.bfloat16).to(self.weight.dtype)
+
+
+class NeverMerges(LoRALinear):
+    """merge() does nothing."""
+
+    def merge(self):
+        """Nothing."""
+
+
+class Subtracts(LoRALinear):
+    """Adds to the base and takes away again, as most tools do."""
+
+    @torch.no_grad()
+    def merge(self):
+        if self.merged:
+            raise RuntimeError("merged")
+        self.weight.add_(self.delta_weight())
+        self.merged_weight = self.weight
+
+    @torch.no_grad()
+    def unmerge(self):
+        super().unmerge()
+        self.weight.sub_(self.delta_weight())
+
+
+class MergesTwice(LoRALinear):
+    """Takes a second merge."""
+
+    def merge(self):
+        self.merged_weight = self.effective_weight().detach().to(self.weight.dtype)
+
+
+class MergesNaN(LoRALinear):
+    """Folds whatever there is."""
+
+    @torch.no_grad()
+    def merge(self):
+        if self.merged:
+            raise RuntimeError("merged")
+        self.merged_weight = self.effective_weight().to(self.weight.dtype)
+
+
+class MergesThenChecks(LoRALinear):
+    """Refuses NaN when it is too late."""
+
+    def merge(self):
+        if self.merged:
+            raise RuntimeError("merged")
+        self.merged_weight = self.effective_weight().detach().to(self.weight.dtype)
+        if not self.merged_weight.isfinite().all():
+            raise RuntimeError("NaN")
+
+
+class FullRank(LoRALinear):
+    """Adds a little to the diagonal."""
+
+    def delta_weight(self):
+        return super().delta_weight() + 1e-3 * torch.eye(*self.weight.shape, dtype=self.lora_A.dtype)
+
+
+class NoUpdate(LoRALinear):
+    """Never acts."""
+
+    def delta_weight(self):
+        return 0 * super().delta_weight()
+
+
+class SquaredScaling(LoRALinear):
+    """Scales ΔW by the square."""
+
+    def delta_weight(self):
+        return self.scaling * super().delta_weight()
+
+
+class SaturatedScaling(LoRALinear):
+    """Scales the output by no more than 1."""
+
+    def forward(self, x):
+        return self.base(x) + min(self.scaling, 1.0) * (x @ self.lora_A.to(x).T @ self.lora_B.to(x).T)
+
+
+class WidensTheOutput(LoRALinear):
+    """Answers in float32 whatever was asked."""
+
+    def forward(self, x):
+        return super().forward(x).float()
+
+
+class DeltaUnderAutocast(LoRALinear):
+    """Lets autocast round ΔW."""
+
+    def delta_weight(self):
+        return self.scaling * (self.lora_B @ self.lora_A)
+
+
+class MergesInEval(LoRALinear):
+    """loralib's habit: eval() merges."""
+
+    def train(self, mode=True):
+        if mode and self.merged:
+            self.unmerge()
+        elif not mode and not self.merged:
+            self.merge()
+        return super().train(mode)
+
+
+class CountsForwards(LoRALinear):
+    """Writes to A while computing."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.lora_A.mul_(1.001)
+        return super().forward(x)
+
+
+class KeepsActing(LoRALinear):
+    """Ignores `enabled` when merged."""
+
+    def forward(self, x):
+        if self.merged:
+            return nn.functional.linear(x, self.merged_weight, self.bias)
+        return super().forward(x)
+
+
+BROKEN = [
+    ("adapter_tensors", ExtraParameter),
+    ("adapter_tensors", HalfAdapter),
+    ("zero_start", RandomB),
+    ("zero_start", DropsTheBase),
+    ("dense_formula", ForgetsScaling),
+    ("dense_formula", ForgetsTheBase),
+    ("gradients", HalfGradient),
+    ("base_frozen", TrainsTheBase),
+    ("base_frozen", DeadB),
+    ("merge_equals_forward", RoundsTheUpdate),
+    ("merge_equals_forward", NeverMerges),
+    ("unmerge_restores", Subtracts),
+    ("unmerge_restores", MergesTwice),
+    ("merge_refuses_nonfinite", MergesNaN),
+    ("merge_refuses_nonfinite", MergesThenChecks),
+    ("low_rank", FullRank),
+    ("low_rank", NoUpdate),
+    ("linear_in_scaling", SquaredScaling),
+    ("linear_in_scaling", SaturatedScaling),
+    ("dtypes_and_shapes", WidensTheOutput),
+    ("dtypes_and_shapes", Crashes),
+    ("dtypes_and_shapes", DeltaUnderAutocast),
+    ("modes_leave_weights", MergesInEval),
+    ("modes_leave_weights", CountsForwards),
+    ("disabled_is_base", KeepsActing),
+]
+
+
+def of(cls, **options):
+    """A factory of layers 6 -> 4 with the same base each time; alpha differs from rank, in from out."""
+
+    def make():
+        torch.manual_seed(3)
+        return cls(nn.Linear(6, 4), rank=2, alpha=3, **options)
+
+    return make
+
+
+@pytest.mark.parametrize(("law", "cls"), BROKEN, ids=[f"{law}-{cls.__name__}" for law, cls in BROKEN])
+def test_law_catches_the_layer_that_breaks_it(law, cls):
+    """The twin of every law: a layer broken on purpose fails it, by the law's name, and fails check_all too."""
+    make = of(cls, dropout=0.3)
+    with pytest.raises(LawError, match=f"^{law}: .*; expected ") as caught:
+        LAWS[law](make, X)
+    assert caught.value.where == law
+    assert caught.value.found
+    assert caught.value.expected
+    with pytest.raises(AssertionError):
+        check_all(make, X)
+
+
+def test_every_law_has_a_layer_that_breaks_it():
+    """A law without a twin could be one that always holds."""
+    assert {law for law, _ in BROKEN} == set(LAWS)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_law_holds_for_lora(law):
+    """Each law by itself, as a reader would call it."""
+    LAWS[law](of(LoRALinear, dropout=0.3), X)
+
+
+class RowGain(AdapterLayer):
+    """A stranger's layer, y = base(x) + v · x Wᵀ, with one trained number for each output."""
+
+    def __init__(self, linear):
+        super().__init__(linear)
+        self.rank = self.alpha = self.scaling = 1
+        self.gain = nn.Parameter(torch.zeros(linear.out_features))
+
+    def forward(self, x):
+        if self.merged_weight is not None and self.enabled:
+            return nn.functional.linear(x, self.merged_weight, self.bias)
+        y = self.base(x)
+        return y + self.gain.to(y.dtype) * nn.functional.linear(x, self.weight) if self.enabled else y
+
+    def delta_weight(self):
+        return self.gain[:, None] * self.weight
+
+    def effective_weight(self):
+        return self.weight + self.delta_weight()
+
+    def adapter_tensors(self):
+        return {"gain": self.gain}
+
+
+def test_check_all_takes_a_layer_that_a_user_wrote():
+    """A layer that is no LoRA obeys all laws but those that it says are not its own."""
+    check_all(lambda: RowGain(nn.Linear(6, 4)), X, skip=["low_rank", "linear_in_scaling"])
+    with pytest.raises(LawError, match=r"^low_rank: delta_weight\(\) has rank 4; expected 1 to 1"):
+        check_all(lambda: RowGain(nn.Linear(6, 4)), X)
+
+
+def test_check_all_refuses_to_skip_an_unknown_law():
+    """A typo in `skip` must not look like an exemption."""
+    with pytest.raises(ValueError, match="no such law: zero_star; there are zero_start, dense_formula"):
+        check_all(of(LoRALinear), X, skip=["zero_star"])
+
+
+def test_laws_leave_the_global_random_state_alone():
+    """A check between two draws changes neither."""
+    make, state = of(LoRALinear, dropout=0.5), torch.get_rng_state()
+    layer = make()
+    torch.set_rng_state(state)
+    check_all(lambda: layer, X, skip=set(LAWS) - {"zero_start", "modes_leave_weights"})
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_move_adapter_moves_every_tensor_of_a_model_the_same_way_each_time():
+    """Off-init is reproducible, and touches no base tensor."""
+    first, second = (nn.Sequential(of(LoRALinear)(), nn.Linear(4, 4)) for _ in range(2))
+    second.load_state_dict(first.state_dict())
+    start = {name: tensor.clone() for name, tensor in first.state_dict().items()}
+    move_adapter(first)
+    move_adapter(second)
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name])
+        assert torch.equal(tensor, start[name]) is (".lora_" not in f".{name}"), name
+
+
+@pytest.mark.parametrize(
+    ("found", "exact", "error"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], 0.0),
+        ([1.0, 1.0], [1.0, -1.0], 2.0),
+        ([0.5], [0.0], 0.5),
+        ([], [], 0.0),
+        ([1.0], [1.0, 1.0], float("inf")),
+        ([float("nan")], [1.0], float("inf")),
+        ([float("inf")], [1.0], float("inf")),
+    ],
+)
+def test_relative_error_is_the_worst_over_the_size(found, exact, error):
+    """max |found - exact| / rms(exact); what can't be compared is infinitely wrong."""
+    assert relative_error(torch.tensor(found), torch.tensor(exact)) == error
+
+
+def test_testing_needs_no_test_framework():
+    """`lora_scratch.testing` works where pytest and hypothesis are not installed."""
+    code = "import sys; sys.modules.update(pytest=None, hypothesis=None); import lora_scratch.testing"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
