@@ -1,7 +1,8 @@
 """From a model to an adapted model, and its file.
 
-`config.py` what to adapt, `targets.py` names to modules, `inject.py` there and back, `fingerprint.py` whose weights,
-`peft_format.py` the names in the file, `files.py` save and load.
+`config.py` what to adapt, `targets.py` names to modules, `tying.py` shared weights, `plan.py` what would be adapted,
+`inject.py` there and back, `eva.py` a start that looks at data, `switches.py` off, scaled and merged, `state.py` what is
+remembered, `fingerprint.py` whose weights, `peft_format.py` the names in the file, `files.py` save and load.
 """
 
 from .config import LoRAConfig as LoRAConfig
@@ -9,14 +10,17 @@ from .files import load_adapter as load_adapter
 from .files import read_provenance as read_provenance
 from .files import save_adapter as save_adapter
 from .fingerprint import fingerprint as fingerprint
-from .inject import ParameterCount as ParameterCount
-from .inject import adapter_layers as adapter_layers
 from .inject import check_trainable as check_trainable
-from .inject import count_parameters as count_parameters
-from .inject import disabled as disabled
 from .inject import inject as inject
-from .inject import is_adapted as is_adapted
-from .inject import merge_all as merge_all
 from .inject import merge_and_remove as merge_and_remove
 from .inject import remove_adapter as remove_adapter
-from .inject import unmerge_all as unmerge_all
+from .plan import Plan as Plan
+from .plan import dry_run as dry_run
+from .state import ParameterCount as ParameterCount
+from .state import adapter_layers as adapter_layers
+from .state import count_parameters as count_parameters
+from .state import is_adapted as is_adapted
+from .switches import disabled as disabled
+from .switches import merge_all as merge_all
+from .switches import scaled as scaled
+from .switches import unmerge_all as unmerge_all

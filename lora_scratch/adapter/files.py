@@ -19,11 +19,21 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ..errors import AdapterFileError, BaseMismatchError, LoraScratchError
+from ..layers import NoRandomNumbers, lora_scaling, stores_in_out
 from ..runtime.atomic import new_folder, write_bytes, write_json, write_text
-from .config import LoRAConfig
+from .config import LoRAConfig, alpha_of, rank_of
 from .fingerprint import Fingerprint, differing, file_sha256, fingerprint
-from .inject import adapter_layers, adapter_state, inject, remove_adapter
-from .peft_format import PREFIX, adapter_file_tensors, from_peft_config, heads_in, to_peft_config
+from .inject import inject, remove_adapter
+from .peft_format import (
+    PREFIX,
+    adapter_file_tensors,
+    from_peft_config,
+    heads_in,
+    stored_config,
+    to_peft_config,
+    without_wrapper_copies,
+)
+from .state import adapter_layers, adapter_state
 
 WEIGHTS, CONFIG, PROVENANCE, CARD = "adapter_model.safetensors", "adapter_config.json", "provenance.json", "README.md"
 
@@ -59,11 +69,12 @@ def save_adapter(
         "base": {"name": base_model, "tensors": base or fingerprint(model)},
         "config": asdict(state.config),
         "seed": state.seed,
-        "modules": {name: _scaling_of(layer) for name, layer in adapter_layers(model).items()},
+        "modules": {name: _settings_of(name, state.config) for name in adapter_layers(model)},
+        "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}),
     }
     with new_folder(Path(folder)) as place:
         write_bytes(place / WEIGHTS, weights)
-        config = to_peft_config(state.config, base_model=base_model)
+        config = to_peft_config(state.config, base_model=base_model, fan_in_fan_out=_has_conv1d(model))
         write_text(place / CONFIG, json.dumps(config, indent=2, sort_keys=True))  # PEFT writes no newline at the end
         write_json(place / PROVENANCE, provenance)
         write_text(place / CARD, card or _plain_card(base_model))
@@ -87,11 +98,12 @@ def load_adapter(
         BaseMismatchError: the adapter belongs to other base weights.
     """
     folder = Path(folder)
-    tensors = read_tensors(folder)
+    tensors = without_wrapper_copies(read_tensors(folder))
     provenance = read_provenance(folder)
     config = read_config(folder, tensors, provenance)
     try:
-        inject(model, config, seed=provenance.get("seed", 0))
+        with NoRandomNumbers():  # every tensor is about to be loaded
+            inject(model, config, seed=provenance.get("seed", 0))
     except LoraScratchError as error:
         raise AdapterFileError([f"does not fit this model: {error}"], where=str(folder)) from error
     try:
@@ -136,7 +148,8 @@ def read_config(folder: Path, tensors: Mapping[str, Tensor], provenance: Mapping
     heads = provenance.get("config", {}).get("head_modules")
     fields = _read_json(folder / CONFIG)
     try:
-        return from_peft_config(fields, head_modules=heads_in(tensors) if heads is None else heads)
+        found = heads_in(tensors, bias=fields.get("bias", "none")) if heads is None else heads
+        return from_peft_config(fields, head_modules=found)
     except AdapterFileError as error:
         raise AdapterFileError(error.problems, where=str(folder / CONFIG)) from error
 
@@ -153,6 +166,8 @@ def _modules_to_write(model: nn.Module, heads: list[str]) -> list[str]:
 
 def _check_complete(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     written = {tensor.data_ptr() for tensor in tensors.values()}
+    # pissa and olora are written as the plain LoRA that they equal, worked out from these
+    written |= {p.data_ptr() for layer in adapter_layers(model).values() for p in layer.adapter_tensors().values()}
     lost = [name for name, p in model.named_parameters() if p.requires_grad and p.data_ptr() not in written]
     if lost:
         raise LoraScratchError(
@@ -173,7 +188,9 @@ def _check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, must_cove
         if name in tensors and tensors[name].shape != tensor.shape
     ]
     problems += [
-        f"{name} is {t.dtype}, expected a floating dtype" for name, t in tensors.items() if not t.is_floating_point()
+        f"{name} is {tensors[name].dtype}, expected a floating dtype"
+        for name, tensor in expected.items()
+        if name in tensors and tensor.is_floating_point() and not tensors[name].is_floating_point()
     ]
     problems += [f"{name} is random in the model and not in the file" for name in must_cover if PREFIX + name not in tensors]
     if problems:
@@ -199,8 +216,14 @@ def _copy(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         tensor.copy_(tensors[name])
 
 
-def _scaling_of(layer: Any) -> dict[str, float]:
-    return {"rank": layer.rank, "alpha": layer.alpha, "scaling": layer.scaling}
+def _settings_of(name: str, config: LoRAConfig) -> dict[str, float]:
+    stored = stored_config(config)
+    rank, alpha = rank_of(stored, name), alpha_of(stored, name)
+    return {"rank": rank, "alpha": alpha, "scaling": lora_scaling(alpha, rank, rslora=config.rslora)}
+
+
+def _has_conv1d(model: nn.Module) -> bool:
+    return any(stores_in_out(layer.base) for layer in adapter_layers(model).values())
 
 
 def _read(path: Path) -> bytes:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from .inject import adapter_layers, adapter_state, base_name
+from .state import adapter_layers, adapter_state, base_name
 
 Fingerprint = dict[str, dict[str, str]]  # tensor name -> dtype name -> SHA-256
 

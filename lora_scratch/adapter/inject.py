@@ -8,175 +8,80 @@ remove_adapter(model)                                   # as if nothing had happ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
-from ..errors import ConfigError, MergeError, TrainingError
-from ..layers import AdapterLayer, adapter_class
+from ..errors import ConfigError, TrainingError
+from ..layers import AdapterLayer
 from ..runtime.seeds import named_generator
 from .config import LoRAConfig
-from .targets import check_rank, default_heads, default_targets, find_heads, find_targets
+from .eva import start_from_inputs
+from .plan import Plan, dry_run
+from .plan import resolve as resolve
+from .state import AdapterState, adapter_layers, adapter_state, base_tensors, is_adapted
+from .state import ParameterCount as ParameterCount
+from .state import base_name as base_name
+from .state import count_parameters as count_parameters
+from .switches import disabled as disabled
+from .switches import merge_all, unmerge_all
+from .switches import scaled as scaled
 
 
-@dataclass(frozen=True)
-class AdapterState:
-    """What the way back needs: kept on the model under one attribute, made by `inject` alone.
-
-    Args:
-        config: with targets and head modules resolved to what was asked for or what the family's preset says.
-        seed: of the adapter's random initialisation.
-        trained_base: the first value of every base tensor that is trained (the head), by parameter name.
-        required_grad: what `requires_grad` was, by parameter name of the base.
-    """
-
-    config: LoRAConfig
-    seed: int
-    trained_base: dict[str, Tensor]
-    required_grad: dict[str, bool]
-
-
-@dataclass(frozen=True)
-class ParameterCount:
-    """Numbers of parameters. `lora` and `head` are the trainable ones, told apart: a dense head often dwarfs the adapter."""
-
-    total: int
-    trainable: int
-    lora: int
-    head: int
-
-
-def inject(model: nn.Module, config: LoRAConfig, *, seed: int = 0) -> nn.Module:
-    """Replace every target by its adapter layer, in place; freeze everything but the adapter and the head modules.
+def inject(
+    model: nn.Module, config: LoRAConfig, *, seed: int = 0, batches: Iterable[Mapping[str, Any]] | None = None
+) -> nn.Module:
+    """Replace every target by its adapter layer, in place; freeze everything but the adapter, head modules and biases.
 
     Each A is drawn from a generator of its own, seeded by (seed, module name): the order of injection changes nothing.
+    With init `peft` one generator goes from layer to layer instead, as torch's own does when PEFT builds an adapter.
+
+    Args:
+        batches: what init `eva` looks at, as keyword arguments of the model's forward; not used otherwise.
 
     Returns:
-        The same model.
+        The same model. After an error it is as it was.
 
     Raises:
-        TargetError: a name that matches nothing. ConfigError: a rank above a layer's, a model adapted already.
+        TargetError: a name that matches nothing. ConfigError: a rank above a layer's, a model adapted already, and the like.
     """
     if is_adapted(model):
         raise ConfigError("the model has an adapter already", where="inject", remedy="call remove_adapter(model) first")
-    config = resolve(model, config)
-    heads = find_heads(model, config.head_modules or [])
-    targets = find_targets(model, config.targets or [], variant="lora", heads=list(heads))
-    for name, module in targets.items():
-        check_rank(name, module, config.rank)
-    state = AdapterState(config, seed, _trained_base(heads), {n: p.requires_grad for n, p in model.named_parameters()})
+    if config.init == "eva" and batches is None:
+        raise ConfigError("init eva looks at data and was given none", where="--init", remedy="pass inject(batches=...)")
+    plan = dry_run(model, config)
+    _warn_of_statistics(model, plan)
+    required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
     model.requires_grad_(False)
-    for name, module in targets.items():
-        _replace(model, name, _adapt(name, module, config, seed))
-    for head in heads.values():
-        head.float().requires_grad_(True)  # GradScaler refuses float16 gradients; small steps vanish in bfloat16
-    model._adapter_state = state  # type: ignore[assignment]
-    return model
-
-
-def resolve(model: nn.Module, config: LoRAConfig) -> LoRAConfig:
-    """The config with what was left open (targets, head modules) filled in for this model."""
-    return replace(
-        config,
-        targets=list(config.targets or default_targets(model)),
-        head_modules=default_heads(model) if config.head_modules is None else list(config.head_modules),
-    )
-
-
-def is_adapted(model: nn.Module) -> bool:
-    """Whether `inject` or `load_adapter` has been here."""
-    return isinstance(getattr(model, "_adapter_state", None), AdapterState)
-
-
-def adapter_state(model: nn.Module) -> AdapterState:
-    """The record that `inject` left.
-
-    Raises:
-        ConfigError: the model has no adapter.
-    """
-    if not is_adapted(model):
-        raise ConfigError(
-            "the model has no adapter", remedy="call inject(model, config) or load_adapter(model, folder) first"
-        )
-    return model._adapter_state  # type: ignore[return-value]
-
-
-def adapter_layers(model: nn.Module) -> dict[str, AdapterLayer]:
-    """The adapter layers by module name, in the model's order."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, AdapterLayer)}
-
-
-def base_name(name: str, layers: dict[str, AdapterLayer]) -> str:
-    """The name that a parameter of an adapted model has in the base: `q_lin.base.weight` is `q_lin.weight` there."""
-    module, _, tensor = name.rpartition(".")
-    layer = module.removesuffix(".base")
-    return f"{layer}.{tensor}" if module != layer and layer in layers else name
-
-
-def count_parameters(model: nn.Module) -> ParameterCount:
-    """Total, trainable, and the trainable ones apart: in adapter layers (`lora`) and elsewhere (`head`)."""
-    lora = sum(p.numel() for layer in adapter_layers(model).values() for p in layer.adapter_tensors().values())
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return ParameterCount(sum(p.numel() for p in model.parameters()), trainable, lora, trainable - lora)
-
-
-@contextmanager
-def disabled(model: nn.Module) -> Iterator[nn.Module]:
-    """The base model, bit for bit: adapter layers off and the head as it was before training. Also after an exception.
-
-    A merged model is fine: the merged weights are kept beside the base and are simply not used.
-    """
-    state, layers = adapter_state(model), adapter_layers(model)
-    were_enabled = {name: layer.enabled for name, layer in layers.items()}
-    trained = {name: model.get_parameter(name).data for name in state.trained_base}
     try:
-        for layer in layers.values():
-            layer.enabled = False
-        for name, first in state.trained_base.items():
-            model.get_parameter(name).data = first.to(trained[name])
-        yield model
-    finally:
-        for name, layer in layers.items():
-            layer.enabled = were_enabled[name]
-        for name, data in trained.items():
-            model.get_parameter(name).data = data
-
-
-def merge_all(model: nn.Module) -> None:
-    """Merge every adapter layer, or none.
-
-    Raises:
-        MergeError: naming the layer that could not be merged; those merged before it are unmerged again.
-    """
-    done: list[AdapterLayer] = []
-    for name, layer in adapter_layers(model).items():
-        try:
-            layer.merge()
-        except RuntimeError as error:
-            for merged in done:
-                merged.unmerge()
-            raise MergeError(str(error), where=name) from error
-        done.append(layer)
-
-
-def unmerge_all(model: nn.Module) -> None:
-    """Unmerge every merged layer; the base weights were never touched."""
-    for layer in adapter_layers(model).values():
-        if layer.merged:
-            layer.unmerge()
+        layers = _build(plan, seed)
+    except ConfigError:
+        _restore_grad(model, required_grad)
+        raise
+    model._adapter_state = AdapterState(plan.config, seed, _trained_base(plan), required_grad)  # type: ignore[assignment]
+    for name, layer in layers.items():
+        _replace(model, name, layer)
+    for head in plan.heads.values():
+        head.float().requires_grad_(True)  # GradScaler refuses float16 gradients; small steps vanish in bfloat16
+    for bias in plan.biases.values():
+        bias.requires_grad_(True)
+    if config.init == "eva":
+        _start_from_inputs(model, batches or ())
+    return model
 
 
 @torch.no_grad()
 def remove_adapter(model: nn.Module) -> nn.Module:
-    """Put the base layers back and the head to its first value; `requires_grad` is what it was before `inject`."""
-    state = adapter_state(model)
+    """Put the base layers back, head and biases to their first values; `requires_grad` is what it was before `inject`."""
+    state, tensors = adapter_state(model), base_tensors(model)
     for name, layer in adapter_layers(model).items():
         _replace(model, name, layer.base)
     for name, first in state.trained_base.items():
-        model.get_parameter(name).data = first.to(model.get_parameter(name).device)
+        tensors[name].data = first.to(tensors[name].device)
     _forget(model, state)
     return model
 
@@ -223,16 +128,42 @@ def check_trainable(model: nn.Module) -> None:
         )
 
 
-def _adapt(name: str, module: nn.Module, config: LoRAConfig, seed: int) -> AdapterLayer:
-    cls = adapter_class("lora", module)
-    if cls is None:
-        raise ConfigError(f"{type(module).__name__} can't be adapted", where=name)
-    generator = named_generator(seed, name)
-    return cls(module, config.rank, config.alpha, dropout=config.dropout, rslora=config.rslora, generator=generator)  # type: ignore[call-arg]
+def _build(plan: Plan, seed: int) -> dict[str, AdapterLayer]:
+    shared = torch.Generator().manual_seed(seed) if plan.config.init == "peft" else None
+    return {layer.name: layer.build(shared or named_generator(seed, layer.name)) for layer in plan.layers}
 
 
-def _trained_base(heads: dict[str, nn.Module]) -> dict[str, Tensor]:
-    return {f"{head}.{name}": p.detach().clone() for head, module in heads.items() for name, p in module.named_parameters()}
+def _start_from_inputs(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> None:
+    try:
+        start_from_inputs(model, batches)
+    except BaseException:
+        remove_adapter(model)
+        raise
+
+
+def _trained_base(plan: Plan) -> dict[str, Tensor]:
+    heads = {
+        f"{head}.{name}": tensor.detach().clone()
+        for head, module in plan.heads.items()
+        for name, tensor in (*module.named_parameters(), *module.named_buffers())
+    }
+    return heads | {name: bias.detach().clone() for name, bias in plan.biases.items()}
+
+
+def _warn_of_statistics(model: nn.Module, plan: Plan) -> None:
+    outside = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _NormBase)
+        and module.track_running_stats
+        and not any(name == head or name.startswith(f"{head}.") for head in plan.heads)
+    ]
+    if outside:
+        warnings.warn(
+            f"{', '.join(outside[:3])}: running statistics change in training and are no part of the adapter; "
+            "name these modules in head_modules, or keep them in eval()",
+            stacklevel=3,
+        )
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -241,7 +172,11 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, module)
 
 
-def _forget(model: nn.Module, state: AdapterState) -> None:
+def _restore_grad(model: nn.Module, required_grad: Mapping[str, bool]) -> None:
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(state.required_grad[name])
+        parameter.requires_grad_(required_grad[name])
+
+
+def _forget(model: nn.Module, state: AdapterState) -> None:
+    _restore_grad(model, state.required_grad)
     del model._adapter_state

@@ -2,7 +2,12 @@
 
     base_model.model.<module>.lora_A.weight    (rank, in)
     base_model.model.<module>.lora_B.weight    (out, rank)
-    base_model.model.<head module>.<tensor>    as in the model
+    base_model.model.<module>.lora_magnitude_vector                (out,)                        DoRA
+    base_model.model.<module>.lora_embedding_A, .lora_embedding_B  (rank, num), (dim, rank)
+    base_model.model.<module>.base_layer.bias                      (out,)                        a trained base bias
+    base_model.model.<head module>.<tensor>    as in the model, and so other trained biases
+
+pissa and olora are written as the plain LoRA that they equal: twice the rank, the same scaling (layers/offset.py).
 
 Source: peft 0.21.2, written and read by its own `save_pretrained` and `from_pretrained`; see tests/parity.
 """
@@ -10,66 +15,121 @@ Source: peft 0.21.2, written and read by its own `save_pretrained` and `from_pre
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import AdapterFileError, ConfigError
-from .config import LoRAConfig
-from .inject import adapter_layers
+from ..errors import AdapterFileError
+from ..layers import OFFSET_METHODS, stored_alpha, stored_tensors
+from .config import REGEX, LoRAConfig
+from .state import adapter_layers, is_adapted, trained_biases
 
 PREFIX = "base_model.model."
+BASE_BIAS = "base_layer.bias"
+SUFFIXES = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector", "lora_embedding_A", "lora_embedding_B", BASE_BIAS)
 
 # What a field may say without changing the mathematics; any other field has to be empty, zero or false.
 HARMLESS: dict[str, tuple[Any, ...]] = {
-    "bias": ("none",),
-    "init_lora_weights": (True, False, "gaussian", "orthogonal"),  # only the start of training; the file holds the end
+    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),  # the start of training; the file holds the end
     "megatron_core": ("megatron.core",),
     "qalora_group_size": (16,),
 }
+# Initialisations for which PEFT changes the base itself: the tensors mean nothing on the original weights.
+MUTATES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 IGNORED = {
     "auto_mapping",
     "base_model_name_or_path",
+    "eva_config",  # only the start of training
+    "fan_in_fan_out",  # the module itself says how it stores its weight
     "inference_mode",
+    "modules_to_save",  # the tensors say what is there
     "peft_version",
     "revision",
     "task_type",
-    "modules_to_save",
 }
-UNDERSTOOD = {"peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora"}
+UNDERSTOOD = {
+    "alpha_pattern",
+    "bias",
+    "exclude_modules",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_dropout",
+    "peft_type",
+    "r",
+    "rank_pattern",
+    "target_modules",
+    "use_dora",
+    "use_rslora",
+}
 
 
 def adapter_file_tensors(model: nn.Module, heads: Iterable[str]) -> dict[str, Tensor]:
-    """Every tensor of the adapter and of the head modules, under its name in the file. The tensors are the model's own."""
+    """Every tensor of the adapter, the head modules and the trained biases, under its name in the file.
+
+    They share the model's memory, and writing to them counts as writing to the parameters; only what pissa and olora are
+    stored as is worked out anew.
+    """
+    layers = adapter_layers(model)
     adapter = {
-        f"{PREFIX}{name}.{suffix}": tensor.data
-        for name, layer in adapter_layers(model).items()
-        for suffix, tensor in layer.adapter_tensors().items()
+        f"{PREFIX}{name}.{suffix}": tensor
+        for name, layer in layers.items()
+        for suffix, tensor in stored_tensors(layer).items()
     }
+    biases = {}
+    for name, bias in (trained_biases(model) if is_adapted(model) else {}).items():
+        owner = name.rpartition(".")[0]
+        biases[f"{PREFIX}{owner}.{BASE_BIAS}" if owner in layers else f"{PREFIX}{name}"] = bias.detach()
     head = {
         f"{PREFIX}{name}.{key}": tensor for name in heads for key, tensor in model.get_submodule(name).state_dict().items()
     }
-    return adapter | head
+    return adapter | biases | head
 
 
-def to_peft_config(config: LoRAConfig, *, base_model: str) -> dict[str, Any]:
-    """adapter_config.json: the fields that say something, and those that PEFT wants to see."""
+def stored_config(config: LoRAConfig) -> LoRAConfig:
+    """The settings of the adapter as it is in the file: those of plain LoRA of twice the rank for pissa and olora."""
+    if config.init not in OFFSET_METHODS:
+        return config
+    return replace(
+        config,
+        init="default",
+        rank=2 * config.rank,
+        alpha=stored_alpha(config.alpha, rslora=config.rslora),
+        rank_pattern={key: 2 * rank for key, rank in config.rank_pattern.items()},
+        alpha_pattern={key: stored_alpha(alpha, rslora=config.rslora) for key, alpha in config.alpha_pattern.items()},
+    )
+
+
+def to_peft_config(config: LoRAConfig, *, base_model: str, fan_in_fan_out: bool = False) -> dict[str, Any]:
+    """adapter_config.json: the fields that say something, and those that PEFT wants to see.
+
+    Args:
+        fan_in_fan_out: whether an adapted layer stores its weight as (in, out), as Conv1D does.
+    """
+    config = stored_config(config)
+    selection = {
+        "alpha_pattern": {key: _number(alpha) for key, alpha in config.alpha_pattern.items()},
+        "exclude_modules": _to_names(config.exclude),
+        "layers_to_transform": config.layers,
+        "rank_pattern": config.rank_pattern,
+    }
     return {
         "base_model_name_or_path": base_model,
-        "bias": "none",
-        "fan_in_fan_out": False,
+        "bias": config.bias,
+        "fan_in_fan_out": fan_in_fan_out,
         "inference_mode": True,
         "init_lora_weights": True,
-        "lora_alpha": int(config.alpha) if float(config.alpha).is_integer() else config.alpha,
+        "lora_alpha": _number(config.alpha),
         "lora_dropout": config.dropout,
         "modules_to_save": list(config.head_modules or []) or None,
         "peft_type": "LORA",
         "r": config.rank,
-        "target_modules": sorted(config.targets or []),
+        "target_modules": _to_names(config.targets),
         # SEQ_CLS makes PEFT expect a trained `classifier`; without a trained head it must not.
         "task_type": "SEQ_CLS" if config.head_modules else None,
-        "use_dora": False,
+        "use_dora": config.variant == "dora",
         "use_rslora": config.rslora,
+        **{name: value for name, value in selection.items() if value},
     }
 
 
@@ -79,34 +139,89 @@ def from_peft_config(fields: Mapping[str, Any], *, head_modules: list[str]) -> L
     Raises:
         AdapterFileError: a field of another kind of adapter, or a value out of bounds; all at once.
     """
-    problems = [
-        f"{name} is {value!r}, which is not supported" for name, value in fields.items() if not _understood(name, value)
-    ]
-    if fields.get("peft_type") != "LORA":
-        problems.append(f"peft_type is {fields.get('peft_type')!r}, expected 'LORA'")
-    targets = fields.get("target_modules")
-    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-        problems.append(f"target_modules is {targets!r}, expected a list of names")
+    problems = _problems(fields)
     if problems:
         raise AdapterFileError(problems, where="adapter_config.json")
+    layers = fields.get("layers_to_transform")
     try:
         return LoRAConfig(
             rank=fields["r"],
             alpha=float(fields["lora_alpha"]),
             dropout=float(fields.get("lora_dropout", 0.0)),
-            targets=sorted(fields["target_modules"]),
+            targets=_from_names(fields["target_modules"]),
             rslora=bool(fields.get("use_rslora", False)),
             head_modules=head_modules,
+            variant="dora" if fields.get("use_dora") else "lora",
+            exclude=_from_names(fields.get("exclude_modules")),
+            layers=[layers] if isinstance(layers, int) else layers or None,
+            bias=fields.get("bias", "none"),
+            rank_pattern=dict(fields.get("rank_pattern") or {}),
+            alpha_pattern={key: float(alpha) for key, alpha in (fields.get("alpha_pattern") or {}).items()},
         )
-    except (KeyError, TypeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise AdapterFileError([f"bad or missing field: {error}"], where="adapter_config.json") from error
 
 
-def heads_in(names: Iterable[str]) -> list[str]:
-    """The modules that hold the tensors in a file which belong to no adapter layer, in order of appearance."""
-    owners = (name.removeprefix(PREFIX).rpartition(".")[0] for name in names if ".lora_" not in name)
-    return list(dict.fromkeys(owners))
+def without_wrapper_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file without the second and third copy of head biases that PEFT writes where `bias` is "all".
+
+    Beside `classifier.bias` stand `classifier.modules_to_save.bias`, the same, and `classifier.original_module.bias`, the
+    untrained one: PEFT collects every bias of its wrapped model. Only a copy of a tensor that is there is left out.
+    """
+    copies = (".original_module.", ".modules_to_save.")
+    return {n: t for n, t in tensors.items() if not any(c in n and n.replace(c, ".") in tensors for c in copies)}
+
+
+def heads_in(names: Iterable[str], *, bias: str = "none") -> list[str]:
+    """The modules that hold the tensors in a file which belong to no adapter layer, in order of appearance.
+
+    Args:
+        bias: the file's bias mode; where biases are trained, a module of which only the bias is there is no head.
+    """
+    own: dict[str, set[str]] = {}
+    for name in names:
+        if not any(name.endswith(f".{suffix}") for suffix in SUFFIXES):
+            owner, _, tensor = name.removeprefix(PREFIX).rpartition(".")
+            own.setdefault(owner, set()).add(tensor)
+    return [owner for owner, tensors in own.items() if bias == "none" or tensors != {"bias"}]
+
+
+def _problems(fields: Mapping[str, Any]) -> list[str]:
+    problems = [
+        f"{name} is {value!r}, {_why_not(name, value)}" for name, value in fields.items() if not _understood(name, value)
+    ]
+    if fields.get("peft_type") != "LORA":
+        problems.append(f"peft_type is {fields.get('peft_type')!r}, expected 'LORA'")
+    targets = fields.get("target_modules")
+    names = isinstance(targets, list) and all(isinstance(target, str) for target in targets)
+    if not targets or not (names or isinstance(targets, str)):
+        problems.append(f"target_modules is {targets!r}, expected a list of names or a regular expression")
+    return problems
+
+
+def _why_not(name: str, value: object) -> str:
+    if name == "init_lora_weights" and str(value).startswith(MUTATES_BASE):
+        return (
+            "for which PEFT changes the base weights, so that the adapter does not fit the original ones; save it again "
+            "from PEFT with save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+        )
+    return "which is not supported"
 
 
 def _understood(name: str, value: object) -> bool:
     return name in UNDERSTOOD or name in IGNORED or not value or value in HARMLESS.get(name, ())
+
+
+def _to_names(patterns: list[str] | None) -> list[str] | str:
+    """PEFT has a list of names, or a string for a regular expression."""
+    if patterns and patterns[0].startswith(REGEX):
+        return patterns[0].removeprefix(REGEX)
+    return sorted(patterns or [])
+
+
+def _from_names(field: list[str] | str | None) -> list[str] | None:
+    return [f"{REGEX}{field}"] if isinstance(field, str) and field else sorted(field or []) or None
+
+
+def _number(value: float) -> float | int:
+    return int(value) if float(value).is_integer() else value

@@ -1,11 +1,13 @@
 """From names to modules. A pattern matches whole dotted components at the end of a name: `lin` never means `q_lin`.
 
-Every pattern has to match. One that does not is an error that lists the nearest names and what there is to adapt.
+`re:EXPRESSION` matches whole names instead, and `all-linear` stands for every linear layer outside the head. Every pattern
+has to match. One that does not is an error that lists the nearest names and what there is to adapt.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -13,6 +15,8 @@ from torch import nn
 
 from ..errors import ConfigError, TargetError
 from ..layers import adapter_class
+from .config import ALL_LINEAR, REGEX
+from .tying import shared_names
 
 # The query, key and value projections of the families that the project is tested with.
 QUERY_KEY_VALUE = {
@@ -24,7 +28,9 @@ QUERY_KEY_VALUE = {
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether `pattern` is the last whole components of the dotted `name`, or all of it."""
+    """Whether `pattern` is the last whole components of the dotted `name`, or all of it; or its expression all of `name`."""
+    if pattern.startswith(REGEX):
+        return re.fullmatch(pattern.removeprefix(REGEX), name) is not None
     return name == pattern or name.endswith(f".{pattern}")
 
 
@@ -52,16 +58,44 @@ def default_heads(model: nn.Module) -> list[str]:
     return [name for name, child in model.named_children() if name != encoder and any(True for _ in child.parameters())]
 
 
-def find_targets(model: nn.Module, patterns: Sequence[str], *, variant: str, heads: Sequence[str]) -> dict[str, nn.Module]:
-    """The modules that the patterns name, in the model's order, head modules left out.
+def find_targets(
+    model: nn.Module,
+    patterns: Sequence[str],
+    *,
+    variant: str,
+    heads: Sequence[str],
+    exclude: Sequence[str] = (),
+    layers: Sequence[int] | None = None,
+) -> dict[str, nn.Module]:
+    """The modules that the patterns name, in the model's order; without head modules, `exclude` and other `layers`.
 
     Raises:
-        TargetError: a pattern that matches nothing, or nothing that `variant` can adapt.
+        TargetError: a pattern, exclude or layer that is left with nothing, or with something that `variant` can't adapt.
     """
     named = {name: module for name, module in model.named_modules() if name and not _inside(name, heads)}
+    for pattern in exclude:
+        _check_exclude(model, pattern)
+    kept = {
+        name: module
+        for name, module in named.items()
+        if not any(matches(name, pattern) for pattern in exclude) and (layers is None or layer_index(name) in layers)
+    }
+    if list(patterns) == [ALL_LINEAR]:
+        patterns = _all_linear(model, kept, variant)
     for pattern in patterns:
-        _check_pattern(model, named, pattern, variant)
-    return {name: module for name, module in named.items() if any(matches(name, pattern) for pattern in patterns)}
+        _check_pattern(model, kept, pattern, variant)
+    found = {name: module for name, module in kept.items() if any(matches(name, pattern) for pattern in patterns)}
+    _check_layers(found, layers)
+    return found
+
+
+def layer_index(name: str) -> int | None:
+    """The number of the layer that a module belongs to: the first component that is a number and has two before it.
+
+    That is where PEFT's `layers_to_transform` looks. A number nearer to the front counts if there is no other.
+    """
+    found = re.match(r".*?\.[^.]*\.(\d+)\.", name) or re.match(r"(?:[^.]*\.)?(\d+)\.", name)
+    return int(found[1]) if found else None
 
 
 def find_heads(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
@@ -100,10 +134,23 @@ def describe_candidates(model: nn.Module, variant: str) -> str:
     return ", ".join(f"{name} ({count} of {shape})" for (name, shape), count in layers.items()) or "none"
 
 
-def _check_pattern(model: nn.Module, named: dict[str, nn.Module], pattern: str, variant: str) -> None:
-    found = {name: module for name, module in named.items() if matches(name, pattern)}
+def _all_linear(model: nn.Module, kept: dict[str, nn.Module], variant: str) -> list[str]:
+    """The names of the linear layers; not of one whose weight is tied to another module, as a language model's output is."""
+    linear = [
+        name
+        for name, module in kept.items()
+        if adapter_class(variant, module) is not None and not isinstance(module, nn.Embedding)
+    ]
+    free = [name for name in linear if not shared_names(model, name)]
+    if not free:
+        raise TargetError("no linear layer is left to adapt", where="--targets", expected="a model with linear layers")
+    return free
+
+
+def _check_pattern(model: nn.Module, kept: dict[str, nn.Module], pattern: str, variant: str) -> None:
+    found = {name: module for name, module in kept.items() if matches(name, pattern)}
     if not found:
-        endings = [name.rpartition(".")[2] for name, module in named.items() if adapter_class(variant, module)]
+        endings = [name.rpartition(".")[2] for name, module in kept.items() if adapter_class(variant, module)]
         raise TargetError(
             f"no module is called {pattern!r}",
             where="--targets",
@@ -119,6 +166,25 @@ def _check_pattern(model: nn.Module, named: dict[str, nn.Module], pattern: str, 
             )
 
 
+def _check_exclude(model: nn.Module, pattern: str) -> None:
+    names = [name for name, _ in model.named_modules() if name]
+    if not any(matches(name, pattern) for name in names):
+        endings = [name.rpartition(".")[2] for name in names]
+        raise TargetError(
+            f"no module is called {pattern!r}",
+            where="--exclude",
+            available=endings,
+            remedy=f"nearest: {', '.join(nearest(pattern, endings))}",
+        )
+
+
+def _check_layers(found: Iterable[str], layers: Sequence[int] | None) -> None:
+    present = {layer_index(name) for name in found}
+    empty = [index for index in layers or [] if index not in present]
+    if empty:
+        raise TargetError(f"no target is in layer {empty[0]}", where="--layers", remedy="layers are counted from 0")
+
+
 def _inside(name: str, roots: Sequence[str]) -> bool:
     return any(name == root or name.startswith(f"{root}.") for root in roots)
 
@@ -129,11 +195,20 @@ def check_rank(name: str, module: nn.Module, rank: int) -> None:
     Raises:
         ConfigError: with the layer's shape.
     """
-    out_features, in_features = module.weight.shape  # type: ignore[misc]
-    widest = min(int(out_features), int(in_features))
+    in_features, out_features = features(module)
+    widest = min(in_features, out_features)
     if rank > widest:
         raise ConfigError(
             f"rank {rank} on {name}, which is {in_features} -> {out_features}",
             where="--rank",
             expected=f"at most {widest}",
         )
+
+
+def features(module: nn.Module) -> tuple[int, int]:
+    """(in, out) of a layer: from its own attributes, or from a weight (in, out) as embeddings and Conv1D have."""
+    for names in (("in_features", "out_features"), ("num_embeddings", "embedding_dim")):
+        if all(hasattr(module, name) for name in names):
+            return int(getattr(module, names[0])), int(getattr(module, names[1]))
+    in_features, out_features = module.weight.shape  # type: ignore[misc]
+    return int(in_features), int(out_features)

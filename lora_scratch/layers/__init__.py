@@ -1,6 +1,7 @@
 """The mathematics. Each file is one idea, imports torch alone, and reads like its paper. Start with lora.py."""
 
 from .conv1d import LoRAConv1D as LoRAConv1D
+from .conv1d import stores_in_out as stores_in_out
 from .dora import DoRALinear as DoRALinear
 from .embedding import LoRAEmbedding as LoRAEmbedding
 from .initialisation import METHODS as METHODS

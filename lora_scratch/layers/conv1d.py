@@ -17,9 +17,14 @@ from .lora import AdapterLayer, at_least_float32, check_lora_arguments, kaiming_
 CONV1D = "transformers.pytorch_utils.Conv1D"
 
 
+def stores_in_out(base: nn.Module) -> bool:
+    """Whether this is transformers' Conv1D, whose weight is (in, out)."""
+    return f"{type(base).__module__}.{type(base).__qualname__}" == CONV1D
+
+
 def out_in(base: nn.Module, weight: Tensor) -> Tensor:
     """A weight of `base` as (out, in), or an (out, in) matrix as `base` stores it: Conv1D has the transpose of Linear's."""
-    return weight if isinstance(base, nn.Linear) else weight.T
+    return weight.T if stores_in_out(base) else weight
 
 
 class LoRAConv1D(AdapterLayer):

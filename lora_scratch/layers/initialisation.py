@@ -150,7 +150,8 @@ class PrincipalInputs:
             raise ValueError(
                 f"the inputs span {spanned} directions; expected at least the rank, {self.rank}: give more batches"
             )
-        return sketch[: self.rank] / values[: self.rank, None]
+        leading: Tensor = sketch[: self.rank] / values[: self.rank, None]
+        return leading
 
 
 class NoRandomNumbers(TorchFunctionMode):
