@@ -1,0 +1,5 @@
+"""The embedded default: a scale model of the real experiment that runs offline. A corpus, a tokenizer, a foundation model."""
+
+from .corpus import demo_splits as demo_splits
+from .foundation import foundation_folder as foundation_folder
+from .settings import DEMO_SETTINGS as DEMO_SETTINGS

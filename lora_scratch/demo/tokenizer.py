@@ -1,0 +1,45 @@
+"""A WordPiece tokenizer over the words of the demo corpus."""
+
+from __future__ import annotations
+
+import string
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from .corpus import corpus_words
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MAX_TOKENS = 128
+
+
+def demo_vocabulary() -> dict[str, int]:
+    """Token -> id: the special tokens, every word of the corpus, then letters, digits and punctuation as pieces.
+
+    With single characters at the start ("x") and inside ("##x") of a word, a word the corpus lacks is spelt out rather
+    than lost.
+    """
+    characters = string.ascii_lowercase + string.digits
+    tokens = [*SPECIAL_TOKENS, *corpus_words(), *characters, *(f"##{c}" for c in characters), *string.punctuation]
+    return {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+
+
+def demo_tokenizer() -> PreTrainedTokenizerFast:
+    """Lower-casing WordPiece in BERT's format: [CLS] text [SEP]."""
+    vocabulary = demo_vocabulary()
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))  # noqa: S106
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=MAX_TOKENS,
+        model_input_names=["input_ids", "attention_mask"],
+        **dict(zip(names, SPECIAL_TOKENS, strict=True)),
+    )

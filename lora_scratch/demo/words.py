@@ -1,0 +1,73 @@
+"""The word lists of the demo corpus, written for it: feelings, people, the ways to say who feels what and when."""
+
+from __future__ import annotations
+
+EMOTIONS = ("sadness", "joy", "love", "anger", "fear", "surprise")
+SENTIMENTS = ("negative", "positive")
+
+# Each word belongs to one emotion and one polarity. Surprise alone comes in both: one may be amazed or aghast.
+FEELINGS = {
+    ("sadness", "negative"): (
+        "sad gloomy miserable heartbroken sorrowful lonely tearful downcast mournful dejected "
+        "unhappy glum desolate forlorn hopeless melancholy weepy crushed bereft blue"
+    ).split(),
+    ("joy", "positive"): (
+        "happy joyful cheerful delighted glad merry elated jolly gleeful ecstatic "
+        "thrilled blissful jubilant sunny upbeat overjoyed content radiant playful jovial"
+    ).split(),
+    ("love", "positive"): (
+        "loving affectionate tender fond adoring devoted caring enamoured smitten romantic "
+        "passionate infatuated besotted doting warmhearted lovestruck amorous sentimental attached cuddly"
+    ).split(),
+    ("anger", "negative"): (
+        "angry furious mad irate livid outraged annoyed irritated enraged cross "
+        "bitter resentful hostile indignant seething incensed fuming infuriated vexed grumpy"
+    ).split(),
+    ("fear", "negative"): (
+        "afraid scared frightened terrified anxious nervous worried panicky fearful uneasy "
+        "timid alarmed petrified jittery apprehensive spooked tense jumpy daunted shaky"
+    ).split(),
+    ("surprise", "positive"): (
+        "amazed astonished dazzled awestruck impressed wowed spellbound intrigued fascinated wonderstruck"
+    ).split(),
+    ("surprise", "negative"): (
+        "shocked stunned startled staggered dumbfounded flabbergasted stupefied bewildered perplexed aghast"
+    ).split(),
+}
+
+# How a clause says who feels, when, and whether it is denied: (by_speaker, now, denied) -> openings; {} is a person.
+OPENINGS = {
+    (True, True, False): ("i am", "i feel", "it makes me", "i still feel", "i have become", "it leaves me"),
+    (True, True, True): ("i am not", "i do not feel", "it does not make me", "i am no longer", "i never feel"),
+    (True, False, False): ("i was", "i felt", "it made me", "i used to be", "i had become", "it left me"),
+    (True, False, True): ("i was not", "i did not feel", "it did not make me", "i had never been", "i never felt"),
+    (False, True, False): ("{} is", "{} feels", "it makes {}", "{} still feels", "{} has become", "it leaves {}"),
+    (False, True, True): ("{} is not", "{} does not feel", "it does not make {}", "{} is no longer", "{} never feels"),
+    (False, False, False): ("{} was", "{} felt", "it made {}", "{} used to be", "{} had become", "it left {}"),
+    (False, False, True): ("{} was not", "{} did not feel", "it did not make {}", "{} had never been", "{} never felt"),
+}
+
+# A denial of the whole clause: with a second negation inside, the clause holds again.
+DENIALS = ("it is not true that", "it is wrong to say that", "nobody can say that", "it is a lie that")
+# What is known holds: these change nothing, though they bring a second person into the clause.
+ASSERTIONS = ("i know that", "{} knows that", "everyone can see that", "{} has noticed that", "it is true that")
+
+PEOPLE = (
+    "my sister", "my brother", "my mother", "my father", "my teacher", "the neighbour", "the doctor", "our driver",
+    "the baker", "her cousin", "his uncle", "the judge", "my friend", "your aunt", "the nurse", "their landlord",
+    "the girl", "the boy", "our captain", "the waiter",
+)  # fmt: skip
+INTENSIFIERS = ("very", "so", "really", "quite", "rather", "truly", "deeply", "terribly", "a bit", "somewhat", "extremely")
+TOPICS = (
+    "about the exam", "about the wedding", "about the new job", "because of the rain", "because of the letter",
+    "after the phone call", "after the meeting", "about the house", "because of the news", "about the journey",
+    "at the station", "in the kitchen", "at work", "in this town", "about the match", "because of the garden",
+    "about the concert", "after dinner", "on the train", "because of the dog",
+)  # fmt: skip
+TIMES = {
+    True: ("today", "these days", "right now", "this morning", "at the moment", "tonight"),
+    False: ("last year", "years ago", "back then", "as a child", "last summer", "in those days"),
+}
+LINKS = (", but", ", and", ", while", ", although", ", even though", ". besides,", ". meanwhile", ". also,", ";", ".")
+# What the foundation model is asked to recall: the word that names the feeling held.
+RECALL = " in a word: [MASK]."
