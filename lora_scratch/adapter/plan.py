@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -49,7 +50,9 @@ class PlannedLayer:
             ConfigError: the layer's class can't take this module or these settings.
         """
         try:
-            layer = self._wrap(self.module, generator)
+            # init peft draws every number itself, and has to be the only one to draw from this generator
+            with NoRandomNumbers() if self.config.init == "peft" else nullcontext():
+                layer = self._wrap(self.module, generator)
             initialise(layer, self.config.init, generator)
         except ValueError as error:
             raise ConfigError(str(error), where=self.name) from error
