@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,14 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise LoraScratchError(
             f"could not be written ({error.strerror})",
             where=str(path),
             remedy="free some space or choose another folder",
         ) from error
+    finally:  # also after Ctrl-C
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, content: str) -> None:
@@ -55,6 +57,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     An existing folder at `path` is replaced in two renames, so it is the old one or the new one, never a mixture.
     """
     path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise LoraScratchError("is a file", where=str(path), expected="a folder, or nothing yet")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -80,5 +84,10 @@ def _swap(new: Path, place: Path) -> None:
     old = new.with_name(new.name + ".old")
     if place.exists():
         os.replace(place, old)
-    os.replace(new, place)
+    try:
+        os.replace(new, place)
+    except OSError:
+        if old.exists():
+            os.replace(old, place)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,150 @@
+"""lora_scratch/runtime/atomic.py: a file or folder is the old one or the new one, whatever fails and wherever."""
+
+import errno
+import json
+import os
+
+import pytest
+
+from lora_scratch.errors import LoraScratchError
+from lora_scratch.runtime.atomic import new_folder, write_bytes, write_json, write_text
+
+
+def contents(folder):
+    """Every file below a folder, by relative path; empty folders show as None."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+def full_disk(*_, **__):
+    """What the system says when there is no room left."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fail_from(monkeypatch, name, count):
+    """Let call number `count` of os.<name>, from 0, fail as on a full disk; the others go through."""
+    real, calls = getattr(os, name), []
+
+    def sometimes(*args, **options):
+        calls.append(args)
+        return full_disk() if len(calls) - 1 == count else real(*args, **options)
+
+    monkeypatch.setattr(os, name, sometimes)
+
+
+def write_folder(place, text, names=("a", "b")):
+    """A folder of a few files, written as the adapter's is."""
+    with new_folder(place) as folder:
+        for name in names:
+            write_text(folder / name, text)
+
+
+def test_write_makes_missing_parents_and_replaces_a_file(tmp_path):
+    """The first write needs no folder; the second leaves exactly its own bytes."""
+    path = tmp_path / "x" / "y" / "file"
+    write_bytes(path, b"old, and longer")
+    write_bytes(path, b"new")
+    assert contents(tmp_path) == {"x": None, "x/y": None, "x/y/file": b"new"}
+
+
+def test_json_is_sorted_indented_and_refuses_nan(tmp_path):
+    """A file that others can parse and compare: JSON has no NaN."""
+    write_json(tmp_path / "a.json", {"b": 1, "a": [1.5, None]})
+    assert (tmp_path / "a.json").read_text() == '{\n  "a": [\n    1.5,\n    null\n  ],\n  "b": 1\n}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text())["b"] == 1
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch, call):
+    """A full disk at any point of the write is one typed error."""
+    path = tmp_path / "file"
+    write_bytes(path, b"old")
+    monkeypatch.setattr(os, call, full_disk)
+    with pytest.raises(LoraScratchError, match=r"file: could not be written \(No space left on device\); free some space"):
+        write_bytes(path, b"new")
+    assert contents(tmp_path) == {"file": b"old"}
+
+
+def test_interrupted_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
+    """Ctrl-C is no OSError, and has to be cleaned up after as well."""
+    write_bytes(tmp_path / "file", b"old")
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_bytes(tmp_path / "file", b"new")
+    assert contents(tmp_path) == {"file": b"old"}
+
+
+def test_new_folder_appears_whole_and_replaces_an_old_one_wholly(tmp_path):
+    """No file of the old folder survives in the new one, and anyone may read it."""
+    place = tmp_path / "adapter"
+    write_folder(place, "old", names=("a", "b", "c"))
+    write_folder(place, "new", names=("a", "d"))
+    assert contents(tmp_path) == {"adapter": None, "adapter/a": b"new", "adapter/d": b"new"}
+    assert place.stat().st_mode & 0o777 == 0o755
+
+
+def test_folder_does_not_exist_before_the_block_ends(tmp_path):
+    """A reader never sees a half-written folder."""
+    with new_folder(tmp_path / "adapter") as folder:
+        write_text(folder / "a", "new")
+        assert not (tmp_path / "adapter").exists()
+    assert (tmp_path / "adapter" / "a").read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_exception_in_the_block_leaves_the_old_folder_and_nothing_beside_it(tmp_path, error):
+    """Also Ctrl-C between two files."""
+    place = tmp_path / "adapter"
+    write_folder(place, "old")
+    before = contents(tmp_path)
+
+    def interrupted():
+        with new_folder(place) as folder:
+            write_text(folder / "a", "new")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert contents(tmp_path) == before
+
+
+# write_text renames twice, then the old folder goes aside and the new one into its place
+@pytest.mark.parametrize("count", range(4))
+@pytest.mark.parametrize("old", [True, False], ids=["over an old folder", "in a new place"])
+def test_failing_rename_leaves_what_was_there(tmp_path, monkeypatch, count, old):
+    """Whichever rename fails, also the very last one: the old folder is in its place, whole."""
+    place = tmp_path / "adapter"
+    if old:
+        write_folder(place, "old")
+    before = contents(tmp_path)
+    fail_from(monkeypatch, "replace", count)
+    if count == 3 and not old:
+        write_folder(place, "new")  # there are only three renames then
+        assert contents(place) == {"a": b"new", "b": b"new"}
+        return
+    with pytest.raises(LoraScratchError, match="could not be written"):
+        write_folder(place, "new")
+    assert contents(tmp_path) == before
+
+
+def test_file_in_the_place_of_a_folder_is_refused_and_kept(tmp_path):
+    """A path that is somebody's file is not moved out of the way."""
+    place = tmp_path / "notes.txt"
+    place.write_text("mine")
+    with pytest.raises(LoraScratchError, match=r"notes\.txt: is a file; expected a folder, or nothing yet"):
+        write_folder(place, "new")
+    assert contents(tmp_path) == {"notes.txt": b"mine"}
+
+
+def test_place_that_can_not_be_made_is_a_typed_error(tmp_path):
+    """A parent that is a file."""
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(LoraScratchError, match="could not be created"):
+        write_folder(tmp_path / "file" / "adapter", "new")
+    with pytest.raises(LoraScratchError, match="could not be written"):
+        write_text(tmp_path / "file" / "a", "new")

@@ -1,0 +1,67 @@
+"""lora_scratch/runtime/precision.py and device.py: one dtype, one autocast, one scaler."""
+
+import pytest
+import torch
+
+from lora_scratch.errors import ConfigError
+from lora_scratch.runtime.device import peak_memory_bytes, resolve_device
+from lora_scratch.runtime.precision import DTYPES, Precision, resolve_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_products_run_in_the_named_dtype_and_only_float16_is_scaled(name):
+    """One path: autocast does nothing in fp32, the scaler nothing but in fp16."""
+    precision = resolve_precision(name, CPU)
+    with precision.autocast():
+        assert torch.nn.functional.linear(torch.ones(2, 3), torch.ones(4, 3)).dtype is DTYPES[name]
+    assert precision.name == name
+    assert precision.scaler().is_enabled() is (name == "fp16")
+
+
+def test_disabled_scaler_hands_the_loss_through():
+    """Bit for bit the same object, so fp32 and bf16 pay nothing for the common path."""
+    loss = torch.tensor(0.1)
+    assert resolve_precision("bf16", CPU).scaler().scale(loss) is loss
+
+
+def test_auto_is_bf16_where_the_cpu_has_it_and_fp32_elsewhere(monkeypatch):
+    """bf16 in emulation is slower than fp32, so it is not chosen for being possible."""
+    for amx, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        assert resolve_precision("auto", CPU) == Precision(expected, CPU)
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_auto_on_cuda_is_bf16_from_ampere_on_and_fp16_before(monkeypatch, native, expected):
+    """Older GPUs emulate bf16: fp16 with the scaler is faster there."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert resolve_precision("auto", torch.device("cuda")).dtype is expected
+
+
+def test_unknown_precision_is_refused_with_the_known_ones():
+    """A typo does not become float32."""
+    with pytest.raises(ConfigError, match="--precision: unknown precision 'bf6'; expected auto, fp32, bf16, fp16"):
+        resolve_precision("bf6", CPU)
+
+
+def test_auto_device_is_cuda_where_there_is_one(monkeypatch):
+    """And the CPU elsewhere."""
+    for available, expected in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        assert resolve_device("auto").type == expected
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:x", ""])
+def test_device_that_is_not_here_is_refused(name):
+    """In words of the flag, not torch's."""
+    with pytest.raises(ConfigError, match=r"--device: no device .* here; expected auto, cpu or cuda"):
+        resolve_device(name)
+
+
+def test_peak_memory_counts_bytes():
+    """Above what torch alone takes (50 MiB) and below what any test machine has (1 TiB): the unit is right."""
+    assert resolve_device("cpu") == CPU
+    assert 50 * 2**20 < peak_memory_bytes(CPU) < 2**40
