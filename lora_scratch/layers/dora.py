@@ -91,10 +91,10 @@ class DoRALinear(AdapterLayer):
         return at_least_float32(self.magnitude) / norm.masked_fill(norm == 0, torch.inf)
 
     def row_norm(self) -> Tensor:
-        """‖V‖ of every row of V = W + scaling · B A, shape (out,), detached; in evaluation kept until a tensor changes."""
+        """‖V‖ of every row of V = W + scaling · B A, shape (out,), detached; in evaluation kept until A, B or s change."""
         if self.training:
             return self._row_norm_now()
-        return self._row_norm((self.weight, self.lora_A, self.lora_B), self.scaling, self._row_norm_now)
+        return self._row_norm(self.weight, (self.lora_A, self.lora_B), self.scaling, self._row_norm_now)
 
     def delta_weight(self) -> Tensor:
         """What DoRA adds to W: (m / ‖V‖) · V − W, in the shape of W. Unlike LoRA's ΔW its rank has no bound."""
@@ -134,28 +134,30 @@ class DoRALinear(AdapterLayer):
         def compute() -> Tensor:
             return at_least_float32(out_in(self.base, self.weight).detach()).square().sum(1)
 
-        return self._squared_row_norm_of_base((self.weight,), 0.0, compute)
+        return self._squared_row_norm_of_base(self.weight, (), 1.0, compute)
 
 
 class _LastValue:
-    """A value together with what it was computed from: kept until one of the tensors, or the number, is another.
+    """A value together with what it was computed from: kept as long as that is the same.
 
-    torch counts the writes to a tensor in `_version`, for autograd: an optimizer's step, loading and `copy_` show there.
-    Only an in-place write to `tensor.data` goes past that count, by torch's design; nothing in this project does that. The
-    tensors are kept, not their addresses alone, so that a new one is never taken for an old one at the same address.
+    A frozen tensor is the same while its memory and torch's count of the writes to it are. Trained ones are compared number
+    by number with a copy: `fused` optimizers write without counting, and A and B are small next to what is computed.
     """
 
     def __init__(self) -> None:
-        self._key: tuple[object, ...] | None = None
-        self._sources: tuple[Tensor, ...] = ()
-        self._value: Tensor | None = None
+        self._key: tuple[object, ...] = ()
+        self._frozen: Tensor | None = None  # held, so that no new tensor can come to stand at its address
+        self._trained: tuple[Tensor, ...] = ()
+        self._value = torch.empty(0)
 
-    def __call__(self, sources: Sequence[Tensor], number: float, compute: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, frozen: Tensor, trained: Sequence[Tensor], scaling: float, compute: Callable[[], Tensor]) -> Tensor:
         """The kept value if it is still the one that `compute` would give, else a new one."""
-        # a tensor made in inference mode has no version, and one computed there is of no use to a gradient later
-        if torch.is_inference_mode_enabled() or torch.compiler.is_compiling() or any(t.is_inference() for t in sources):
+        if torch.compiler.is_compiling() or frozen.is_inference():  # neither has a count of writes to go by
             return compute()
-        key = (number, *((t.data_ptr(), t._version, t.dtype, t.device) for t in sources))
-        if self._value is None or key != self._key:
-            self._key, self._sources, self._value = key, tuple(t.detach() for t in sources), compute()
+        key = (scaling, frozen._version, *((t.data_ptr(), t.dtype, t.device) for t in (frozen, *trained)))
+        if key != self._key or not all(torch.equal(old, new) for old, new in zip(self._trained, trained, strict=True)):
+            # not an inference tensor even in inference mode: a later gradient may need it
+            with torch.inference_mode(False), torch.no_grad():
+                self._trained = tuple(t.detach().clone() for t in trained)
+                self._key, self._frozen, self._value = key, frozen.detach(), compute()
         return self._value

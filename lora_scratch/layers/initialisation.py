@@ -176,7 +176,5 @@ def stored_alpha(alpha: float, *, rslora: bool) -> float:
 
 def _offset(layer: AdapterLayer) -> tuple[OffsetLoRALinear, Tensor]:
     if not isinstance(layer, OffsetLoRALinear):
-        raise ValueError(
-            f"pissa and olora start from a principal part of the weight: they need an OffsetLoRALinear, not {layer}"
-        )
+        raise ValueError(f"pissa and olora start away from zero and need an OffsetLoRALinear, not a {type(layer).__name__}")
     return layer, at_least_float32(out_in(layer.base, layer.weight))
