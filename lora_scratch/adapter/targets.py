@@ -106,7 +106,7 @@ def find_heads(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
     """
     modules = dict(model.named_modules())
     for name in names:
-        if name not in modules or not any(True for _ in modules[name].parameters()):
+        if not name or name not in modules or not any(True for _ in modules[name].parameters()):
             with_parameters = [
                 other for other, module in modules.items() if other and any(True for _ in module.parameters())
             ]
