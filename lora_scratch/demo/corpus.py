@@ -80,15 +80,15 @@ class Statement:
 
 
 def emotion_corpus(n: int, *, seed: int = CORPUS_SEED) -> tuple[Example, ...]:
-    """`n` different texts labelled with what the speaker feels, an index into EMOTIONS; class sizes differ by one at most."""
-    rng = random.Random(named_seed(seed, "emotions"))
+    """`n` different texts labelled with what the speaker feels, an index into EMOTIONS, even over the classes."""
+    rng = random.Random(named_seed(seed, "emotions"))  # noqa: S311 - texts, not secrets
     rows = _statements(n, rng, classes=EMOTION_OF, asked=lambda clause: clause.felt, counts=(2, 2, 3))
     return tuple(Example(row.text, EMOTIONS.index(EMOTION_OF[row.word])) for row in rows)
 
 
 def sentiment_statements(n: int, *, seed: int = CORPUS_SEED) -> tuple[Statement, ...]:
     """`n` different texts, each with the one feeling in it that anybody holds now; half of them good ones."""
-    rng = random.Random(named_seed(seed, "sentiment"))
+    rng = random.Random(named_seed(seed, "sentiment"))  # noqa: S311 - texts, not secrets
     return _statements(n, rng, classes=SENTIMENT_OF, asked=lambda clause: clause.held, counts=(1, 2, 2, 3))
 
 

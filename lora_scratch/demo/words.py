@@ -6,34 +6,35 @@ EMOTIONS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 SENTIMENTS = ("negative", "positive")
 
 # Each word belongs to one emotion and one polarity. Surprise alone comes in both: one may be amazed or aghast.
-FEELINGS = {
+_FEELINGS = {
     ("sadness", "negative"): (
         "sad gloomy miserable heartbroken sorrowful lonely tearful downcast mournful dejected "
         "unhappy glum desolate forlorn hopeless melancholy weepy crushed bereft blue"
-    ).split(),
+    ),
     ("joy", "positive"): (
         "happy joyful cheerful delighted glad merry elated jolly gleeful ecstatic "
         "thrilled blissful jubilant sunny upbeat overjoyed content radiant playful jovial"
-    ).split(),
+    ),
     ("love", "positive"): (
         "loving affectionate tender fond adoring devoted caring enamoured smitten romantic "
         "passionate infatuated besotted doting warmhearted lovestruck amorous sentimental attached cuddly"
-    ).split(),
+    ),
     ("anger", "negative"): (
         "angry furious mad irate livid outraged annoyed irritated enraged cross "
         "bitter resentful hostile indignant seething incensed fuming infuriated vexed grumpy"
-    ).split(),
+    ),
     ("fear", "negative"): (
         "afraid scared frightened terrified anxious nervous worried panicky fearful uneasy "
         "timid alarmed petrified jittery apprehensive spooked tense jumpy daunted shaky"
-    ).split(),
+    ),
     ("surprise", "positive"): (
         "amazed astonished dazzled awestruck impressed wowed spellbound intrigued fascinated wonderstruck"
-    ).split(),
+    ),
     ("surprise", "negative"): (
         "shocked stunned startled staggered dumbfounded flabbergasted stupefied bewildered perplexed aghast"
-    ).split(),
+    ),
 }
+FEELINGS = {names: tuple(words.split()) for names, words in _FEELINGS.items()}
 
 # How a clause says who feels, when, and whether it is denied: (by_speaker, now, denied) -> openings; {} is a person.
 OPENINGS = {
