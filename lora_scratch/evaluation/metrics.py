@@ -1,0 +1,118 @@
+"""From logits and labels to figures. scikit-learn counts, torch takes the cross entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from torch import Tensor
+
+from ..errors import DataError
+
+LISTED_ROWS = 5  # enough rows to look at, few enough for one line
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Accuracy, macro-F1 over all classes, mean cross entropy in nats, and the number of rows."""
+
+    accuracy: float
+    macro_f1: float
+    loss: float
+    n: int
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """Precision, recall and F1 of one class, and how many rows truly have it."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+def measure(logits: Tensor, labels: Tensor) -> Metrics:
+    """Accuracy, macro-F1 and cross entropy of `logits` against `labels`.
+
+    Macro-F1 is the plain mean over all C classes. A class that is neither predicted nor there counts as 0, as in
+    scikit-learn with `labels=range(C)` and `zero_division=0`: rare classes are not dropped from the mean.
+
+    Shape: logits (n, C), labels (n,).
+
+    Raises:
+        DataError: no rows, logits that are not finite, or labels that do not fit.
+    """
+    rows = per_class(logits, labels, [str(index) for index in range(logits.shape[-1])])
+    return Metrics(
+        accuracy=correct(logits, labels).double().mean().item(),
+        macro_f1=sum(row.f1 for row in rows) / len(rows),
+        loss=F.cross_entropy(logits.double(), labels).item(),
+        n=len(labels),
+    )
+
+
+def per_class(logits: Tensor, labels: Tensor, names: Sequence[str]) -> list[ClassRow]:
+    """One row for every class, in the order of `names`; a figure that would divide by zero is 0.
+
+    Shape: logits (n, C), labels (n,), C names.
+
+    Raises:
+        DataError: no rows, logits that are not finite, or labels or names that do not fit.
+    """
+    _check(logits, labels)
+    if len(names) != logits.shape[1]:
+        raise DataError(f"{len(names)} names for {logits.shape[1]} classes", where="evaluation")
+    columns = precision_recall_fscore_support(
+        labels.numpy(), logits.argmax(-1).numpy(), labels=range(len(names)), zero_division=0
+    )
+    return [
+        ClassRow(name, float(precision), float(recall), float(f1), int(support))
+        for name, precision, recall, f1, support in zip(names, *columns, strict=True)
+    ]
+
+
+def confusion(logits: Tensor, labels: Tensor) -> Tensor:
+    """Counts: true class by row, predicted class by column.
+
+    Shape: logits (n, C), labels (n,) -> (C, C) int64.
+
+    Raises:
+        DataError: no rows, logits that are not finite, or labels that do not fit.
+    """
+    _check(logits, labels)
+    counts = confusion_matrix(labels.numpy(), logits.argmax(-1).numpy(), labels=range(logits.shape[1]))
+    return torch.as_tensor(counts, dtype=torch.int64)
+
+
+def correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Which rows are classified rightly. Shape: (n, C), (n,) -> (n,) bool."""
+    return logits.argmax(-1) == labels
+
+
+def _check(logits: Tensor, labels: Tensor) -> None:
+    if logits.dim() != 2 or labels.shape != logits.shape[:1]:
+        raise DataError(
+            f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)}", where="evaluation", expected="(n, C) and (n,)"
+        )
+    if not logits.numel():
+        raise DataError("no rows to measure", where="evaluation", expected="at least one")
+    if bad := _rows_where(~logits.isfinite().all(-1)):
+        raise DataError(
+            f"logits that are not finite in {bad}", where="evaluation", remedy="train with a lower learning rate"
+        )
+    if bad := _rows_where((labels < 0) | (labels >= logits.shape[1])):
+        raise DataError(f"no such class in {bad}", where="evaluation", expected=f"labels 0 to {logits.shape[1] - 1}")
+
+
+def _rows_where(wrong: Tensor) -> str:
+    """`rows 3, 17, ... (12 of 2000)`, counted from 0; empty if none is wrong."""
+    rows = wrong.nonzero().flatten().tolist()
+    if not rows:
+        return ""
+    listed = ", ".join(map(str, rows[:LISTED_ROWS])) + (", ..." if len(rows) > LISTED_ROWS else "")
+    return f"rows {listed} ({len(rows)} of {len(wrong)}, counted from 0)"

@@ -1,0 +1,90 @@
+"""Logits for every row, in the order of the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..data import Batch, Encoded, collate, plan_in_order
+from ..errors import DataError
+from ..runtime.precision import Precision
+
+
+def predict_logits(
+    model: Any,
+    encoded: Encoded,
+    *,
+    precision: Precision,
+    pad_token_id: int,
+    batch_size: int = 64,
+    progress: str = "",
+) -> Tensor:
+    """The model's logits in evaluation mode, without gradients; the model is left in the mode it was found in.
+
+    Shape: -> (n, C) float32 on the CPU, row i for row i of `encoded`.
+
+    Args:
+        model: a sequence classifier of transformers, on the device of `precision`.
+        progress: what the progress bar says; no bar if empty.
+
+    Raises:
+        DataError: no rows.
+    """
+
+    def logits(batch: Batch) -> Tensor:
+        found: Tensor = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        return found
+
+    with evaluating(model):
+        return map_rows(
+            logits, encoded, precision=precision, pad_token_id=pad_token_id, batch_size=batch_size, progress=progress
+        )
+
+
+@torch.no_grad()
+def map_rows(
+    function: Callable[[Batch], Tensor],
+    encoded: Encoded,
+    *,
+    precision: Precision,
+    pad_token_id: int,
+    batch_size: int = 64,
+    progress: str = "",
+) -> Tensor:
+    """`function` of every row, computed in batches of rows of like length, in the order of the data set.
+
+    Shape: `function` gives (B, ...) for a batch; -> (n, ...) float32 on the CPU.
+
+    Raises:
+        DataError: no rows.
+    """
+    # no_grad, not inference_mode: layers keep what they compute in evaluation, and inference tensors could not be kept
+    plan = plan_in_order(encoded.lengths, batch_size=batch_size)
+    if not plan:
+        raise DataError("no rows to predict", where="evaluation", expected="at least one")
+    parts: list[Tensor] = []
+    with precision.autocast():
+        for rows in tqdm(plan, desc=progress, unit="batch", disable=not progress):
+            parts.append(function(collate(encoded, rows, pad_token_id=pad_token_id).to(precision.device)).float())
+    # copied to the CPU once, at the end: a copy a batch would make a GPU wait for it
+    found = torch.cat(parts).cpu()  # (n, ...) in the order of the plan
+    in_order = torch.empty_like(found)
+    in_order[torch.tensor([row for rows in plan for row in rows])] = found
+    return in_order
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every module is in the mode it was in, also after an exception."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,147 @@
+"""A report as tables to read: `render` for the terminal, `render_markdown` for a model card.
+
+Both draw the same tables; only the drawing differs.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+WIDTH = 100  # columns of the terminal table, at most
+LABEL_WIDTH = 20  # columns of a label in it; report.json holds the whole label
+SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "loss": "loss (nats)"}
+MODELS = {"baseline": "baseline", "linear_probe": "linear probe", "adapted": "adapted"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text: a header and rows of as many. The first column stands left, the others right."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The report as aligned text, at most 100 columns wide: scores, McNemar, classes, parameters, training."""
+    return "\n\n".join(_parts(report, _aligned))
+
+
+def render_markdown(report: Mapping[str, Any]) -> str:
+    """The same as Markdown."""
+    return "\n\n".join(_parts(report, _markdown))
+
+
+def _parts(report: Mapping[str, Any], draw: Callable[[Table], str]) -> Iterator[str]:
+    yield draw(_scores(report))
+    yield _mcnemar(report)
+    yield "Per class: precision P, recall R and F1 of the baseline (before) and the adapted model (after)"
+    yield draw(_classes(report))
+    yield draw(_parameters(report))
+    if report["train"] is not None:
+        yield _training(report["train"])
+
+
+def _scores(report: Mapping[str, Any]) -> Table:
+    models = [name for name in MODELS if name in report]
+    rows = [
+        [title, *(f"{report[model][score]:.4f}" for model in models), _change(report["baseline"], report["adapted"], score)]
+        for score, title in SCORES.items()
+    ]
+    return Table([f"{report['adapted']['n']:,} rows", *(MODELS[model] for model in models), "adapted - baseline"], rows)
+
+
+def _mcnemar(report: Mapping[str, Any]) -> str:
+    found = report["mcnemar"]
+    return (
+        f"McNemar's exact test, adapted against baseline: {found['fixed']:,} rows fixed, {found['broken']:,} broken, "
+        f"{_p_value(found['p_value'])}"
+    )
+
+
+def _p_value(p: float) -> str:
+    if p == 0:
+        return "p < 1e-300"  # it underflowed
+    return f"p = {p:.4f}" if p >= 0.001 else f"p = {p:.1e}"
+
+
+def _classes(report: Mapping[str, Any]) -> Table:
+    pairs = zip(report["per_class"]["baseline"], report["per_class"]["adapted"], strict=True)
+    rows = [
+        [
+            _printable(before["label"]),
+            f"{before['support']:,}",
+            *(f"{row[score]:.4f}" for score in ("precision", "recall", "f1") for row in (before, after)),
+            _change(before, after, "f1"),
+        ]
+        for before, after in pairs
+    ]
+    scores = [f"{score} {when}" for score in ("P", "R", "F1") for when in ("before", "after")]
+    return Table(["class", "rows", *scores, "change"], rows)
+
+
+def _change(before: Mapping[str, float], after: Mapping[str, float], score: str) -> str:
+    return f"{after[score] - before[score]:+.4f}"
+
+
+def _parameters(report: Mapping[str, Any]) -> Table:
+    counts = report["parameters"]
+    names = {"total": "all", "trainable": "trained", "lora": "trained: LoRA", "head": "trained: head"}
+    if counts.get("bias"):
+        names["bias"] = "trained: biases"
+    rows = [[title, f"{counts[key]:,}", f"{100 * counts[key] / counts['total']:.2f} %"] for key, title in names.items()]
+    return Table(["parameters", "number", "of all"], rows)
+
+
+def _training(train: Mapping[str, float]) -> str:
+    return (
+        f"Training: {train['examples']:,.0f} examples ({train['tokens']:,.0f} tokens), {train['seconds']:,.1f} s, "
+        f"{train['examples_per_second']:,.1f} examples/s, peak memory {train['peak_memory_bytes'] / 2**30:.2f} GiB"
+    )
+
+
+def _aligned(table: Table) -> str:
+    cells = [[_shortened(row[0]), *row[1:]] for row in (table.header, *table.rows)]
+    widths = [max(map(_columns, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(_padded(cell, width, left=not i) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        for row in cells
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _markdown(table: Table) -> str:
+    rule = ["---", *["---:"] * (len(table.header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (table.header, rule, *_escaped(table.rows)))
+
+
+def _escaped(rows: Iterable[Sequence[str]]) -> Iterator[list[str]]:
+    for row in rows:
+        yield [re.sub(r"([\\|<*_`\[])", r"\\\1", cell) for cell in row]  # a label is text, whatever is in it
+
+
+def _printable(label: str) -> str:
+    """The label on one line, whatever characters the data set has in it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in label)
+
+
+def _columns(text: str) -> int:
+    """Terminal columns: East Asian wide characters take two, combining marks none."""
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
+
+
+def _shortened(label: str) -> str:
+    if _columns(label) <= LABEL_WIDTH:
+        return label
+    while _columns(label) > LABEL_WIDTH - 3:
+        label = label[:-1]
+    return label + "..."
+
+
+def _padded(cell: str, width: int, *, left: bool) -> str:
+    space = " " * (width - _columns(cell))
+    return cell + space if left else space + cell

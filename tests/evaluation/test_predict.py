@@ -1,0 +1,107 @@
+import pytest
+import torch
+from tiny import tiny_distilbert, tiny_rows
+from torch import nn
+
+from lora_scratch.data import collate
+from lora_scratch.errors import DataError
+from lora_scratch.evaluation import predict_logits
+from lora_scratch.evaluation.predict import evaluating, map_rows
+from lora_scratch.runtime.precision import Precision
+
+FP32 = Precision(torch.float32, torch.device("cpu"))
+BF16 = Precision(torch.bfloat16, torch.device("cpu"))
+
+
+def predict(model, rows, *, precision=FP32, **options):
+    return predict_logits(model, rows, precision=precision, pad_token_id=0, **options)
+
+
+def test_predict_logits_come_in_the_order_of_the_data_set():
+    """Row i of the result is what the model says of row i alone, whatever the lengths."""
+    model, rows = tiny_distilbert(), tiny_rows(19)
+    assert len(set(rows.lengths.tolist())) > 3
+    with torch.no_grad():
+        alone = [collate(rows, [row], pad_token_id=0) for row in range(len(rows))]
+        expected = torch.cat([model(input_ids=b.input_ids, attention_mask=b.attention_mask).logits for b in alone])
+    torch.testing.assert_close(predict(model, rows, batch_size=4), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 48, 1000])
+def test_predict_logits_do_not_depend_on_the_batch_size(batch_size):
+    """Padding is masked: in whatever company a row stands, its logits are the same."""
+    model, rows = tiny_distilbert(), tiny_rows(48)
+    torch.testing.assert_close(predict(model, rows, batch_size=batch_size), predict(model, rows), rtol=0, atol=1e-5)
+
+
+def test_map_rows_gives_every_row_its_own_value():
+    """The order is restored exactly: each row gets its own number back."""
+    rows = tiny_rows(23)
+    found = map_rows(lambda batch: batch.rows[:, None], rows, precision=FP32, pad_token_id=0, batch_size=4)
+    assert found.flatten().tolist() == list(range(23))
+
+
+def test_predict_logits_have_no_dropout():
+    """A model in training mode is put into evaluation mode: two passes agree bit for bit with one in that mode."""
+    rows = tiny_rows(8)
+    evaluated = predict(tiny_distilbert(dropout=0.5), rows)
+    assert torch.equal(predict(tiny_distilbert(dropout=0.5).train(), rows), evaluated)
+
+
+def test_predict_logits_are_float32_without_gradient_and_usable_in_training():
+    """Also under bfloat16; and what comes back may go into a loss, which an inference tensor may not."""
+    model, rows = tiny_distilbert(), tiny_rows(8)
+    logits = predict(model, rows, precision=BF16)
+    assert logits.dtype == torch.float32
+    assert not logits.requires_grad
+    assert not logits.is_inference()
+    assert not torch.equal(logits, predict(model, rows))
+
+
+class Failing(nn.Module):
+    """A model that fails, with one part in training mode and one not."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen, self.trained = nn.Dropout().eval(), nn.Dropout()
+
+    def forward(self, **_batch):
+        assert not self.training
+        assert not self.trained.training
+        raise RuntimeError("out of memory")
+
+
+def modes(model):
+    return [module.training for module in model.modules()]
+
+
+def test_predict_logits_restores_the_mode_of_every_module_after_an_exception():
+    """A part that was in evaluation mode stays there, where `model.train()` would switch it on."""
+    model = Failing()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        predict(model, tiny_rows(4))
+    assert modes(model) == [True, False, True]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluating_leaves_the_model_in_the_mode_it_found(training):
+    """Both ways round, inside always in evaluation mode."""
+    model = tiny_distilbert().train(training)
+    with evaluating(model):
+        assert not any(modes(model))
+    assert set(modes(model)) == {training}
+
+
+def test_predict_logits_shows_a_bar_only_when_it_has_a_name(capsys):
+    """The bar stands on stderr under its name; without a name there is none."""
+    model, rows = tiny_distilbert(), tiny_rows(8)
+    predict(model, rows)
+    assert capsys.readouterr().err == ""
+    predict(model, rows, progress="baseline")
+    assert "baseline: 100%" in capsys.readouterr().err
+
+
+def test_predict_logits_refuses_no_rows():
+    """There is no number of classes to return an empty table for."""
+    with pytest.raises(DataError, match="no rows to predict"):
+        predict(tiny_distilbert(), tiny_rows(4).select([]))
