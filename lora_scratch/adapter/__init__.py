@@ -2,7 +2,8 @@
 
 `config.py` what to adapt, `targets.py` names to modules, `tying.py` shared weights, `plan.py` what would be adapted,
 `inject.py` there and back, `eva.py` a start that looks at data, `switches.py` off, scaled and merged, `state.py` what is
-remembered, `fingerprint.py` whose weights, `peft_format.py` the names in the file, `files.py` save and load.
+remembered, `fingerprint.py` whose weights, `peft_format.py` the names in the file, `provenance.py` what
+PEFT has no field for, `files.py` save and load.
 """
 
 from .config import LoRAConfig as LoRAConfig

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ..errors import AdapterFileError, BaseMismatchError, LoraScratchError
-from ..layers import NoRandomNumbers, lora_scaling, stores_in_out
+from ..layers import NoRandomNumbers, stores_in_out
 from ..runtime.atomic import new_folder, write_bytes, write_json, write_text
-from .config import LoRAConfig, alpha_of, rank_of
+from .config import LoRAConfig
 from .fingerprint import Fingerprint, differing, file_sha256, fingerprint
 from .inject import inject, remove_adapter
 from .peft_format import (
@@ -29,10 +29,10 @@ from .peft_format import (
     adapter_file_tensors,
     from_peft_config,
     heads_in,
-    stored_config,
     to_peft_config,
     without_wrapper_copies,
 )
+from .provenance import FORMAT, differing_settings, problems_in, settings_by_module
 from .state import adapter_layers, adapter_state
 
 WEIGHTS, CONFIG, PROVENANCE, CARD = "adapter_model.safetensors", "adapter_config.json", "provenance.json", "README.md"
@@ -56,20 +56,22 @@ def save_adapter(
         notes: what else belongs to the adapter's history (labels, data hashes, versions, metrics), kept in provenance.json.
 
     Raises:
-        LoraScratchError: a trainable tensor that the file would not hold, or a place that can't be written to.
+        LoraScratchError: a trainable tensor that the file would not hold, a folder with other files in it, or a place that
+            can't be written to.
     """
     state = adapter_state(model)
+    _check_place(Path(folder))
     tensors = adapter_file_tensors(model, _modules_to_write(model, state.config.head_modules or []))
     _check_complete(model, tensors)
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata={"format": "pt"})
     provenance = {
         **(notes or {}),
-        "format": 1,
+        "format": FORMAT,
         "adapter_sha256": file_sha256(weights),
         "base": {"name": base_model, "tensors": base or fingerprint(model)},
         "config": asdict(state.config),
         "seed": state.seed,
-        "modules": {name: _settings_of(name, state.config) for name in adapter_layers(model)},
+        "modules": settings_by_module(adapter_layers(model), state.config),
         "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}),
     }
     with new_folder(Path(folder)) as place:
@@ -101,13 +103,16 @@ def load_adapter(
     tensors = without_wrapper_copies(read_tensors(folder))
     provenance = read_provenance(folder)
     config = read_config(folder, tensors, provenance)
+    names = {name for name, _ in model.named_modules() if name}
+    # tensors of a module that is not there are reported by name, as unexpected
+    config = replace(config, head_modules=[head for head in config.head_modules or [] if head in names])
     try:
         with NoRandomNumbers():  # every tensor is about to be loaded
             inject(model, config, seed=provenance.get("seed", 0))
     except LoraScratchError as error:
         raise AdapterFileError([f"does not fit this model: {error}"], where=str(folder)) from error
     try:
-        _check_tensors(model, tensors, must_cover=must_cover, where=folder / WEIGHTS)
+        _check_tensors(model, tensors, provenance, must_cover=must_cover, where=folder / WEIGHTS)
         if verify_base and "base" in provenance:
             _check_base(model, provenance, where=folder)
     except AdapterFileError:
@@ -130,7 +135,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError, OverflowError) as error:
         raise AdapterFileError([f"not a whole safetensors file ({error})"], where=str(path), remedy=_AGAIN) from error
-    problems = [f"{name} holds NaN or inf" for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    problems = [fault for name, tensor in tensors.items() if (fault := _fault(name, tensor))]
     if recorded is not None and recorded != file_sha256(content):
         problems.append(f"its SHA-256 is not the one in {PROVENANCE}")
     if problems:
@@ -139,8 +144,19 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """provenance.json, or nothing for a folder that another tool wrote."""
-    return _read_json(folder / PROVENANCE) if (folder / PROVENANCE).exists() else {}
+    """provenance.json, or nothing for a folder that another tool wrote.
+
+    Raises:
+        AdapterFileError: it is there and is not what `save_adapter` writes.
+    """
+    path = folder / PROVENANCE
+    if not path.exists():
+        return {}
+    fields = _read_json(path)
+    problems = problems_in(fields)
+    if problems:
+        raise AdapterFileError(problems, where=str(path), remedy=_AGAIN)
+    return fields
 
 
 def read_config(folder: Path, tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> LoRAConfig:
@@ -154,6 +170,12 @@ def read_config(folder: Path, tensors: Mapping[str, Tensor], provenance: Mapping
         raise AdapterFileError(error.problems, where=str(folder / CONFIG)) from error
 
 
+def _fault(name: str, tensor: Tensor) -> str | None:
+    if tensor.is_complex() or (tensor.is_floating_point() and tensor.itemsize < 2):
+        return f"{name} is {tensor.dtype}, expected float32, float16 or bfloat16"  # nor does torch know isfinite of float8
+    return None if tensor.isfinite().all() else f"{name} holds NaN or inf"
+
+
 _AGAIN = "copy the adapter folder again, or train it again"
 
 
@@ -162,6 +184,20 @@ def _modules_to_write(model: nn.Module, heads: list[str]) -> list[str]:
     modules = dict(model.named_modules())
     inside = {f"{head}.{name}" for head in heads for name, _ in modules[head].named_modules() if name}
     return [name for name in modules if name in heads or (name not in inside and any(name.endswith(head) for head in heads))]
+
+
+def _check_place(folder: Path) -> None:
+    """What is replaced goes away with everything in it, so it has to be an adapter folder and nothing more."""
+    others = (
+        sorted({path.name for path in folder.iterdir()} - {WEIGHTS, CONFIG, PROVENANCE, CARD}) if folder.is_dir() else []
+    )
+    if others:
+        raise LoraScratchError(
+            f"the folder holds other files: {', '.join(others[:5])}",
+            where=str(folder),
+            expected="an adapter folder to replace",
+            remedy="choose a new or empty folder",
+        )
 
 
 def _check_complete(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -177,8 +213,16 @@ def _check_complete(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def _check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, must_cover: Collection[str], where: Path) -> None:
-    heads = _modules_to_write(model, adapter_state(model).config.head_modules or [])
+def _check_tensors(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    provenance: Mapping[str, Any],
+    *,
+    must_cover: Collection[str],
+    where: Path,
+) -> None:
+    config = adapter_state(model).config
+    heads = _modules_to_write(model, config.head_modules or [])
     expected = adapter_file_tensors(model, heads)
     problems = [f"{name} is missing" for name in expected if name not in tensors]
     problems += [f"{name} is unexpected" for name in tensors if name not in expected]
@@ -192,6 +236,8 @@ def _check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, must_cove
         for name, tensor in expected.items()
         if name in tensors and tensor.is_floating_point() and not tensors[name].is_floating_point()
     ]
+    if "modules" in provenance:
+        problems += differing_settings(adapter_layers(model), config, provenance["modules"])
     problems += [f"{name} is random in the model and not in the file" for name in must_cover if PREFIX + name not in tensors]
     if problems:
         raise AdapterFileError(problems, where=str(where), remedy="the adapter is for another model, or damaged")
@@ -214,12 +260,6 @@ def _copy(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     heads = _modules_to_write(model, adapter_state(model).config.head_modules or [])
     for name, tensor in adapter_file_tensors(model, heads).items():
         tensor.copy_(tensors[name])
-
-
-def _settings_of(name: str, config: LoRAConfig) -> dict[str, float]:
-    stored = stored_config(config)
-    rank, alpha = rank_of(stored, name), alpha_of(stored, name)
-    return {"rank": rank, "alpha": alpha, "scaling": lora_scaling(alpha, rank, rslora=config.rslora)}
 
 
 def _has_conv1d(model: nn.Module) -> bool:
