@@ -58,7 +58,7 @@ class TestRankAndAlpha:
 
     def test_rank_of_a_pattern_is_checked_against_the_layer(self):
         """As the common rank is."""
-        with pytest.raises(ConfigError, match="rank 33 on .*q_lin"):
+        with pytest.raises(ConfigError, match=r"rank 33 on .*q_lin"):
             dry_run(tiny_distilbert(), LoRAConfig(rank=4, targets=["q_lin"], rank_pattern={"q_lin": 33}))
 
     @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_config_refuses_what_can_not_be_combined():
         LoRAConfig(variant="dora", init="pissa")
     with pytest.raises(ConfigError, match="an even rank"):
         LoRAConfig(init="orthogonal", rank_pattern={"q": 3})
-    with pytest.raises(ConfigError, match="--variant: found 'vera'; expected one of .*dora, lora"):
+    with pytest.raises(ConfigError, match=r"--variant: found 'vera'; expected one of .*dora, lora"):
         LoRAConfig(variant="vera")
     with pytest.raises(ConfigError, match="--init: found 'zeros'; expected one of default"):
         LoRAConfig(init="zeros")

@@ -246,7 +246,7 @@ class Draws(TorchFunctionMode):
     count = 0
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        self.count += func in (torch.Tensor.uniform_, torch.Tensor.normal_)
+        self.count += func in (torch.Tensor.uniform_, torch.Tensor.normal_, nn.init.kaiming_uniform_)
         return func(*args, **(kwargs or {}))
 
 

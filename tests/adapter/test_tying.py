@@ -63,5 +63,5 @@ def test_module_in_two_places_is_refused():
     """Replacing it in one place would leave the other unadapted."""
     shared = nn.Linear(4, 4)
     model = nn.ModuleDict({"first": shared, "second": shared})
-    with pytest.raises(ConfigError, match="first: it shares its weight with second.weight, second.bias"):
+    with pytest.raises(ConfigError, match=r"first: it shares its weight with second\.weight, second\.bias"):
         inject(model, LoRAConfig(rank=2, targets=["first"], head_modules=[]))
