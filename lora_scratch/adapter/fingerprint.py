@@ -47,7 +47,7 @@ def _groups(model: nn.Module) -> dict[str, list[Tensor]]:
 
 
 def _agrees(tensors: list[Tensor], recorded: Mapping[str, str]) -> bool:
-    own = _name(tensors[0].dtype) if tensors else "torch.float32"
+    own = _name(tensors[0].dtype if tensors else torch.float32)
     comparable = [own] if own in recorded else [name for name in recorded if own == "float32"]
     return bool(comparable) and _digest(tensors, getattr(torch, comparable[0])) == recorded[comparable[0]]
 
