@@ -1,8 +1,8 @@
 """Measure an adapter against its frozen baseline on the same rows.
 
-    python scripts/evaluate.py --adapter checkpoints/demo/adapter
-    python scripts/evaluate.py --adapter checkpoints/demo/adapter --split validation --json report.json
-    python scripts/evaluate.py --adapter checkpoints/demo/adapter --dataset other/rows.csv
+python scripts/evaluate.py --adapter checkpoints/demo/adapter
+python scripts/evaluate.py --adapter checkpoints/demo/adapter --split validation --json report.json
+python scripts/evaluate.py --adapter checkpoints/demo/adapter --dataset other/rows.csv
 """
 
 from __future__ import annotations

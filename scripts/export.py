@@ -1,6 +1,6 @@
 """Fold an adapter into its base: a plain transformers model, as fast as the base, that needs neither PEFT nor this project.
 
-    python scripts/export.py checkpoints/demo/adapter --merged exported
+python scripts/export.py checkpoints/demo/adapter --merged exported
 """
 
 from __future__ import annotations

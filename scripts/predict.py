@@ -1,8 +1,8 @@
 """Classify texts with an adapter. One JSON object per line: the text, its label, and the probability of every label.
 
-    python scripts/predict.py --adapter checkpoints/demo/adapter "i am so happy today"
-    python scripts/predict.py --adapter checkpoints/demo/adapter --file texts.txt > labels.jsonl
-    cat texts.txt | python scripts/predict.py --adapter checkpoints/demo/adapter -
+python scripts/predict.py --adapter checkpoints/demo/adapter "i am so happy today"
+python scripts/predict.py --adapter checkpoints/demo/adapter --file texts.txt > labels.jsonl
+cat texts.txt | python scripts/predict.py --adapter checkpoints/demo/adapter -
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def lines(path: str) -> Iterator[str]:
             try:
                 yield checked(line.decode().rstrip("\r\n"), f"{name}:{number}")
             except UnicodeDecodeError as error:
-                raise DataError(f"not UTF-8 ({error.reason})", where=f"{name}:{number}", remedy="convert the file to UTF-8") from error
+                raise DataError(
+                    f"not UTF-8 ({error.reason})", where=f"{name}:{number}", remedy="convert the file to UTF-8"
+                ) from error
 
 
 def checked(text: str, where: str) -> str:

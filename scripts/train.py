@@ -60,7 +60,9 @@ def main() -> None:
     baseline = predict(sets["test"], progress="baseline")
     probe = None
     if run.linear_probe:
-        probe = linear_probe(model, sets["train"], sets["test"], precision=precision, pad_token_id=base.pad_token_id)
+        probe = linear_probe(
+            model, sets["train"], sets["test"], precision=precision, pad_token_id=base.pad_token_id, progress="linear probe"
+        )
 
     # freeze, inject, train; the best adapter by validation is on disk at every moment
     inject(model, adapter, seed=training.seed)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..adapter import LoRAConfig
-from ..adapter.inject import resolve
+from ..adapter import LoRAConfig, dry_run
 from ..data import Encoded, Example, Splits, encode, load_splits
 from ..demo import demo_splits, foundation_folder
 from ..errors import ConfigError, DataError
@@ -48,12 +47,21 @@ def relabel(splits: Splits, labels: Sequence[str]) -> Splits:
     """
     unknown = [label for label in splits.labels if label not in labels]
     if unknown:
-        raise DataError(f"the adapter knows no label {unknown[0]!r}", where=splits.source, expected=f"labels {', '.join(labels)}")
+        raise DataError(
+            f"the adapter knows no label {unknown[0]!r}", where=splits.source, expected=f"labels {', '.join(labels)}"
+        )
     number = [list(labels).index(label) for label in splits.labels]
-    rows = {
-        name: tuple(Example(row.text, number[row.label]) for row in getattr(splits, name)) for name in ("train", "validation", "test")
-    }
-    return replace(splits, labels=tuple(labels), **rows)
+
+    def renumber(rows: Sequence[Example]) -> tuple[Example, ...]:
+        return tuple(Example(row.text, number[row.label]) for row in rows)
+
+    return replace(
+        splits,
+        labels=tuple(labels),
+        train=renumber(splits.train),
+        validation=renumber(splits.validation),
+        test=renumber(splits.test),
+    )
 
 
 def open_base(name: str, *, labels: Sequence[str], seed: int = 0) -> Base:
@@ -79,7 +87,7 @@ def resolve_adapter(base: Base, config: LoRAConfig) -> LoRAConfig:
         ConfigError: a name that matches nothing, a rank above a layer's, or a parameter with a random first value that is
             not going to be trained: the model would keep noise in it for good.
     """
-    config = resolve(base.model, config)
+    config = dry_run(base.model, config).config
     _check_covered(base, config.head_modules or [])
     return config
 

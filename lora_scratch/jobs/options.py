@@ -68,7 +68,9 @@ def parse(kinds: Sequence[Any], description: str, *, arguments: Sequence[str] | 
     if name is not None and name not in PRESETS:
         parser.error(f"--preset: there is no {name!r}; choose from {', '.join(PRESETS)}")
     known = {each.name for kind in kinds for each in fields(kind)}
-    parser.set_defaults(**{key: value for key, value in {**PRESETS.get(name or "", {}), "preset": name}.items() if key in known})
+    parser.set_defaults(
+        **{key: value for key, value in {**PRESETS.get(name or "", {}), "preset": name}.items() if key in known}
+    )
     objects: tuple[Any, ...] = parser.parse_args_into_dataclasses(arguments)
     _check_complete(parser, objects)
     return objects

@@ -94,7 +94,9 @@ def _draw(model: Any, fresh: set[str], seed: int) -> None:
         if kind == "bias":
             parameter.zero_()
         else:
-            drawn = torch.empty(parameter.shape).normal_(std=model.config.initializer_range, generator=named_generator(seed, name))
+            drawn = torch.empty(parameter.shape).normal_(
+                std=model.config.initializer_range, generator=named_generator(seed, name)
+            )
             parameter.copy_(drawn)
 
 

@@ -37,7 +37,9 @@ class MovementGuard:
         parameters = dict(self.model.named_parameters())
         moved = [name for name, checksum in self.frozen.items() if _checksum(parameters[name]) != checksum]
         if moved:
-            raise TrainingError(f"frozen weights have changed: {', '.join(moved[:3])}", where=f"after {STEPS} optimizer steps")
+            raise TrainingError(
+                f"frozen weights have changed: {', '.join(moved[:3])}", where=f"after {STEPS} optimizer steps"
+            )
 
 
 def _adapter_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -1,10 +1,10 @@
 """The training loop: epochs of length-aware batches, an optimizer step for each group, the best adapter by validation.
 
-    for every epoch:
-        for every group of accumulation_steps batches:
-            one optimizer step (step.py)
-        measure on the validation rows; keep the tensors if they are the best so far
-    put the best tensors back
+for every epoch:
+    for every group of accumulation_steps batches:
+        one optimizer step (step.py)
+    measure on the validation rows; keep the tensors if they are the best so far
+put the best tensors back
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def train(
     """
     check_trainable(model)
     if not len(train_set) or not len(validation):
-        raise TrainingError(f"{len(train_set)} training and {len(validation)} validation rows", expected="at least one of each")
+        raise TrainingError(
+            f"{len(train_set)} training and {len(validation)} validation rows", expected="at least one of each"
+        )
     seed_everything(config.seed)
     precision = resolve_precision(config.precision, resolve_device(config.device))
     model.to(precision.device)
@@ -99,7 +101,7 @@ class _Run:
         self.steps_per_epoch = sum(1 for _ in self._groups(epoch=0))
         self.stepper = Stepper(model, config, precision=precision, total_steps=config.epochs * self.steps_per_epoch)
         self.guard: MovementGuard | None = MovementGuard(model)
-        self.best: tuple[Metrics, int] | None = None
+        self.best = (Metrics(accuracy=-1.0, macro_f1=-1.0, loss=float("inf"), n=0), 0)  # worse than any
         self.best_tensors: dict[str, Tensor] = {}
         self.examples = self.tokens = self.skipped = 0
 
@@ -112,10 +114,10 @@ class _Run:
                 self._epoch(epoch, bar)
                 self._validate(epoch)
         self._restore_best()
-        assert self.best is not None
+        best, best_step = self.best
         return TrainResult(
-            best=self.best[0],
-            best_step=self.best[1],
+            best=best,
+            best_step=best_step,
             steps=self.stepper.step,
             skipped=self.skipped,
             seconds=time.perf_counter() - start,
@@ -125,9 +127,7 @@ class _Run:
         )
 
     def _groups(self, epoch: int) -> Iterator[list[list[int]]]:
-        plan = plan_batches(
-            self.train_set.lengths, batch_size=self.config.batch_size, seed=self.config.seed, epoch=epoch
-        )
+        plan = plan_batches(self.train_set.lengths, batch_size=self.config.batch_size, seed=self.config.seed, epoch=epoch)
         size = self.config.accumulation_steps
         return (plan[start : start + size] for start in range(0, len(plan), size))
 
@@ -158,7 +158,9 @@ class _Run:
             tokens_per_second=tokens / seconds,
             skipped=self.skipped,
         )
-        bar.set_postfix_str(f"loss {report.loss:.3f}, lr {report.learning_rate:.1e}, {tokens / seconds:,.0f} tokens/s", refresh=False)
+        bar.set_postfix_str(
+            f"loss {report.loss:.3f}, lr {report.learning_rate:.1e}, {tokens / seconds:,.0f} tokens/s", refresh=False
+        )
         bar.update()
 
     def _check_movement(self) -> None:
@@ -170,7 +172,7 @@ class _Run:
         logits = predict_logits(self.model, self.validation, precision=self.precision, pad_token_id=self.pad_token_id)
         metrics = measure(logits, self.validation.labels)
         self.log.write(event="validation", step=self.stepper.step, epoch=epoch + 1, **asdict(metrics))
-        if self.best is None or (metrics.accuracy, -metrics.loss) > (self.best[0].accuracy, -self.best[0].loss):
+        if (metrics.accuracy, -metrics.loss) > (self.best[0].accuracy, -self.best[0].loss):
             self.best = (metrics, self.stepper.step)
             self.best_tensors = {name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad}
             if self.on_best is not None:

@@ -1,4 +1,4 @@
-"""One optimizer step, with mixed precision by hand. This is the heart of training; `loop.py` only decides what to feed it."""
+"""One optimizer step, with mixed precision by hand: the heart of training. `loop.py` only decides what to feed it."""
 
 from __future__ import annotations
 
