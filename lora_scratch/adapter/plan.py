@@ -119,7 +119,8 @@ def dry_run(model: nn.Module, config: LoRAConfig) -> Plan:
     found = _targets(model, config)
     layers = tuple(PlannedLayer(name, module, config) for name, module in found.items())
     for layer in layers:
-        check_rank(layer.name, layer.module, layer.rank * (2 if config.init in OFFSET_METHODS else 1))
+        check_rank(layer.name, layer.module, layer.rank)
+        _check_stored_rank(layer)
     for name in (*found, *heads):
         _check_untied(model, name, heads)
     _check_patterns(config, list(found))
@@ -142,6 +143,16 @@ def _targets(model: nn.Module, config: LoRAConfig) -> dict[str, nn.Module]:
         exclude=config.exclude or [],
         layers=config.layers,
     )
+
+
+def _check_stored_rank(layer: PlannedLayer) -> None:
+    widest = min(features(layer.module)) // 2
+    if layer.config.init in OFFSET_METHODS and layer.rank > widest:
+        raise ConfigError(
+            f"rank {layer.rank} on {layer.name} with init {layer.config.init}, which is stored as LoRA of twice the rank",
+            where="--rank",
+            expected=f"at most {widest}",
+        )
 
 
 def _check_untied(model: nn.Module, name: str, heads: dict[str, nn.Module]) -> None:

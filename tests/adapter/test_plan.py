@@ -3,8 +3,10 @@
 import pytest
 import torch
 from tiny import tiny_distilbert
+from torch import nn
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, count_parameters, dry_run, inject, is_adapted
+from lora_scratch.errors import ConfigError
 
 CONFIGS = [
     {},
@@ -38,6 +40,23 @@ def test_dry_run_changes_nothing(options):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.requires_grad for p in model.parameters())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_dry_run_knows_the_rank_that_pissa_is_stored_at():
+    """Twice the rank has to fit: 16 does in 32 -> 32, 17 does not."""
+    dry_run(tiny_distilbert(), LoRAConfig(rank=16, init="pissa"))
+    with pytest.raises(ConfigError, match=r"rank 17 on .*q_lin with init pissa, .* twice the rank; expected at most 16"):
+        dry_run(tiny_distilbert(), LoRAConfig(rank=17, init="pissa"))
+
+
+def test_layer_that_can_not_be_built_leaves_the_model_as_it_was():
+    """What only the layer's class knows is found before anything is replaced; requires_grad is put back."""
+    model = nn.ModuleDict({"first": nn.Linear(8, 8), "table": nn.Embedding(9, 8, max_norm=1.0)})
+    with pytest.raises(ConfigError, match=r"table: max_norm is 1.0"):
+        inject(model, LoRAConfig(rank=2, targets=["first", "table"], head_modules=[]))
+    assert type(model["first"]) is nn.Linear
+    assert not is_adapted(model)
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_dry_run_prints_a_table_with_shapes_and_counts():

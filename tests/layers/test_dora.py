@@ -82,6 +82,16 @@ def test_dora_keeps_a_row_of_zeros_at_zero():
     assert all(p.grad.isfinite().all() for p in layer.adapter_tensors().values())
 
 
+def test_dora_norm_of_rows_that_cancel_is_no_nan():
+    """Where V = 0 rounding may take the closed form below zero."""
+    layer = DoRALinear(nn.Linear(64, 64), 2, 2)
+    with torch.no_grad():
+        layer.lora_B.normal_()
+        layer.weight.copy_(-layer.lora_B @ layer.lora_A)
+    assert layer.row_norm().isfinite().all()
+    assert layer.row_norm().max() < 1e-3
+
+
 def test_dora_gradient_takes_the_norm_for_a_constant():
     """Section 4.3: the gradient is that of the formula with ‖V‖ held at its value."""
     layer = make().double()
@@ -182,6 +192,7 @@ class TestKeptNorm:
         with torch.inference_mode():
             layer(torch.ones(1, 6))
             assert layer.row_norm() is layer.row_norm()
+            assert not layer.row_norm().is_inference()
         layer(torch.ones(1, 6)).sum().backward()
         assert layer.magnitude.grad is not None
 
