@@ -34,7 +34,7 @@ from lora_scratch.jobs import (
 )
 from lora_scratch.model import Base
 from lora_scratch.runtime.atomic import write_json, write_text
-from lora_scratch.runtime.device import resolve_device
+from lora_scratch.runtime.device import resolve_device, use_threads
 from lora_scratch.runtime.precision import resolve_precision
 from lora_scratch.training import MetricsLog, TrainingConfig, train
 
@@ -42,6 +42,7 @@ from lora_scratch.training import MetricsLog, TrainingConfig, train
 def main() -> None:
     options = parse((ModelOptions, DataOptions, LoRAConfig, TrainingConfig, RunOptions), str(__doc__))
     model_options, data, adapter, training, run = options
+    use_threads(training.threads)
     precision = resolve_precision(training.precision, resolve_device(training.device))
     if run.output_dir:
         check_free(Path(run.output_dir))

@@ -10,11 +10,13 @@ from lora_scratch.data import Encoded
 VOCABULARY = 60
 
 
-def tiny_distilbert(*, labels: int = 3, seed: int = 0, layers: int = 2, dropout: float = 0.0) -> DistilBertForSequenceClassification:
+def tiny_distilbert(
+    *, labels: int = 3, seed: int = 0, layers: int = 2, dropout: float = 0.0, vocabulary: int = VOCABULARY
+) -> DistilBertForSequenceClassification:
     """A DistilBERT of width 32 with seeded random weights, in evaluation mode."""
     torch.manual_seed(seed)
     config = DistilBertConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         dim=32,
         hidden_dim=48,
         n_layers=layers,

@@ -11,5 +11,6 @@ DEMO_SETTINGS: dict[str, int | float | str] = {
     "batch_size": 32,
     "max_tokens": 128,
     "precision": "fp32",  # matrices this small gain nothing from bf16: the casts cost more than they save
+    "threads": 1,  # nor does a second thread: waiting for each other takes longer than the products themselves
     "seed": 1,  # an untrained head on two-class features scores 0.10 to 0.33 by the luck of its draw; this one 0.18
 }

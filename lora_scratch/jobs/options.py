@@ -71,9 +71,11 @@ def parse(kinds: Sequence[Any], description: str, *, arguments: Sequence[str] | 
     parser.set_defaults(
         **{key: value for key, value in {**PRESETS.get(name or "", {}), "preset": name}.items() if key in known}
     )
-    objects: tuple[Any, ...] = parser.parse_args_into_dataclasses(arguments)
+    *objects, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    if unknown:
+        parser.error(f"unknown: {' '.join(unknown)}; --help lists the flags")
     _check_complete(parser, objects)
-    return objects
+    return tuple(objects)
 
 
 def _check_complete(parser: Any, objects: Sequence[Any]) -> None:

@@ -23,6 +23,12 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
+def use_threads(count: int) -> None:
+    """Use `count` CPU threads in this process; 0 leaves torch's own choice."""
+    if count:
+        torch.set_num_threads(count)
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """The most memory held so far: CUDA's allocator peak, or the process's peak resident set on a CPU."""
     if device.type == "cuda":

@@ -34,6 +34,7 @@ class TrainingConfig:
     precision: str = _flag("auto", "compute dtype: fp32, bf16, fp16, or auto for what the device does well")
     seed: int = _flag(0, "seed of the head, the adapter, the order of rows and dropout")
     device: str = _flag("auto", "cpu, cuda, or auto for CUDA where there is a GPU")
+    threads: int = _flag(0, "CPU threads; 0 leaves the choice to torch")
 
     def __post_init__(self) -> None:
         checks: list[tuple[bool, str, object, str]] = [
@@ -47,6 +48,7 @@ class TrainingConfig:
             (self.accumulation_steps >= 1, "--accumulation_steps", self.accumulation_steps, "at least 1"),
             (0 <= self.clip_norm < float("inf"), "--clip_norm", self.clip_norm, "at least 0"),
             (self.precision in {"auto", *DTYPES}, "--precision", self.precision, f"auto, {', '.join(DTYPES)}"),
+            (0 <= self.threads <= 4096, "--threads", self.threads, "at least 0"),
             (0 <= self.seed < 2**63, "--seed", self.seed, "from 0 to 2^63 - 1"),
         ]
         for holds, where, found, expected in checks:

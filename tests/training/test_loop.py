@@ -20,7 +20,8 @@ def adapted(dropout=0.1):
 
 
 def config(**settings):
-    return TrainingConfig(**{"epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "precision": "fp32", "device": "cpu", **settings})
+    usual = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "precision": "fp32", "device": "cpu"}
+    return TrainingConfig(**{**usual, **settings})
 
 
 def tensors(model):

@@ -1,0 +1,73 @@
+"""lora_scratch/model/base.py: the base comes from where it says, and only its head is ever new."""
+
+import pytest
+import torch
+from folders import save_base
+
+from lora_scratch.errors import ModelError
+from lora_scratch.model import load_base
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A saved base with a head for `negative` and `positive`."""
+    return save_base(tmp_path_factory.mktemp("base"), labels=("negative", "positive"))
+
+
+def test_base_keeps_its_head_for_its_own_labels(folder):
+    """Nothing is drawn anew when the label set is the same."""
+    base = load_base(str(folder), labels=("negative", "positive"))
+    assert base.fresh == ()
+    assert not base.model.training
+
+
+@pytest.mark.parametrize("labels", [("a", "b", "c", "d"), ("up", "down")], ids=["another number", "other names"])
+def test_base_gets_a_fresh_output_layer_for_other_labels_and_nothing_else(folder, labels):
+    """Another number of labels, or as many with other names: the old output layer would mean something else."""
+    own = load_base(str(folder), labels=("negative", "positive")).model.state_dict()
+    base = load_base(str(folder), labels=labels)
+    assert base.fresh == ("classifier.bias", "classifier.weight")
+    assert base.model.config.id2label == dict(enumerate(labels))
+    for name, tensor in base.model.state_dict().items():
+        assert name.startswith("classifier.") or torch.equal(tensor, own[name])
+    assert base.model.classifier.bias.abs().max() == 0
+    assert 0.01 < base.model.classifier.weight.std() < 0.03  # initializer_range is 0.02
+
+
+def test_fresh_head_depends_on_the_seed_alone(folder):
+    """The same seed gives the same head whatever was drawn before."""
+    first = load_base(str(folder), labels="abc", seed=5).model.classifier.weight
+    torch.randn(7)
+    assert torch.equal(first, load_base(str(folder), labels="abc", seed=5).model.classifier.weight)
+    assert not torch.equal(first, load_base(str(folder), labels="abc", seed=6).model.classifier.weight)
+
+
+def test_base_is_loaded_in_the_dtype_asked_for(folder):
+    """The stored weights are rounded once."""
+    assert load_base(str(folder), labels="abc", dtype=torch.bfloat16).model.dtype is torch.bfloat16
+
+
+def test_a_name_that_is_no_folder_and_no_hub_model_is_one_clear_line(tmp_path, monkeypatch):
+    """What could not be had, and what to pass instead."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        ModelError, match=r"no/such-model: .* could not be fetched from the hub; pass --model FOLDER"
+    ) as caught:
+        load_base("no/such-model", labels="ab")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_model_says_what_belongs_there(tmp_path):
+    """An empty folder is no model."""
+    with pytest.raises(ModelError, match=r"no sequence classifier could be loaded .*; expected a folder with config.json"):
+        load_base(str(tmp_path), labels="ab")
+
+
+def test_pickled_weights_are_never_read(folder, tmp_path):
+    """A folder with pytorch_model.bin alone is refused: unpickling runs code."""
+    for file in folder.iterdir():
+        if file.name != "model.safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="no sequence classifier could be loaded"):
+        load_base(str(tmp_path), labels="ab")

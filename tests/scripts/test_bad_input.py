@@ -1,0 +1,203 @@
+"""Bad input through the scripts: one clear line on stderr, exit code 1 or 2, nothing written, no traceback."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import evaluate
+import predict
+import pytest
+import train
+from command_line import call, train_arguments
+from folders import save_base
+from safetensors.torch import load_file, save_file
+
+SCRIPTS = Path(train.__file__).parent
+
+
+def one_line(capsys):
+    captured = capsys.readouterr().err
+    errors = [line for line in captured.splitlines() if "error: " in line]
+    assert len(errors) == 1, captured
+    assert "Traceback" not in captured
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--targets", "q_linn"], 1, r"no module is called 'q_linn'.*nearest: q_lin"),
+        (["--rank", "0"], 1, "--rank.*0"),
+        (["--rank", "33"], 1, "rank.*33.*at most 32"),
+        (["--alpha", "0"], 1, "--alpha.*0"),
+        (["--dropout", "1"], 1, "--dropout.*1"),
+        (["--rank", "eight"], 2, "--rank.*eight"),
+        (["--no_such_flag", "1"], 2, "no_such_flag"),
+        (["--head_modules", "clasifier"], 1, "clasifier.*nearest: classifier"),
+        (["--head_modules", "pre_classifier"], 1, "classifier.* would keep random values"),
+        (["--schedule", "step"], 1, "--schedule.*linear or cosine"),
+        (["--precision", "fp8"], 1, "--precision.*fp32, bf16, fp16"),
+        (["--max_tokens", "2"], 1, "--max_tokens|max_tokens"),
+        (["--max_tokens", "1000"], 1, "max_tokens.*1000"),
+        (["--epochs", "0"], 1, "--epochs.*at least 1"),
+        (["--preset", "emotions"], 2, "--preset.*emotion"),
+        (["--label_column", "mood", "--dataset", "ROWS.csv"], 1, "no column 'mood' among .*--label_column"),
+    ],
+)
+def test_a_bad_flag_is_one_line_and_writes_nothing(job, tmp_path, capsys, flags, code, message):
+    """Wrong values are refused before any long work."""
+    (tmp_path / "ROWS.csv").write_text("text,label\nhello there,a\n")
+    flags = [str(tmp_path / flag) if flag == "ROWS.csv" else flag for flag in flags]
+    arguments = [*train_arguments(job.base, job.data, tmp_path / "run"), *flags]
+    assert call(train, *arguments) == code
+    assert re.search(message, one_line(capsys))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("gone.csv", None, "no such file|not found|does not exist"),
+        ("empty.csv", b"", "empty|no rows"),
+        ("header.csv", b"text,label\n", "no rows|empty"),
+        ("rows.csv", b"text,label\nfine,a\nno label,\nfine,b\n", r"rows\.csv:3.*label"),
+        ("rows.csv", b"text,label\nfine,a\n  ,b\n", r"rows\.csv:3.*text"),
+        ("rows.csv", b"text,label\nfine,a\ncaf\xe9,b\n", r"rows\.csv:3.*UTF-8"),
+        ("rows.doc", b"text", r"rows\.doc.*\.csv"),
+        ("rows.jsonl", b'{"text": "fine", "label": "a"}\n{"text": \n', r"rows\.jsonl:2.*JSON"),
+        ("rows.parquet", b"PAR1 no", r"rows\.parquet"),
+    ],
+)
+def test_a_bad_data_file_is_named_with_its_line(job, tmp_path, capsys, name, content, message):
+    """File and line, and why."""
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert call(train, *train_arguments(job.base, tmp_path / name, tmp_path / "run")) == 1
+    assert re.search(message, one_line(capsys))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_test_label_that_train_lacks_is_named(job, tmp_path, capsys):
+    """The model has no output for it."""
+    data = shutil.copytree(job.data, tmp_path / "data")
+    with open(data / "test.txt", "a") as file:
+        file.write("i am bored;boredom\n")
+    assert call(train, *train_arguments(job.base, data, tmp_path / "run")) == 1
+    assert "boredom" in (line := one_line(capsys))
+    assert "test.txt:25" in line
+
+
+def test_a_run_folder_is_never_written_over(job, capsys):
+    """Yesterday's run is not lost to today's."""
+    before = (job.run / "report.json").read_bytes()
+    assert call(train, *train_arguments(job.base, job.data, job.run)) == 1
+    assert "holds files already" in one_line(capsys)
+    assert (job.run / "report.json").read_bytes() == before
+
+
+def truncate(folder):
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def edit(change):
+    def apply(folder):
+        path = folder / "adapter_model.safetensors"
+        tensors = load_file(path)
+        change(tensors)
+        save_file(tensors, path, metadata={"format": "pt"})
+        provenance = json.loads((folder / "provenance.json").read_text())
+        provenance["adapter_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()  # damage before it was written
+        (folder / "provenance.json").write_text(json.dumps(provenance))
+
+    return apply
+
+
+def drop_one(tensors):
+    del tensors[next(name for name in tensors if "lora_A" in name)]
+
+
+def add_one(tensors):
+    tensors["base_model.model.extra.lora_A.weight"] = tensors[next(iter(tensors))].clone()
+
+
+def one_nan(tensors):
+    tensors[next(name for name in tensors if "lora_B" in name)][0, 0] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "safetensors"),
+        (edit(drop_one), "lora_A.weight.*missing"),
+        (edit(add_one), "extra.*(unexpected|no module)"),
+        (edit(one_nan), "lora_B.weight.*NaN"),
+        (lambda folder: (folder / "adapter_config.json").unlink(), "adapter_config.json"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{"), "adapter_config.json.*JSON"),
+        (lambda folder: (folder / "provenance.json").write_text("[]"), "provenance.json"),
+    ],
+    ids=["truncated", "one missing", "one too many", "one NaN", "no config", "broken config", "broken provenance"],
+)
+def test_a_damaged_adapter_is_refused(job, tmp_path, capsys, damage, message):
+    """Each damage is one typed error, and nothing is predicted."""
+    folder = shutil.copytree(job.adapter, tmp_path / "adapter")
+    damage(folder)
+    assert call(predict, "--adapter", folder, "some text") == 1
+    assert re.search(message, one_line(capsys))
+
+
+def test_an_adapter_for_another_base_is_refused(job, tmp_path, capsys):
+    """Same shapes, other weights: no error in any other tool, and nonsense as a result."""
+    other = save_base(tmp_path / "other", labels=("negative", "positive"), seed=1)
+    assert call(evaluate, "--adapter", job.adapter, "--model", other) == 1
+    assert "not the one the adapter was trained on" in one_line(capsys)
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n"])
+def test_an_empty_text_is_refused(job, capsys, text):
+    """There is nothing to classify."""
+    assert call(predict, "--adapter", job.adapter, "fine", text) == 1
+    assert "text 2: an empty text" in one_line(capsys)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_file_that_is_not_utf8_is_named_with_its_line(job, tmp_path, capsys):
+    """Latin-1 is a common surprise."""
+    (tmp_path / "texts.txt").write_bytes(b"fine\ncaf\xe9\n")
+    assert call(predict, "--adapter", job.adapter, "--file", tmp_path / "texts.txt") == 1
+    assert "texts.txt:2: not UTF-8" in one_line(capsys)
+
+
+@pytest.mark.parametrize("arguments", [[], ["text", "--file", "x"]])
+def test_predict_takes_texts_or_a_file(job, capsys, arguments):
+    """One of the two, else usage."""
+    assert call(predict, "--adapter", job.adapter, *arguments) == 2
+    assert "one of the three" in one_line(capsys)
+
+
+def test_the_real_job_without_a_hub_ends_quickly_in_one_line(tmp_path):
+    """`--preset emotion` offline: what could not be reached, what to pass instead, exit 1, no run folder."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    command = [sys.executable, str(SCRIPTS / "train.py"), "--preset", "emotion"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(errors) == 1, done.stderr
+    assert "dair-ai/emotion" in errors[0]
+    assert "--dataset" in errors[0]
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("script", ["train", "evaluate", "predict", "export"])
+def test_help_answers(script, capsys):
+    """Every flag says what it is."""
+    module = __import__(script)
+    assert call(module, "--help") == 0
+    out = capsys.readouterr().out
+    assert "python scripts/" in out
+    assert "--model" in out

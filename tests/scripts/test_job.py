@@ -1,0 +1,102 @@
+"""The whole job, through the scripts: train, evaluate, predict, export, and PEFT on what they wrote."""
+
+import json
+
+import evaluate
+import export
+import peft
+import predict
+import pytest
+import torch
+from command_line import call
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from lora_scratch.jobs import open_adapter
+
+TEXTS = ["i am so happy today", "my brother is furious but i feel calm"]
+
+
+def logits_of(model, tokenizer, texts=TEXTS):
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+
+
+def test_a_run_leaves_what_the_design_promises(job):
+    """config.json, metrics.jsonl, adapter/ and report.json, with the keys that DESIGN fixes."""
+    report = json.loads((job.run / "report.json").read_text())
+    for model in ("baseline", "adapted"):
+        assert report[model].keys() >= {"accuracy", "macro_f1", "loss", "n"}
+    assert report["parameters"].keys() >= {"total", "trainable", "lora", "head"}
+    assert report["train"].keys() >= {"seconds", "examples", "tokens", "examples_per_second", "peak_memory_bytes"}
+    assert report["mcnemar"].keys() >= {"fixed", "broken", "p_value"}
+    assert {"versions", "command"} <= report.keys()
+    names = {file.name for file in job.adapter.iterdir()}
+    assert names == {"adapter_model.safetensors", "adapter_config.json", "provenance.json", "README.md"}
+    config = json.loads((job.run / "config.json").read_text())
+    assert config["LoRAConfig"]["targets"] == ["q_lin", "k_lin", "v_lin"]
+    assert config["data"]["digests"].keys() == {"train", "validation", "test"}
+    assert json.loads((job.run / "metrics.jsonl").read_text().splitlines()[0])["event"] == "step"
+
+
+def test_the_model_card_holds_the_results_and_the_command(job):
+    """A person who finds the folder learns what it is."""
+    card = (job.adapter / "README.md").read_text()
+    report = json.loads((job.run / "report.json").read_text())
+    assert f"{report['adapted']['accuracy']:.4f}" in card
+    assert "train.py" in card
+    assert "sadness" in card
+
+
+def test_evaluate_measures_what_the_run_reported(job, tmp_path, capsys):
+    """The saved adapter, loaded again, gives the figures of the run to the last digit, and so does the frozen baseline."""
+    assert call(evaluate, "--adapter", job.adapter, "--precision", "fp32", "--json", tmp_path / "again.json") == 0
+    again, report = json.loads((tmp_path / "again.json").read_text()), json.loads((job.run / "report.json").read_text())
+    assert again["adapted"] == pytest.approx(report["adapted"], rel=1e-6)
+    assert again["baseline"] == pytest.approx(report["baseline"], rel=1e-6)
+    assert "baseline" in capsys.readouterr().out
+
+
+def test_predict_gives_one_json_object_a_text_in_order(job, capsys):
+    """Label and probabilities are those of the adapted model."""
+    assert call(predict, "--adapter", job.adapter, "--precision", "fp32", *TEXTS) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["text"] for row in rows] == TEXTS
+    saved = open_adapter(job.adapter)
+    expected = logits_of(saved.base.model, saved.base.tokenizer).softmax(-1)
+    for row, scores in zip(rows, expected, strict=True):
+        assert list(row["scores"]) == list(saved.labels)
+        assert list(row["scores"].values()) == pytest.approx(scores.tolist(), abs=1e-5)
+        assert row["label"] == saved.labels[int(scores.argmax())]
+
+
+def test_predict_reads_a_file_line_by_line(job, tmp_path, capsys):
+    """More lines than a chunk, of uneven length, come out in the order they went in."""
+    texts = [("happy " * (number % 7 + 1)).strip() + f" {number}" for number in range(40)]
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
+    predict_chunk, predict.CHUNK = predict.CHUNK, 16
+    try:
+        assert call(predict, "--adapter", job.adapter, "--file", tmp_path / "texts.txt") == 0
+    finally:
+        predict.CHUNK = predict_chunk
+    assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] == texts
+
+
+def test_peft_loads_the_adapter_and_gives_our_logits(job):
+    """Interchange: PEFT's model is ours to 1e-5."""
+    saved = open_adapter(job.adapter)
+    base = AutoModelForSequenceClassification.from_pretrained(job.base, num_labels=6, ignore_mismatched_sizes=True)
+    theirs = peft.PeftModel.from_pretrained(base, job.adapter).eval()
+    ours = logits_of(saved.base.model, saved.base.tokenizer)
+    assert torch.allclose(logits_of(theirs, saved.base.tokenizer), ours, atol=1e-5)
+
+
+def test_export_writes_a_plain_model_with_the_adapters_logits(job, tmp_path, capsys):
+    """Transformers alone loads it; logits to 1e-5, label names kept."""
+    assert call(export, job.adapter, "--merged", tmp_path / "plain") == 0
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain").eval()
+    saved = open_adapter(job.adapter)
+    expected = logits_of(saved.base.model, saved.base.tokenizer)
+    assert torch.allclose(logits_of(plain, AutoTokenizer.from_pretrained(tmp_path / "plain")), expected, atol=1e-5)
+    assert plain.config.id2label == dict(enumerate(saved.labels))
+    assert not any("lora" in name for name in plain.state_dict())
