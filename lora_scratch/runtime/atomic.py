@@ -37,7 +37,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         ) from error
     finally:  # also after Ctrl-C
         with suppress(OSError):
-            beside.unlink(missing_ok=True)
+            beside.unlink()
 
 
 def write_text(path: Path, content: str) -> None:

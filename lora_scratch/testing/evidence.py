@@ -61,15 +61,15 @@ def as_input(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype) if x.is_floating_point() else x
 
 
-def dense_output(layer: AdapterLayer, x: Tensor) -> Tensor:
-    """What the base computes with the effective weight in place of its own."""
-    weight = {"weight": layer.effective_weight()}
-    return torch.func.functional_call(layer.base, weight, (x,))  # type: ignore[no-any-return]
+def base_output(layer: AdapterLayer, x: Tensor, weight: Tensor) -> Tensor:
+    """What the base computes with this weight in place of its own."""
+    return torch.func.functional_call(layer.base, {"weight": weight}, (x,))  # type: ignore[no-any-return]
 
 
 def reference_output(layer: AdapterLayer, x: Tensor) -> Tensor:
-    """`dense_output` in float64, of the same rounded tensors and input."""
-    return dense_output(copy.deepcopy(layer).double(), as_input(x, torch.float64))
+    """What the layer should compute, in float64, of the same rounded tensors and input."""
+    exact = copy.deepcopy(layer).double()
+    return base_output(exact, as_input(x, torch.float64), exact.effective_weight())
 
 
 def hold_constant(layer: AdapterLayer, method: str) -> None:

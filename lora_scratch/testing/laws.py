@@ -29,7 +29,7 @@ from .evidence import (
     TOLERANCE,
     LawError,
     as_input,
-    dense_output,
+    base_output,
     expect_close,
     expect_like,
     expect_refusal,
@@ -107,7 +107,13 @@ def check_dense_formula(make: Make, x: Tensor) -> None:
     layer, sample = in_dtype(off_init(make()), x, torch.float64)
     total = layer.weight + layer.delta_weight()
     expect_close(layer.effective_weight(), total, 1e-12, "effective_weight()", "weight + delta_weight()")
-    expect_close(layer(sample), dense_output(layer, sample), 1e-12, "forward", "the base with effective_weight()")
+    expect_close(
+        layer(sample),
+        base_output(layer, sample, layer.effective_weight()),
+        1e-12,
+        "forward",
+        "the base with effective_weight()",
+    )
 
 
 @law
@@ -143,15 +149,17 @@ def check_base_frozen(make: Make, x: Tensor) -> None:
 
 @law
 def check_merge_equals_forward(make: Make, x: Tensor) -> None:
-    """Merged and unmerged agree with the dense formula in float64, to the tolerance of their dtype."""
+    """Both agree with the dense formula in float64, to the tolerance of their dtype; merged is the base with that weight."""
     for dtype, tolerance in TOLERANCE.items():
         layer, sample = in_dtype(off_init(make()), x, dtype)
         exact = reference_output(layer, sample)
         expect_close(layer(sample), exact, tolerance, f"forward in {dtype}", "the float64 formula")
         layer.merge()
-        if not layer.merged:
-            raise LawError("merged is False after merge()", expected="True")
+        if layer.merged_weight is None or not layer.merged:
+            raise LawError("nothing is merged after merge()", expected="a merged_weight")
         expect_close(layer(sample), exact, tolerance, f"merged in {dtype}", "the float64 formula")
+        folded = base_output(layer, sample, layer.merged_weight)
+        expect_same_bits(layer(sample), folded, f"merged in {dtype}", "the base's with merged_weight")
 
 
 @law

@@ -46,6 +46,20 @@ def test_write_makes_missing_parents_and_replaces_a_file(tmp_path):
     assert contents(tmp_path) == {"x": None, "x/y": None, "x/y/file": b"new"}
 
 
+def test_bytes_have_left_the_program_before_the_disk_is_told_to_keep_them(tmp_path, monkeypatch):
+    """fsync on a file whose last bytes are still in Python's buffer would keep only the others."""
+    sizes, real = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (sizes.append(os.fstat(handle).st_size), real(handle)))
+    write_bytes(tmp_path / "file", b"seven b")
+    assert sizes == [7]
+
+
+def test_new_folder_makes_missing_parents(tmp_path):
+    """As a file does."""
+    write_folder(tmp_path / "x" / "y" / "adapter", "new", names=("a",))
+    assert (tmp_path / "x" / "y" / "adapter" / "a").read_text() == "new"
+
+
 def test_json_is_sorted_indented_and_refuses_nan(tmp_path):
     """A file that others can parse and compare: JSON has no NaN."""
     write_json(tmp_path / "a.json", {"b": 1, "a": [1.5, None]})
