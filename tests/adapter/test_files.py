@@ -172,6 +172,11 @@ class TestFolder:
         """PEFT's two, our history, and the card."""
         assert sorted(path.name for path in good.iterdir()) == ["README.md", CONFIG, WEIGHTS, PROVENANCE]
 
+    def test_config_is_written_as_peft_writes_it(self, good):
+        """Sorted keys, two spaces, no newline at the end: a diff of two adapters shows what differs and nothing else."""
+        text = (good / CONFIG).read_text()
+        assert text == json.dumps(json.loads(text), indent=2, sort_keys=True)
+
     def test_provenance_records_what_peft_has_no_field_for(self, tmp_path):
         """PAINS 7 and 32: the file's hash, the base's, the seed, and rank, alpha, scaling of each module; and the notes."""
         model = adapted(seed=5)

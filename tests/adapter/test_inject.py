@@ -135,6 +135,16 @@ class TestInject:
             inject(model, LoRAConfig(**options))
         assert record(model) == before
 
+    def test_injection_that_fails_while_building_leaves_the_model_as_it_was(self):
+        """The last of three layers can't be adapted: the first two are not either, and requires_grad is what it was."""
+        tables = {"a": nn.Embedding(6, 4), "b": nn.Linear(6, 4), "c": nn.Embedding(6, 4, max_norm=1.0)}
+        model = nn.ModuleDict(tables)
+        model["b"].bias.requires_grad_(False)
+        before = record(model)
+        with pytest.raises(ConfigError, match=r"^c: max_norm is 1\.0"):
+            inject(model, LoRAConfig(rank=2, targets=["a", "b", "c"]))
+        assert record(model) == before
+
     def test_second_injection_is_refused(self):
         """PAINS 22: no adapter inside an adapter."""
         model = adapted()
@@ -156,6 +166,32 @@ class TestInject:
         assert list(adapter_layers(model)) == ["my_lora.lora_B"]
         assert count_parameters(model).lora == 2 * (4 + 4)
         assert count_parameters(model).head == 4 * 6 + 4
+
+    def test_modules_called_base_are_ordinary(self):
+        """An adapter layer calls what it wraps `base`; so may a model call its own modules, adapted, head, or neither."""
+
+        def make():
+            torch.manual_seed(0)
+            return nn.ModuleDict({name: nn.ModuleDict({"base": nn.Linear(4, 4)}) for name in ("body", "head", "rest")})
+
+        model = make()
+        before = record(model)
+        inject(model, LoRAConfig(rank=2, targets=["body.base"], head_modules=["head.base"]))
+        move_adapter(model)
+        with torch.no_grad():
+            model["head"]["base"].weight.add_(1)
+        trained = record(model)
+        with disabled(model):
+            assert torch.equal(model["head"]["base"].weight, make()["head"]["base"].weight)
+        assert record(model) == trained
+        assert {name for name, p in model.named_parameters() if p.requires_grad} == {
+            "body.base.lora_A",
+            "body.base.lora_B",
+            "head.base.weight",
+            "head.base.bias",
+        }
+        remove_adapter(model)
+        assert record(model) == before
 
     def test_layers_of_an_adapted_model_obey_the_laws(self):
         """The public laws, on a layer as inject makes it."""

@@ -129,6 +129,7 @@ def test_head_is_found_by_exact_name_only(name):
     with pytest.raises(TargetError, match=r"no module with parameters is called .* exactly; nearest: ") as caught:
         find_heads(tiny("distilbert"), ["classifier", name])
     assert "classifier" in caught.value.available
+    assert "" not in caught.value.available
 
 
 def test_head_name_does_not_take_its_endings_along():
