@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lora_scratch.errors import ConfigError
-from lora_scratch.runtime.device import peak_memory_bytes, resolve_device
+from lora_scratch.runtime.device import peak_memory_bytes, resolve_device, use_threads
 from lora_scratch.runtime.precision import DTYPES, Precision, resolve_precision
 
 CPU = torch.device("cpu")
@@ -59,6 +59,18 @@ def test_device_that_is_not_here_is_refused(name):
     """In words of the flag, not torch's."""
     with pytest.raises(ConfigError, match=r"--device: no device .* here; expected auto, cpu or cuda"):
         resolve_device(name)
+
+
+def test_use_threads_sets_the_number_and_zero_leaves_it():
+    """0 is torch's own choice."""
+    before = torch.get_num_threads()
+    try:
+        use_threads(before + 1)
+        assert torch.get_num_threads() == before + 1
+        use_threads(0)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_peak_memory_counts_bytes():
