@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from lora_scratch.adapter import LoRAConfig, dry_run, inject
@@ -124,7 +125,7 @@ CONTENDERS: dict[str, Callable[[Work], Callable[[], Metrics]]] = {
 
 def rows_of(encoded: Encoded) -> list[dict[str, Any]]:
     """The rows as Trainer's data sets hold them."""
-    rows = encoded.tokens.split(encoded.lengths.tolist())
+    rows = torch.split(encoded.tokens, encoded.lengths.tolist())
     return [{"input_ids": ids.tolist(), "labels": int(label)} for ids, label in zip(rows, encoded.labels, strict=True)]
 
 
@@ -192,6 +193,7 @@ def render(figures: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
+    """Every contender in turn, or just this one in this process."""
     kinds = (ModelOptions, DataOptions, LoRAConfig, TrainingConfig, BenchmarkOptions)
     model, data, adapter, training, options = parse(kinds, str(__doc__))
     unknown = [name for name in options.contenders if name not in CONTENDERS]

@@ -12,10 +12,12 @@ import sys
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from transformers import HfArgumentParser
 
 from lora_scratch.adapter import count_parameters, disabled
+from lora_scratch.data import Example
 from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import build_report, predict_logits, render, versions
 from lora_scratch.jobs import DataOptions, encode_rows, open_adapter, open_splits, relabel, run_command
@@ -41,6 +43,7 @@ class EvaluateOptions:
 
 
 def main() -> None:
+    """Base and adapter over the same rows."""
     (options,) = HfArgumentParser(EvaluateOptions, description=__doc__).parse_args_into_dataclasses()
     if options.split not in SPLITS:
         raise ConfigError(f"found {options.split!r}", where="--split", expected=", ".join(SPLITS))
@@ -67,7 +70,7 @@ def main() -> None:
         write_json(Path(options.json), report)
 
 
-def open_rows(options: EvaluateOptions, notes: dict, labels: tuple[str, ...]):
+def open_rows(options: EvaluateOptions, notes: dict[str, Any], labels: tuple[str, ...]) -> tuple[tuple[Example, ...], int]:
     """The rows to measure on, with the adapter's own label numbers, and the length they are cut to."""
     recorded = {each.name: notes["data"][each.name] for each in fields(DataOptions) if each.name in notes["data"]}
     data = DataOptions(**{**recorded, "limit_train": None, "limit_eval": options.limit_eval})

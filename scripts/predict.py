@@ -28,6 +28,7 @@ CHUNK = 2048  # lines held at a time: enough to sort by length, little enough th
 
 
 def main() -> None:
+    """Texts in, one JSON object a line out."""
     options = parse()
     precision = resolve_precision(options.precision, resolve_device(options.device))
     texts = read_texts(options)

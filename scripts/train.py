@@ -11,13 +11,18 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from lora_scratch.adapter import LoRAConfig, count_parameters, fingerprint, inject, save_adapter
-from lora_scratch.data import Encoded, Splits
-from lora_scratch.evaluation import Metrics, build_report, linear_probe, predict_logits, render, render_markdown, versions
+from lora_scratch.data import Encoded, Splits, collate, plan_batches
+from lora_scratch.evaluation import build_report, linear_probe, predict_logits, render, render_markdown, versions
 from lora_scratch.jobs import (
     DataOptions,
     ModelOptions,
@@ -36,10 +41,11 @@ from lora_scratch.model import Base
 from lora_scratch.runtime.atomic import write_json, write_text
 from lora_scratch.runtime.device import resolve_device, use_threads
 from lora_scratch.runtime.precision import resolve_precision
-from lora_scratch.training import MetricsLog, TrainingConfig, train
+from lora_scratch.training import MetricsLog, TrainingConfig, TrainResult, train
 
 
 def main() -> None:
+    """The whole job, top to bottom."""
     options = parse((ModelOptions, DataOptions, LoRAConfig, TrainingConfig, RunOptions), str(__doc__))
     model_options, data, adapter, training, run = options
     use_threads(training.threads)
@@ -56,60 +62,85 @@ def main() -> None:
     describe(base, splits, sets)
 
     # the untouched model, measured before anything is changed
-    model = base.model.to(precision.device)
-    predict = partial(predict_logits, model, precision=precision, pad_token_id=base.pad_token_id)
-    baseline = predict(sets["test"], progress="baseline")
-    probe = None
+    model, pad = base.model.to(precision.device), base.pad_token_id
+    predict = partial(predict_logits, model, precision=precision, pad_token_id=pad)
+    found = {"baseline_logits": predict(sets["test"], progress="baseline")}
     if run.linear_probe:
-        probe = linear_probe(
-            model, sets["train"], sets["test"], precision=precision, pad_token_id=base.pad_token_id, progress="linear probe"
-        )
+        walk = partial(linear_probe, model, precision=precision, pad_token_id=pad)
+        found["probe_logits"] = walk(sets["train"], sets["test"], progress="linear probe")
 
     # freeze, inject, train; the best adapter by validation is on disk at every moment
-    inject(model, adapter, seed=training.seed)
+    inject(model, adapter, seed=training.seed, batches=first_batches(sets["train"], pad, precision.device))
     prints = fingerprint(model)
     folder = new_run_folder(run.output_dir, job=run.preset or "run")
+    notes = history(splits, data, training)
     settings = {type(each).__name__: asdict(each) for each in (model_options, data, adapter, training, run)}
-    notes = {
-        "labels": list(splits.labels),
-        "data": {"source": splits.source, "digests": splits.digests, **asdict(data)},
-        "training": asdict(training),
-        "versions": versions(),
-        "command": shlex.join(["python", *sys.argv]),
-    }
     write_json(folder / "config.json", {**settings, **notes, "base": {"name": base.name, "tensors": prints}})
     save = partial(save_adapter, model, folder / "adapter", base_model=base.name, base=prints)
-
-    def keep(metrics: Metrics) -> None:
-        save(notes={**notes, "validation": asdict(metrics)})
-
     log = MetricsLog(folder / "metrics.jsonl")
-    result = train(model, sets["train"], sets["validation"], training, pad_token_id=base.pad_token_id, log=log, on_best=keep)
+    result = train(
+        model,
+        sets["train"],
+        sets["validation"],
+        training,
+        pad_token_id=pad,
+        log=log,
+        on_best=lambda metrics: save(notes={**notes, "validation": asdict(metrics)}),
+    )
 
     # the same rows again, against the frozen baseline
-    adapted = predict(sets["test"], progress="adapted")
-    report = build_report(
-        baseline_logits=baseline,
-        adapted_logits=adapted,
-        labels=sets["test"].labels,
-        names=splits.labels,
-        parameters=asdict(count_parameters(model)),
-        train={
-            "seconds": result.seconds,
-            "examples": result.examples,
-            "tokens": result.tokens,
-            "examples_per_second": result.examples_per_second,
-            "peak_memory_bytes": result.peak_memory_bytes,
-            "skipped_steps": result.skipped,
-        },
-        versions=versions(),
-        command=notes["command"],
-        probe_logits=probe,
-    )
+    found["adapted_logits"] = predict(sets["test"], progress="adapted")
+    report = summarise(found, sets["test"], splits.labels, asdict(count_parameters(model)), result)
     write_json(folder / "report.json", report)
     write_text(folder / "adapter" / "README.md", model_card(base.name, adapter, notes, render_markdown(report)))
     print(render(report))
     print(f"\nadapter: {folder / 'adapter'}    report: {folder / 'report.json'}")
+
+
+def first_batches(rows: Encoded, pad: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """Some training rows for --init eva, which looks at the inputs of the layers; nothing is computed unless asked for."""
+    for number in plan_batches(rows.lengths, batch_size=32, seed=0, epoch=0)[:16]:
+        batch = collate(rows, number, pad_token_id=pad).to(device)
+        yield {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+
+
+def history(splits: Splits, data: DataOptions, training: TrainingConfig) -> dict[str, Any]:
+    """What config.json and provenance.json both record of how the adapter came to be."""
+    return {
+        "labels": list(splits.labels),
+        "data": {**asdict(data), "source": splits.source, "digests": splits.digests},
+        "training": asdict(training),
+        "versions": versions(),
+        "command": command_line(),
+    }
+
+
+def command_line() -> str:
+    """The command, as one would paste it."""
+    return shlex.join(["python", *sys.argv])
+
+
+def summarise(
+    found: dict[str, Tensor], test: Encoded, names: tuple[str, ...], parameters: dict[str, int], result: TrainResult
+) -> dict[str, Any]:
+    """report.json: baseline and adapted model on the same rows, and what the training took."""
+    took = {
+        "seconds": result.seconds,
+        "examples": result.examples,
+        "tokens": result.tokens,
+        "examples_per_second": result.examples_per_second,
+        "peak_memory_bytes": result.peak_memory_bytes,
+        "skipped_steps": result.skipped,
+    }
+    return build_report(
+        **found,
+        labels=test.labels,
+        names=names,
+        parameters=parameters,
+        train=took,
+        versions=versions(),
+        command=command_line(),
+    )
 
 
 def describe(base: Base, splits: Splits, sets: dict[str, Encoded]) -> None:

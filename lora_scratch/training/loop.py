@@ -57,7 +57,7 @@ def train(
     *,
     pad_token_id: int,
     log: MetricsLog | None = None,
-    on_best: Callable[[Metrics], None] | None = None,
+    on_best: Callable[[Metrics], object] | None = None,
     show_progress: bool = True,
 ) -> TrainResult:
     """Train what requires a gradient in `model`, in place; it ends with the tensors that were best on `validation`.
@@ -94,7 +94,7 @@ class _Run:
         precision: Precision,
         pad_token_id: int,
         log: MetricsLog,
-        on_best: Callable[[Metrics], None] | None,
+        on_best: Callable[[Metrics], object] | None,
     ) -> None:
         self.model, self.train_set, self.validation, self.config = model, train_set, validation, config
         self.precision, self.pad_token_id, self.log, self.on_best = precision, pad_token_id, log, on_best

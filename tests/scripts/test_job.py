@@ -8,7 +8,8 @@ import peft
 import predict
 import pytest
 import torch
-from command_line import call
+import train
+from command_line import call, train_arguments
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lora_scratch.jobs import open_adapter
@@ -100,3 +101,14 @@ def test_export_writes_a_plain_model_with_the_adapters_logits(job, tmp_path, cap
     assert torch.allclose(logits_of(plain, AutoTokenizer.from_pretrained(tmp_path / "plain")), expected, atol=1e-5)
     assert plain.config.id2label == dict(enumerate(saved.labels))
     assert not any("lora" in name for name in plain.state_dict())
+
+
+def test_every_variant_and_initialisation_goes_through_the_whole_job(job, tmp_path):
+    """DoRA, rsLoRA and a data-driven start, each trained, saved and loaded again by evaluate.py with the run's figures."""
+    for number, flags in enumerate((["--variant", "dora"], ["--init", "eva", "--rslora", "True"], ["--init", "pissa"])):
+        run = tmp_path / str(number)
+        assert call(train, *train_arguments(job.base, job.data, run), *flags) == 0
+        arguments = ["--adapter", run / "adapter", "--precision", "fp32", "--json", run / "again.json"]
+        assert call(evaluate, *arguments) == 0
+        again, report = json.loads((run / "again.json").read_text()), json.loads((run / "report.json").read_text())
+        assert again["adapted"] == pytest.approx(report["adapted"], rel=1e-5)
