@@ -4,8 +4,9 @@
     python scripts/benchmark.py --model DIR --dataset DIR --rounds 3 --contenders ours peft-best --json figures.json
 
 Each contender trains in a process of its own; rounds are interleaved, so that a machine that slows down slows all alike.
-`ours`: train.py's loop. `peft`: PEFT + Trainer as shipped (fp32, random batches). `peft-bf16`: with bf16=True. `peft-best`:
-with bf16=True and batches grouped by length. Needs the extra `benchmark` (peft, accelerate).
+`ours`: train.py's loop. `ours-plain`: the same without the fast path. `peft`: PEFT + Trainer as shipped (fp32, random
+batches). `peft-bf16`: with bf16=True. `peft-best`: with bf16=True and batches grouped by length. Needs the extra `benchmark`
+(peft, accelerate).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,11 @@ class Work:
     training: TrainingConfig
 
 
-def train_ours(work: Work) -> Callable[[], Metrics]:
+def train_ours(work: Work, *, plain: bool) -> Callable[[], Metrics]:
     """lora-scratch; returns what measures it on the test rows."""
     model = inject(work.base.model, work.adapter, seed=work.training.seed)
-    pad = work.base.pad_token_id
-    train(model, work.sets["train"], work.sets["validation"], work.training, pad_token_id=pad, show_progress=False)
+    pad, settings = work.base.pad_token_id, replace(work.training, plain=plain)
+    train(model, work.sets["train"], work.sets["validation"], settings, pad_token_id=pad, show_progress=False)
     return lambda: test_metrics(model, work)
 
 
@@ -116,7 +117,8 @@ def train_peft(work: Work, **arguments: Any) -> Callable[[], Metrics]:
 
 
 CONTENDERS: dict[str, Callable[[Work], Callable[[], Metrics]]] = {
-    "ours": train_ours,
+    "ours": lambda work: train_ours(work, plain=False),
+    "ours-plain": lambda work: train_ours(work, plain=True),
     "peft": train_peft,
     "peft-bf16": lambda work: train_peft(work, bf16=True),
     "peft-best": lambda work: train_peft(work, bf16=True, train_sampling_strategy="group_by_length"),

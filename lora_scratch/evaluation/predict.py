@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from tqdm import tqdm
 
 from ..data import Batch, Encoded, collate, plan_in_order
 from ..errors import DataError
+from ..model.narrow import narrow_weights
+from ..model.packed import classify, packed
 from ..runtime.precision import Precision
 
 
@@ -23,6 +26,7 @@ def predict_logits(
     pad_token_id: int,
     batch_size: int = 64,
     progress: str = "",
+    plain: bool = False,
 ) -> Tensor:
     """The model's logits in evaluation mode, without gradients; the model is left in the mode it was found in.
 
@@ -31,16 +35,16 @@ def predict_logits(
     Args:
         model: a sequence classifier of transformers, on the device of `precision`.
         progress: what the progress bar says; no bar if empty.
+        plain: without the levers of speed, which are equal to rounding: see model/packed.py and model/narrow.py.
 
     Raises:
         DataError: no rows.
     """
-
-    def logits(batch: Batch) -> Tensor:
-        found: Tensor = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        return found
-
-    with evaluating(model):
+    with evaluating(model), ExitStack() as levers:
+        if not plain:
+            levers.enter_context(packed(model))
+            levers.enter_context(narrow_weights(model, precision))
+        logits = partial(classify, model)
         return map_rows(
             logits, encoded, precision=precision, pad_token_id=pad_token_id, batch_size=batch_size, progress=progress
         )

@@ -35,6 +35,7 @@ class TrainingConfig:
     seed: int = _flag(0, "seed of the head, the adapter, the order of rows and dropout")
     device: str = _flag("auto", "cpu, cuda, or auto for CUDA where there is a GPU")
     threads: int = _flag(0, "CPU threads; 0 leaves the choice to torch")
+    plain: bool = _flag(False, "the plain path: without the fast one, which is equal to rounding, or in law for dropout")
 
     def __post_init__(self) -> None:
         checks: list[tuple[bool, str, object, str]] = [

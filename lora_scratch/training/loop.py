@@ -25,6 +25,7 @@ from ..runtime.device import peak_memory_bytes, resolve_device
 from ..runtime.precision import Precision, resolve_precision
 from ..runtime.seeds import seed_everything
 from .config import TrainingConfig
+from .fast import fast_path
 from .guard import STEPS, MovementGuard
 from .log import MetricsLog
 from .step import Stepper, StepReport
@@ -79,7 +80,8 @@ def train(
     precision = resolve_precision(config.precision, resolve_device(config.device))
     model.to(precision.device)
     run = _Run(model, train_set, validation, config, precision, pad_token_id, log or MetricsLog(), on_best)
-    return run.run(show_progress=show_progress)
+    with fast_path(model, precision, plain=config.plain):
+        return run.run(show_progress=show_progress)
 
 
 class _Run:
@@ -169,7 +171,13 @@ class _Run:
             self.guard = None
 
     def _validate(self, epoch: int) -> None:
-        logits = predict_logits(self.model, self.validation, precision=self.precision, pad_token_id=self.pad_token_id)
+        logits = predict_logits(
+            self.model,
+            self.validation,
+            precision=self.precision,
+            pad_token_id=self.pad_token_id,
+            plain=self.config.plain,
+        )
         metrics = measure(logits, self.validation.labels)
         self.log.write(event="validation", step=self.stepper.step, epoch=epoch + 1, **asdict(metrics))
         if (metrics.accuracy, -metrics.loss) > (self.best[0].accuracy, -self.best[0].loss):

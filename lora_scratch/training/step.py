@@ -13,6 +13,7 @@ from torch import nn
 
 from ..data import Batch
 from ..errors import TrainingError
+from ..model.packed import classify
 from ..runtime.precision import Precision
 from .config import TrainingConfig
 from .optimizer import build_optimizer
@@ -64,7 +65,7 @@ class Stepper:
 
     def _backward(self, batch: Batch, rows: int) -> float:
         with self.precision.autocast():
-            logits = self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits  # (B, C)
+            logits = classify(self.model, batch)  # (B, C)
         loss = F.cross_entropy(logits.float(), batch.labels, reduction="sum") / rows
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())

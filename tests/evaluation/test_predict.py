@@ -3,6 +3,7 @@ import torch
 from tiny import tiny_distilbert, tiny_rows
 from torch import nn
 
+from lora_scratch.adapter import LoRAConfig, inject, merge_all
 from lora_scratch.data import collate
 from lora_scratch.errors import DataError
 from lora_scratch.evaluation import predict_logits
@@ -99,6 +100,16 @@ def test_predict_logits_shows_a_bar_only_when_it_has_a_name(capsys):
     assert capsys.readouterr().err == ""
     predict(model, rows, progress="baseline")
     assert "baseline: 100%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [(FP32, 1e-6), (BF16, 2e-2)])
+def test_plain_and_fast_prediction_agree_to_rounding(precision, tolerance):
+    """Also of a merged model with its adapter; the fast one leaves the model's own attention behind."""
+    model, rows = inject(tiny_distilbert(), LoRAConfig(rank=4, alpha=8)), tiny_rows(19)
+    merge_all(model)
+    plain = predict(model, rows, precision=precision, plain=True)
+    assert torch.allclose(predict(model, rows, precision=precision), plain, rtol=0, atol=tolerance)
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_predict_logits_refuses_no_rows():

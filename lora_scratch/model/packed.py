@@ -1,0 +1,165 @@
+r"""Classify a batch without its padding: tokens in one row through everything that is token-wise, rows apart for attention.
+
+    (B, T) ids and mask  ->  (1, N) real tokens  ->  encoder  ->  first tokens (B, 1, hidden)  ->  the model's own head
+
+No model code is copied. transformers looks its attention function up by a name and hands it every keyword argument of the
+model's `forward` that the model does not know: that is how the `Packing` of a batch travels to the layers.
+
+Three things are saved. Padding: after length-aware batching 3 % of the tokens, more where lengths vary more. Time in
+attention, softmax(q kᵀ · scaling + mask) v written out: for 32 rows of 20 tokens in bfloat16 torch's own takes 1.8 ms on a
+CPU, with dropout 4.6, this under 1. And most of the last block: its queries, and all that follows attention, are computed
+for the first token of each row alone, since heads read no other.
+
+A forward pass that has no packing, inside or outside the context, goes through the model's padded path as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from ..adapter.targets import QUERY_KEY_VALUE
+from ..data import Batch
+from ..layers.dropout import cheap_dropout
+from .packing import Packing, pack, to_rows, to_tokens
+
+NAME = "lora_scratch_packed"
+# The module that holds the blocks, under the encoder. Its output is what the heads read the first token of.
+BLOCKS = {"distilbert": "transformer", "bert": "encoder", "roberta": "encoder", "electra": "encoder"}
+
+
+def packed_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+    packing: Packing | None = None,
+    all_tokens: Tensor | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """softmax(q kᵀ · scaling) v within each row of the batch; without a packing, transformers' own sdpa.
+
+    Shape: query, key, value (1, heads, N, head_dim) -> (1, N, heads, head_dim). With `all_tokens` (1, N, hidden), the input
+        of a last block that was itself called with first tokens alone: query (1, heads, B, head_dim), and so is the result.
+    """
+    if packing is None:
+        padded: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
+        )
+        return padded
+    q, k, v = (x.transpose(1, 2).reshape(-1, x.shape[-1]) for x in (query, key, value))  # (N·heads, head_dim), views
+    if all_tokens is not None:
+        _, *names = QUERY_KEY_VALUE[module.config.model_type]
+        k, v = (getattr(module, name)(all_tokens).view(-1, q.shape[-1]) for name in names)
+    q = to_rows(q, packing) if all_tokens is None else q[:, None]  # (B·heads, T or 1, head_dim)
+    k, v = to_rows(k, packing), to_rows(v, packing)  # (B·heads, T, head_dim)
+    scores = torch.baddbmm(packing.mask.to(q.dtype), q, k.transpose(1, 2), alpha=scaling)  # (B·heads, T or 1, T)
+    weights = scores.softmax(-1, dtype=torch.float32)  # torch's bfloat16 softmax takes 2.5 times as long on a CPU
+    if dropout:
+        weights = cheap_dropout(weights, dropout)
+    mixed = torch.bmm(weights.to(v.dtype), v)  # as q
+    tokens = to_tokens(mixed, packing) if all_tokens is None else mixed
+    return tokens.view(1, -1, packing.heads, mixed.shape[-1]), None
+
+
+def _mask(*, attention_mask: Tensor | None, **others: Any) -> Tensor | None:
+    """A packed pass has no mask; one with a mask is a padded pass."""
+    return None if attention_mask is None else sdpa_mask(attention_mask=attention_mask, **others)
+
+
+AttentionInterface.register(NAME, packed_attention)
+AttentionMaskInterface.register(NAME, _mask)
+
+
+def can_pack(model: Any) -> bool:
+    """Whether this is a model whose padded path the packed one has been proven equal to, on a CPU."""
+    config = getattr(model, "config", None)
+    family = getattr(config, "model_type", "")
+    return (
+        family in BLOCKS
+        and isinstance(model, PreTrainedModel)
+        and type(model).__name__.endswith("ForSequenceClassification")
+        and model.device.type == "cpu"
+        and not getattr(config, "is_decoder", False)
+        and not getattr(config, "chunk_size_feed_forward", 0)
+        and not model.is_activation_checkpointing
+    )
+
+
+@contextmanager
+def packed(model: Any) -> Iterator[None]:
+    """Inside, `classify(model, batch)` is packed if `can_pack(model)`. Afterwards the model has the attention it had."""
+    if not can_pack(model) or is_packed(model):
+        yield
+        return
+    before = model.config._attn_implementation
+    blocks = getattr(model.base_model, BLOCKS[model.config.model_type])
+    hooks = (
+        blocks.layer[-1].register_forward_pre_hook(_first_tokens, with_kwargs=True),
+        blocks.register_forward_hook(_as_rows, with_kwargs=True),
+    )
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.set_attn_implementation(before)
+
+
+def is_packed(model: Any) -> bool:
+    """Whether the model is inside `packed`."""
+    return getattr(getattr(model, "config", None), "_attn_implementation", None) == NAME
+
+
+def classify(model: Any, batch: Batch) -> Tensor:
+    """The logits of a batch: packed inside `packed` if it is padded on the right, else padded. Shape: -> (B, C)."""
+    if not is_packed(model) or not _right_padded(batch.attention_mask):
+        padded: Tensor = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        return padded
+    real = batch.attention_mask.bool()
+    packing = pack(batch.attention_mask, heads=model.config.num_attention_heads)
+    ids, positions = batch.input_ids[real][None], _positions(model, batch)[real][None]  # (1, N)
+    logits: Tensor = model(input_ids=ids, position_ids=positions, packing=packing).logits
+    return logits
+
+
+def _right_padded(mask: Tensor) -> bool:
+    """Every row has a token, and no token follows filling. Shape: mask (B, T)."""
+    return bool(mask[:, :1].all() and (mask[:, :-1] >= mask[:, 1:]).all())
+
+
+def _positions(model: Any, batch: Batch) -> Tensor:
+    """The position of every token in its row, as the model counts. Shape: (B, T)."""
+    embeddings = model.base_model.embeddings
+    if hasattr(embeddings, "create_position_ids_from_input_ids"):  # RoBERTa counts from padding_idx + 1
+        found: Tensor = embeddings.create_position_ids_from_input_ids(batch.input_ids, embeddings.padding_idx)
+        return found
+    return torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device).expand(batch.input_ids.shape)
+
+
+def _first_tokens(block: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Heads read first tokens alone, so the last block computes these alone; its keys and values need all tokens."""
+    packing: Packing | None = kwargs.get("packing")
+    if packing is None:
+        return None
+    hidden, *others = args
+    return (hidden.index_select(1, packing.first), *others), {**kwargs, "all_tokens": hidden}
+
+
+def _as_rows(blocks: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    """Heads read `hidden[:, 0]`: the first tokens (1, B, hidden) as rows of one token, (B, 1, hidden)."""
+    if "packing" in kwargs:
+        output.last_hidden_state = output.last_hidden_state.transpose(0, 1)
+    return output

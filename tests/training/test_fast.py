@@ -1,0 +1,99 @@
+"""lora_scratch/training/fast.py: fast training is plain training, and `plain` turns all of it off."""
+
+from contextlib import suppress
+
+import pytest
+import torch
+from families import record, tiny
+from tiny import tiny_distilbert, tiny_rows
+
+from lora_scratch.adapter import LoRAConfig, fingerprint, inject, load_adapter, save_adapter
+from lora_scratch.evaluation import measure, predict_logits
+from lora_scratch.layers.dropout import CheapDropout
+from lora_scratch.model.packed import is_packed
+from lora_scratch.runtime.precision import Precision, resolve_precision
+from lora_scratch.training import MetricsLog, TrainingConfig, train
+from lora_scratch.training.fast import fast_path
+
+CPU = torch.device("cpu")
+QUIET = {"pad_token_id": 0, "show_progress": False}
+
+
+def adapted(*, dropout=0.0):
+    return inject(tiny_distilbert(dropout=dropout), LoRAConfig(rank=4, alpha=8, dropout=dropout))
+
+
+def config(**settings):
+    usual = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "precision": "fp32", "device": "cpu"}
+    return TrainingConfig(**{**usual, **settings})
+
+
+def levers(model):
+    """Which levers are on."""
+    modules = list(model.modules())
+    return (
+        any("forward" in vars(module) for module in modules),
+        any(isinstance(module, CheapDropout) for module in modules),
+        is_packed(model),
+    )
+
+
+def test_fast_path_turns_every_lever_on_and_off_again():
+    """Inside all of them; outside none, also after an exception."""
+    model = adapted(dropout=0.1)
+    before = record(model)
+    with suppress(KeyError), fast_path(model, Precision(torch.bfloat16, CPU)):
+        assert levers(model) == (True, True, True)
+        raise KeyError
+    assert levers(model) == (False, False, False)
+    assert record(model) == before
+
+
+def test_plain_turns_every_lever_off():
+    """The path that people study is the one that runs."""
+    model = adapted(dropout=0.1)
+    with fast_path(model, Precision(torch.bfloat16, CPU), plain=True):
+        assert levers(model) == (False, False, False)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_training_and_its_validation_run_on_the_path_that_was_asked_for(plain):
+    """Seen from inside a forward pass, in training and in evaluation mode."""
+    model, seen = adapted(dropout=0.1), set()
+    model.classifier.register_forward_hook(lambda *_: seen.add((model.training, levers(model))))
+    train(model, tiny_rows(16), tiny_rows(16), config(epochs=1, precision="bf16", plain=plain), **QUIET)
+    on = (not plain,) * 3
+    assert seen == {(True, on), (False, on)}
+    assert levers(model) == (False, False, False)
+
+
+def test_fast_training_follows_plain_training_step_by_step_without_dropout():
+    """The same losses to 1e-4: nothing but rounding differs, and Adam carries it on."""
+    logs = {plain: MetricsLog() for plain in (True, False)}
+    for plain, log in logs.items():
+        train(adapted(), tiny_rows(), tiny_rows(seed=1), config(plain=plain), log=log, **QUIET)
+    losses = {plain: [event["loss"] for event in log.events] for plain, log in logs.items()}
+    assert len(losses[True]) == 14
+    assert losses[False] == pytest.approx(losses[True], rel=1e-4)
+
+
+def test_an_adapter_trained_fast_loads_and_measures_the_same_on_the_plain_path(tmp_path):
+    """What is saved knows nothing of the path: the base's fingerprint holds, and the metrics are those of training."""
+    model, validation = adapted(dropout=0.1), tiny_rows(seed=1)
+    prints = fingerprint(model)
+    result = train(model, tiny_rows(), validation, config(precision="bf16"), **QUIET)
+    assert fingerprint(model) == prints
+    save_adapter(model, tmp_path / "adapter", base_model="tiny", base=prints)
+    loaded = tiny_distilbert(dropout=0.1)
+    load_adapter(loaded, tmp_path / "adapter")
+    precision = resolve_precision("bf16", CPU)
+    logits = predict_logits(loaded.eval(), validation, precision=precision, pad_token_id=0, plain=True)
+    assert measure(logits, validation.labels).loss == pytest.approx(result.best.loss, rel=2e-2)
+
+
+def test_a_family_that_is_not_known_to_pack_trains_with_padding_and_says_so():
+    """The other levers stay on."""
+    model = inject(tiny("gpt2"), LoRAConfig(rank=4, alpha=8, targets=["c_attn"], dropout=0.1))
+    warned = pytest.warns(UserWarning, match="GPT2ForSequenceClassification trains with padding")
+    with warned, fast_path(model, Precision(torch.bfloat16, CPU)):
+        assert levers(model)[1:] == (True, False)
