@@ -3,6 +3,7 @@
 python scripts/evaluate.py --adapter checkpoints/demo/adapter
 python scripts/evaluate.py --adapter checkpoints/demo/adapter --split validation --json report.json
 python scripts/evaluate.py --adapter checkpoints/demo/adapter --dataset other/rows.csv
+python scripts/evaluate.py --adapter checkpoints/demo/adapter --require better      exit code 1 unless it is
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from lora_scratch.adapter import count_parameters, disabled
-from lora_scratch.data import Example
+from lora_scratch.data import Splits
 from lora_scratch.errors import ConfigError
-from lora_scratch.evaluation import build_report, predict_logits, render, versions
+from lora_scratch.evaluation import build_report, check_requirement, predict_logits, render, require, versions
 from lora_scratch.jobs import DataOptions, encode_rows, open_adapter, open_splits, relabel, run_command
 from lora_scratch.runtime.atomic import write_json
 from lora_scratch.runtime.device import resolve_device
@@ -40,43 +41,72 @@ class EvaluateOptions:
     precision: str = field(default="auto", metadata={"help": "compute dtype: fp32, bf16, fp16 or auto"})
     device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})
     json: str | None = field(default=None, metadata={"help": "write the report to this file too"})
+    require: str | None = field(
+        default=None, metadata={"help": "exit with 1 unless the verdict is this: better, or not_worse (better or not shown)"}
+    )
+    temperature: bool = field(
+        default=False, metadata={"help": "fit a temperature on the validation rows; not with --split validation"}
+    )
 
 
 def main() -> None:
     """Base and adapter over the same rows."""
     (options,) = HfArgumentParser(EvaluateOptions, description=__doc__).parse_args_into_dataclasses()
-    if options.split not in SPLITS:
-        raise ConfigError(f"found {options.split!r}", where="--split", expected=", ".join(SPLITS))
+    check_options(options)
     precision = resolve_precision(options.precision, resolve_device(options.device))
     saved = open_adapter(options.adapter, model=options.model)
-    rows, max_tokens = open_rows(options, saved.notes, saved.labels)
+    splits, max_tokens = open_rows(options, saved.notes, saved.labels)
+    rows = getattr(splits, options.split)
     encoded = encode_rows(rows, saved.base, max_tokens=max_tokens)
     model = saved.base.model.to(precision.device)
-    predict = partial(predict_logits, model, encoded, precision=precision, pad_token_id=saved.base.pad_token_id)
+    predict = partial(predict_logits, model, precision=precision, pad_token_id=saved.base.pad_token_id)
     with disabled(model):
-        baseline = predict(progress="baseline")
+        baseline = predict(encoded, progress="baseline")
+    adapted = predict(encoded, progress="adapted")
+    validation = None
+    if options.temperature:
+        others = encode_rows(splits.validation, saved.base, max_tokens=max_tokens)
+        validation = (predict(others, progress="validation"), others.labels)
     report = build_report(
         baseline_logits=baseline,
-        adapted_logits=predict(progress="adapted"),
+        adapted_logits=adapted,
         labels=encoded.labels,
         names=saved.labels,
         parameters=asdict(count_parameters(model)),
         train=None,
         versions=versions(),
         command=shlex.join(["python", *sys.argv]),
+        texts=[row.text for row in rows],
+        lengths=encoded.lengths,
+        validation=validation,
     )
     print(render(report))
     if options.json:
         write_json(Path(options.json), report)
+    if options.require:
+        require(report["verdict"]["word"], options.require)
 
 
-def open_rows(options: EvaluateOptions, notes: dict[str, Any], labels: tuple[str, ...]) -> tuple[tuple[Example, ...], int]:
-    """The rows to measure on, with the adapter's own label numbers, and the length they are cut to."""
+def check_options(options: EvaluateOptions) -> None:
+    """What can be refused before a model is loaded.
+
+    Raises:
+        ConfigError: no such split or requirement, or a temperature that would be fitted on the rows it is measured on.
+    """
+    if options.split not in SPLITS:
+        raise ConfigError(f"found {options.split!r}", where="--split", expected=", ".join(SPLITS))
+    if options.require is not None:
+        check_requirement(options.require)
+    if options.temperature and options.split == "validation":
+        raise ConfigError("the rows are the validation rows themselves", where="--temperature", remedy="use --split test")
+
+
+def open_rows(options: EvaluateOptions, notes: dict[str, Any], labels: tuple[str, ...]) -> tuple[Splits, int]:
+    """All rows, with the adapter's own label numbers, and the length they are cut to."""
     recorded = {each.name: notes["data"][each.name] for each in fields(DataOptions) if each.name in notes["data"]}
     data = DataOptions(**{**recorded, "limit_train": None, "limit_eval": options.limit_eval})
     data.dataset = options.dataset or data.dataset
-    splits = relabel(open_splits(data, seed=notes["training"]["seed"]), labels)
-    return getattr(splits, options.split), data.max_tokens
+    return relabel(open_splits(data, seed=notes["training"]["seed"]), labels), data.max_tokens
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Both draw the same tables; only the drawing differs.
 from __future__ import annotations
 
 import re
+import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 WIDTH = 100  # columns of the terminal table, at most
 LABEL_WIDTH = 20  # columns of a label in it; report.json holds the whole label
 SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "loss": "loss (nats)"}
+LISTED_ROWS = 5  # changed rows of each kind in it; report.json holds more
 MODELS = {"baseline": "baseline", "linear_probe": "linear probe", "adapted": "adapted"}
 
 
@@ -26,23 +28,75 @@ class Table:
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """The report as aligned text, at most 100 columns wide: scores, McNemar, classes, parameters, training."""
-    return "\n\n".join(_parts(report, _aligned))
+    """The report as aligned text, at most 100 columns wide: the verdict, scores, slices, some changed rows, parameters."""
+    return "\n\n".join(textwrap.fill(part, WIDTH) if "\n" not in part else part for part in _terminal_parts(report))
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:
-    """The same as Markdown."""
+    """The same as Markdown, without rows: a model card is published, the data set may not be."""
     return "\n\n".join(_parts(report, _markdown))
 
 
 def _parts(report: Mapping[str, Any], draw: Callable[[Table], str]) -> Iterator[str]:
+    if "verdict" in report:
+        yield report["verdict"]["sentence"]
     yield draw(_scores(report))
     yield _mcnemar(report)
+    if "difference" in report:
+        yield draw(_differences(report["difference"]))
+        yield draw(_calibration(report["calibration"]))
+    if "lengths" in report:
+        yield draw(_lengths(report["lengths"]))
     yield "Per class: precision P, recall R and F1 of the baseline (before) and the adapted model (after)"
     yield draw(_classes(report))
     yield draw(_parameters(report))
     if report["train"] is not None:
         yield _training(report["train"])
+
+
+def _terminal_parts(report: Mapping[str, Any]) -> Iterator[str]:
+    yield from _parts(report, _aligned)
+    for kind, rows in report.get("changed", {}).items():
+        if rows:
+            shown = f"Rows {kind} ({min(len(rows), LISTED_ROWS)} of {report['mcnemar'][kind]:,})"
+            yield "\n".join([shown, *map(_changed, rows[:LISTED_ROWS])])
+
+
+def _changed(row: Mapping[str, Any]) -> str:
+    before, after, label = (_shortened(_printable(row[key])) for key in ("before", "after", "label"))
+    answers = f"  {row['row']}: {before} -> {after}" + (f" (truth {label})" if row["after"] != row["label"] else "")
+    return answers if row["text"] is None else _shortened(f"{answers}  {_printable(row['text'])}", WIDTH)
+
+
+def _differences(difference: Mapping[str, Mapping[str, float]]) -> Table:
+    rows = [
+        [f"difference in {title}", *(f"{difference[score][bound]:+.4f}" for bound in ("value", "low", "high"))]
+        for score, title in SCORES.items()
+    ]
+    return Table(["95 % interval", "adapted - baseline", "low", "high"], rows)
+
+
+def _calibration(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    titles = {"baseline": "baseline", "adapted": "adapted"}
+    if "tempered" in found:
+        titles["tempered"] = f"adapted, T = {found['tempered']['temperature']:.3f}"
+    rows = [[title, f"{found[name]['ece']:.4f}", f"{found[name]['brier']:.4f}"] for name, title in titles.items()]
+    return Table(["calibration", "ECE", "Brier"], rows)
+
+
+def _lengths(slices: Iterable[Mapping[str, float]]) -> Table:
+    rows = [
+        [
+            f"{each['shortest']} to {each['longest']} tokens",
+            f"{each['n']:,}",
+            f"{each['baseline']:.4f}",
+            f"{each['adapted']:.4f}",
+            f"{each['fixed']:,}",
+            f"{each['broken']:,}",
+        ]
+        for each in slices
+    ]
+    return Table(["length", "rows", "accuracy before", "accuracy after", "fixed", "broken"], rows)
 
 
 def _scores(report: Mapping[str, Any]) -> Table:
@@ -134,12 +188,13 @@ def _columns(text: str) -> int:
     return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
 
 
-def _shortened(label: str) -> str:
-    if _columns(label) <= LABEL_WIDTH:
-        return label
-    while _columns(label) > LABEL_WIDTH - 3:
-        label = label[:-1]
-    return label + "..."
+def _shortened(text: str, width: int = LABEL_WIDTH) -> str:
+    if len(text) <= 2 * width and _columns(text) <= width:
+        return text
+    text = text[: 2 * width]  # more letters than this only if most take no column; a row may hold megabytes
+    while _columns(text) > width - 3:
+        text = text[:-1]
+    return text + "..."
 
 
 def _padded(cell: str, width: int, *, left: bool) -> str:

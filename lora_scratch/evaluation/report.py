@@ -1,7 +1,13 @@
 """The figures of a run as one JSON object: adapted against frozen baseline on the same rows.
 
 {"baseline": {"accuracy", "macro_f1", "loss", "n"}, "adapted": the same, "linear_probe": the same (if there is one),
+ "verdict": {"word": "better" | "worse" | "not shown", "sentence"},
+ "difference": {"accuracy" | "macro_f1" | "loss": {"value", "low", "high"}}, adapted minus baseline with a 95 % interval,
  "mcnemar": {"fixed", "broken", "p_value"},
+ "changed": {"fixed" | "broken": [{"row", "label", "before", "after", "text" or null}]}, at most 1,000 rows each,
+ "calibration": {"baseline" | "adapted": {"ece", "brier", "bins": [{"low", "high", "n", "confidence", "accuracy"}]},
+                 "tempered": the same and "temperature", "loss" (if there are validation rows)},
+ "lengths": [{"shortest", "longest", "n", "baseline", "adapted", "fixed", "broken"}] (if lengths are known),
  "parameters": {"total", "trainable", "lora", "head"},
  "train": {"seconds", "examples", "tokens", "examples_per_second", "peak_memory_bytes"} or null,
  "labels": [C names], "per_class": {"baseline": [C rows], "adapted": [C rows]},
@@ -21,8 +27,11 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import ConfigError
+from .bootstrap import paired_intervals
+from .calibration import calibration, fit_temperature
 from .mcnemar import mcnemar
 from .metrics import confusion, correct, measure, per_class
+from .verdict import changed_rows, judge, length_slices
 
 PARAMETER_KEYS = ("total", "trainable", "lora", "head")
 TRAIN_KEYS = ("seconds", "examples", "tokens", "examples_per_second", "peak_memory_bytes")
@@ -40,6 +49,9 @@ def build_report(
     versions: Mapping[str, str],
     command: str,
     probe_logits: Tensor | None = None,
+    texts: Sequence[str] | None = None,
+    lengths: Tensor | None = None,
+    validation: tuple[Tensor, Tensor] | None = None,
     **extra: Any,
 ) -> dict[str, Any]:
     """The report of both models on the same rows; plain JSON types throughout.
@@ -50,6 +62,8 @@ def build_report(
         parameters, train: at least the keys named at the top of this file; more are kept. `train` is None where nothing
             was trained, as when an adapter is only measured.
         probe_logits: those of `linear_probe`, if it was run.
+        texts, lengths: of the rows, where known: what the fixed and broken rows say, and slices by number of tokens (n,).
+        validation: the adapted model's logits and the labels of other rows than these, to fit a temperature on.
         extra: more to write down, under new keys.
 
     Raises:
@@ -62,8 +76,11 @@ def build_report(
     logits = {"baseline": baseline_logits, "adapted": adapted_logits}
     probe = {} if probe_logits is None else {"linear_probe": probe_logits}
     report: dict[str, Any] = {name: asdict(measure(each, labels)) for name, each in {**logits, **probe}.items()}
+    report |= _comparison(baseline_logits, adapted_logits, labels)
+    changed = changed_rows(baseline_logits, adapted_logits, labels, names, texts=texts)
     report |= {
-        "mcnemar": asdict(mcnemar(correct(baseline_logits, labels), correct(adapted_logits, labels))),
+        "changed": {kind: [asdict(row) for row in rows] for kind, rows in changed.items()},
+        "calibration": _calibration(logits, labels, validation),
         "parameters": dict(parameters),
         "train": None if train is None else dict(train),
         "labels": list(names),
@@ -72,9 +89,34 @@ def build_report(
         "versions": dict(versions),
         "command": command,
     }
+    if lengths is not None:
+        report["lengths"] = [asdict(each) for each in length_slices(baseline_logits, adapted_logits, labels, lengths)]
     if taken := sorted(report.keys() & extra.keys()):
         raise ConfigError(f"extra keys {', '.join(taken)} are the report's own", where="report")
     return _strict({**report, **extra})
+
+
+def _comparison(before: Tensor, after: Tensor, labels: Tensor) -> dict[str, Any]:
+    test = mcnemar(correct(before, labels), correct(after, labels))
+    difference = paired_intervals(before, after, labels)
+    verdict = judge(measure(before, labels), measure(after, labels), test, difference["accuracy"])
+    return {
+        "verdict": asdict(verdict),
+        "difference": {score: asdict(interval) for score, interval in difference.items()},
+        "mcnemar": asdict(test),
+    }
+
+
+def _calibration(
+    logits: Mapping[str, Tensor], labels: Tensor, validation: tuple[Tensor, Tensor] | None
+) -> dict[str, dict[str, Any]]:
+    found = {name: asdict(calibration(each, labels)) for name, each in logits.items()}
+    if validation is not None:
+        temperature = fit_temperature(*validation)
+        cooled = logits["adapted"].double() / temperature
+        figures = {"temperature": temperature, "loss": measure(cooled, labels).loss}
+        found["tempered"] = {**figures, **asdict(calibration(cooled, labels))}
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,141 @@
+"""The answer in words, and where the difference is: rows fixed and broken, and slices by length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, DataError
+from .bootstrap import CONFIDENCE, Interval
+from .mcnemar import McNemar
+from .metrics import Metrics, correct
+
+SIGNIFICANCE = 0.05
+MOST_LISTED = 1000  # rows of each kind in a report; their number is McNemar's
+BETTER, WORSE, NOT_SHOWN = "better", "worse", "not shown"
+REQUIREMENTS: Mapping[str, tuple[str, ...]] = {"better": (BETTER,), "not_worse": (BETTER, NOT_SHOWN)}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`better`, `worse` or `not shown`, and the same as a sentence with its figures."""
+
+    word: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class ChangedRow:
+    """A row that exactly one of the models has right, counted from 0; its text if it was given."""
+
+    row: int
+    label: str
+    before: str
+    after: str
+    text: str | None
+
+
+@dataclass(frozen=True)
+class LengthSlice:
+    """The rows of `shortest` to `longest` tokens: how many, the accuracy of both models, the rows fixed and broken."""
+
+    shortest: int
+    longest: int
+    n: int
+    baseline: float
+    adapted: float
+    fixed: int
+    broken: int
+
+
+def judge(baseline: Metrics, adapted: Metrics, test: McNemar, accuracy: Interval) -> Verdict:
+    """Better or worse in accuracy if McNemar's exact p is below 0.05, else not shown at this size.
+
+    "Not shown" is not "equal": the sentence gives the interval, which says what difference these rows can't exclude.
+    """
+    direction = (test.fixed > test.broken) - (test.fixed < test.broken)
+    word = {1: BETTER, -1: WORSE}.get(direction, NOT_SHOWN) if test.p_value < SIGNIFICANCE else NOT_SHOWN
+    claim = {
+        BETTER: "The adapted model is better than the frozen baseline",
+        WORSE: "The adapted model is worse than the frozen baseline",
+        NOT_SHOWN: "A difference between the adapted model and the frozen baseline is not shown at this size",
+    }[word]
+    return Verdict(
+        word,
+        f"{claim}: accuracy {baseline.accuracy:.4f} -> {adapted.accuracy:.4f} on {baseline.n:,} rows, "
+        f"a change of {accuracy.value:+.4f} ({CONFIDENCE:.0%} interval {accuracy.low:+.4f} to {accuracy.high:+.4f}).",
+    )
+
+
+def require(verdict: str, requirement: str) -> None:
+    """Nothing, if the verdict's word meets the requirement, `better` or `not_worse`.
+
+    Raises:
+        ConfigError: it does not, or there is no such requirement.
+    """
+    check_requirement(requirement)
+    if verdict not in REQUIREMENTS[requirement]:
+        raise ConfigError(f"the verdict is {verdict!r}", where="--require", expected=" or ".join(REQUIREMENTS[requirement]))
+
+
+def check_requirement(requirement: str) -> None:
+    """A ConfigError if there is no such requirement."""
+    if requirement not in REQUIREMENTS:
+        raise ConfigError(f"found {requirement!r}", where="--require", expected=" or ".join(REQUIREMENTS))
+
+
+def changed_rows(
+    before: Tensor, after: Tensor, labels: Tensor, names: Sequence[str], *, texts: Sequence[str] | None = None
+) -> dict[str, list[ChangedRow]]:
+    """The first 1,000 rows `fixed` (wrong, then right) and `broken` (right, then wrong), in the order of the data set.
+
+    Shape: before, after (n, C) logits, labels (n,), C names, n texts.
+
+    Raises:
+        DataError: another number of texts than of rows.
+    """
+    _check_length("texts", texts, labels)
+    right, now_right = correct(before, labels), correct(after, labels)
+    answers, now = before.argmax(-1).tolist(), after.argmax(-1).tolist()
+
+    def listed(rows: Tensor) -> list[ChangedRow]:
+        return [
+            ChangedRow(i, names[int(labels[i])], names[answers[i]], names[now[i]], texts[i] if texts is not None else None)
+            for i in rows.nonzero().flatten().tolist()[:MOST_LISTED]
+        ]
+
+    return {"fixed": listed(now_right & ~right), "broken": listed(right & ~now_right)}
+
+
+def length_slices(before: Tensor, after: Tensor, labels: Tensor, lengths: Tensor) -> list[LengthSlice]:
+    """Up to four slices from short to long, cut at the quartiles of the lengths; rows of one length stay together.
+
+    Shape: before, after (n, C) logits, labels and lengths (n,).
+
+    Raises:
+        DataError: another number of lengths than of rows.
+    """
+    _check_length("lengths", lengths, labels)
+    right, now_right = correct(before, labels), correct(after, labels)
+    cuts = torch.quantile(lengths.double(), torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
+    number = torch.bucketize(lengths.double(), cuts)
+    return [
+        LengthSlice(
+            int(lengths[inside].min()),
+            int(lengths[inside].max()),
+            int(inside.sum()),
+            right[inside].double().mean().item(),
+            now_right[inside].double().mean().item(),
+            int((now_right & ~right)[inside].sum()),
+            int((right & ~now_right)[inside].sum()),
+        )
+        for inside in (number == i for i in sorted(set(number.tolist())))
+    ]
+
+
+def _check_length(name: str, found: Sequence[str] | Tensor | None, labels: Tensor) -> None:
+    if found is not None and len(found) != len(labels):
+        raise DataError(f"{len(found)} {name} for {len(labels)} rows", where="report")

@@ -1,0 +1,50 @@
+"""scripts/evaluate.py as a gate: the verdict as an exit code, and what the report says of the rows."""
+
+import json
+
+import evaluate
+import pytest
+from command_line import call
+
+
+@pytest.mark.parametrize(("requirement", "words"), [("better", ("better",)), ("not_worse", ("better", "not shown"))])
+def test_require_is_an_exit_code(job, tmp_path, capsys, requirement, words):
+    """0 if the verdict meets it, else 1 with one line; the report is written either way."""
+    place = tmp_path / "report.json"
+    code = call(evaluate, "--adapter", job.adapter, "--json", place, "--require", requirement, "--temperature", "true")
+    report = json.loads(place.read_text())
+    assert code == (0 if report["verdict"]["word"] in words else 1)
+    captured = capsys.readouterr()
+    assert captured.out.startswith(report["verdict"]["sentence"][:60])
+    assert ("error: --require: the verdict is" in captured.err) == bool(code)
+    assert report["calibration"]["tempered"]["temperature"] > 0
+    assert sum(each["n"] for each in report["lengths"]) == report["adapted"]["n"]
+    assert len(report["changed"]["fixed"]) == report["mcnemar"]["fixed"]
+    assert all(row["text"] for row in report["changed"]["fixed"])
+
+
+@pytest.mark.parametrize("when", ["met", "not met"])
+def test_require_better_follows_the_verdict(job, monkeypatch, when):
+    """The twin of the above where the tiny job's own verdict would be only one of the two."""
+    word = {"met": "better", "not met": "not shown"}[when]
+    build = evaluate.build_report
+
+    def judged(**arguments):
+        report = build(**arguments)
+        return {**report, "verdict": {**report["verdict"], "word": word}}
+
+    monkeypatch.setattr(evaluate, "build_report", judged)
+    assert call(evaluate, "--adapter", job.adapter, "--require", "better") == (when == "not met")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--require", "best"], "--require: found 'best'; expected better or not_worse"),
+        (["--temperature", "true", "--split", "validation"], "--temperature: the rows are the validation rows"),
+    ],
+)
+def test_evaluate_refuses_flags_before_it_opens_anything(capsys, flags, message):
+    """Not even the adapter folder is looked for."""
+    assert call(evaluate, "--adapter", "no/such/folder", *flags) == 1
+    assert message in capsys.readouterr().err
