@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from ..data import Batch, Encoded, collate, plan_in_order
 from ..errors import DataError
-from ..model.narrow import narrow_weights
 from ..model.packed import classify, packed
 from ..runtime.precision import Precision
 
@@ -35,16 +34,13 @@ def predict_logits(
     Args:
         model: a sequence classifier of transformers, on the device of `precision`.
         progress: what the progress bar says; no bar if empty.
-        plain: without the levers of speed, which are equal to rounding: see model/packed.py and model/narrow.py.
+        plain: with padding, as the model's own code has it; packed logits (model/packed.py) are equal to rounding.
 
     Raises:
         DataError: no rows.
     """
-    with evaluating(model), ExitStack() as levers:
-        if not plain:
-            levers.enter_context(packed(model))
-            levers.enter_context(narrow_weights(model, precision))
-        logits = partial(classify, model)
+    logits = partial(classify, model)
+    with evaluating(model), nullcontext() if plain else packed(model):
         return map_rows(
             logits, encoded, precision=precision, pad_token_id=pad_token_id, batch_size=batch_size, progress=progress
         )
