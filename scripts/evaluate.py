@@ -20,7 +20,7 @@ from transformers import HfArgumentParser
 from lora_scratch.adapter import count_parameters, disabled
 from lora_scratch.data import Splits
 from lora_scratch.errors import ConfigError
-from lora_scratch.evaluation import build_report, check_requirement, predict_logits, render, require, versions
+from lora_scratch.evaluation import build_report, check_requirement, predict_logits, render, require, versions, with_texts
 from lora_scratch.jobs import DataOptions, encode_rows, open_adapter, open_splits, relabel, run_command
 from lora_scratch.runtime.atomic import write_json
 from lora_scratch.runtime.device import resolve_device
@@ -63,10 +63,13 @@ def main() -> None:
     with disabled(model):
         baseline = predict(encoded, progress="baseline")
     adapted = predict(encoded, progress="adapted")
-    validation = None
+    validation = {}
     if options.temperature:
         others = encode_rows(splits.validation, saved.base, max_tokens=max_tokens)
-        validation = (predict(others, progress="validation"), others.labels)
+        validation = {
+            "validation_logits": predict(others, progress="validation"),
+            "validation_labels": others.labels,
+        }
     report = build_report(
         baseline_logits=baseline,
         adapted_logits=adapted,
@@ -76,10 +79,10 @@ def main() -> None:
         train=None,
         versions=versions(),
         command=shlex.join(["python", *sys.argv]),
-        texts=[row.text for row in rows],
         lengths=encoded.lengths,
-        validation=validation,
+        **validation,
     )
+    report = with_texts(report, [row.text for row in rows])
     print(render(report))
     if options.json:
         write_json(Path(options.json), report)

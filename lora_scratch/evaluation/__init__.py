@@ -18,6 +18,7 @@ from .render import render as render
 from .render import render_markdown as render_markdown
 from .report import build_report as build_report
 from .report import versions as versions
+from .report import with_texts as with_texts
 from .verdict import ChangedRow as ChangedRow
 from .verdict import LengthSlice as LengthSlice
 from .verdict import Verdict as Verdict

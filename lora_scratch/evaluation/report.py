@@ -26,7 +26,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from .bootstrap import paired_intervals
 from .calibration import calibration, fit_temperature
 from .mcnemar import mcnemar
@@ -49,9 +49,9 @@ def build_report(
     versions: Mapping[str, str],
     command: str,
     probe_logits: Tensor | None = None,
-    texts: Sequence[str] | None = None,
     lengths: Tensor | None = None,
-    validation: tuple[Tensor, Tensor] | None = None,
+    validation_logits: Tensor | None = None,
+    validation_labels: Tensor | None = None,
     **extra: Any,
 ) -> dict[str, Any]:
     """The report of both models on the same rows; plain JSON types throughout.
@@ -62,8 +62,8 @@ def build_report(
         parameters, train: at least the keys named at the top of this file; more are kept. `train` is None where nothing
             was trained, as when an adapter is only measured.
         probe_logits: those of `linear_probe`, if it was run.
-        texts, lengths: of the rows, where known: what the fixed and broken rows say, and slices by number of tokens (n,).
-        validation: the adapted model's logits and the labels of other rows than these, to fit a temperature on.
+        lengths: the rows' numbers of tokens (n,), for slices by length.
+        validation_logits, validation_labels: the adapted model's on other rows than these, to fit a temperature on.
         extra: more to write down, under new keys.
 
     Raises:
@@ -77,10 +77,10 @@ def build_report(
     probe = {} if probe_logits is None else {"linear_probe": probe_logits}
     report: dict[str, Any] = {name: asdict(measure(each, labels)) for name, each in {**logits, **probe}.items()}
     report |= _comparison(baseline_logits, adapted_logits, labels)
-    changed = changed_rows(baseline_logits, adapted_logits, labels, names, texts=texts)
+    changed = changed_rows(baseline_logits, adapted_logits, labels, names)
     report |= {
         "changed": {kind: [asdict(row) for row in rows] for kind, rows in changed.items()},
-        "calibration": _calibration(logits, labels, validation),
+        "calibration": _calibration(logits, labels, validation_logits, validation_labels),
         "parameters": dict(parameters),
         "train": None if train is None else dict(train),
         "labels": list(names),
@@ -96,6 +96,18 @@ def build_report(
     return _strict({**report, **extra})
 
 
+def with_texts(report: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+    """The report with the text of every fixed and broken row; `texts` are those of all n rows, in order.
+
+    Raises:
+        DataError: another number of texts than of rows.
+    """
+    if len(texts) != report["adapted"]["n"]:
+        raise DataError(f"{len(texts)} texts for {report['adapted']['n']} rows", where="report")
+    changed = {kind: [{**row, "text": texts[row["row"]]} for row in rows] for kind, rows in report["changed"].items()}
+    return {**report, "changed": changed}
+
+
 def _comparison(before: Tensor, after: Tensor, labels: Tensor) -> dict[str, Any]:
     test = mcnemar(correct(before, labels), correct(after, labels))
     difference = paired_intervals(before, after, labels)
@@ -108,11 +120,13 @@ def _comparison(before: Tensor, after: Tensor, labels: Tensor) -> dict[str, Any]
 
 
 def _calibration(
-    logits: Mapping[str, Tensor], labels: Tensor, validation: tuple[Tensor, Tensor] | None
+    logits: Mapping[str, Tensor], labels: Tensor, validation_logits: Tensor | None, validation_labels: Tensor | None
 ) -> dict[str, dict[str, Any]]:
     found = {name: asdict(calibration(each, labels)) for name, each in logits.items()}
-    if validation is not None:
-        temperature = fit_temperature(*validation)
+    if (validation_logits is None) != (validation_labels is None):
+        raise ConfigError("validation logits without labels, or labels without logits", where="report")
+    if validation_logits is not None and validation_labels is not None:
+        temperature = fit_temperature(validation_logits, validation_labels)
         cooled = logits["adapted"].double() / temperature
         figures = {"temperature": temperature, "loss": measure(cooled, labels).loss}
         found["tempered"] = {**figures, **asdict(calibration(cooled, labels))}

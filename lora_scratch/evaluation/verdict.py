@@ -29,13 +29,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ChangedRow:
-    """A row that exactly one of the models has right, counted from 0; its text if it was given."""
+    """A row that exactly one of the models has right, counted from 0; its text if it is known."""
 
     row: int
     label: str
     before: str
     after: str
-    text: str | None
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,23 +87,17 @@ def check_requirement(requirement: str) -> None:
         raise ConfigError(f"found {requirement!r}", where="--require", expected=" or ".join(REQUIREMENTS))
 
 
-def changed_rows(
-    before: Tensor, after: Tensor, labels: Tensor, names: Sequence[str], *, texts: Sequence[str] | None = None
-) -> dict[str, list[ChangedRow]]:
+def changed_rows(before: Tensor, after: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, list[ChangedRow]]:
     """The first 1,000 rows `fixed` (wrong, then right) and `broken` (right, then wrong), in the order of the data set.
 
-    Shape: before, after (n, C) logits, labels (n,), C names, n texts.
-
-    Raises:
-        DataError: another number of texts than of rows.
+    Shape: before, after (n, C) logits, labels (n,), C names.
     """
-    _check_length("texts", texts, labels)
     right, now_right = correct(before, labels), correct(after, labels)
     answers, now = before.argmax(-1).tolist(), after.argmax(-1).tolist()
 
     def listed(rows: Tensor) -> list[ChangedRow]:
         return [
-            ChangedRow(i, names[int(labels[i])], names[answers[i]], names[now[i]], texts[i] if texts is not None else None)
+            ChangedRow(i, names[int(labels[i])], names[answers[i]], names[now[i]])
             for i in rows.nonzero().flatten().tolist()[:MOST_LISTED]
         ]
 
@@ -118,7 +112,8 @@ def length_slices(before: Tensor, after: Tensor, labels: Tensor, lengths: Tensor
     Raises:
         DataError: another number of lengths than of rows.
     """
-    _check_length("lengths", lengths, labels)
+    if len(lengths) != len(labels):
+        raise DataError(f"{len(lengths)} lengths for {len(labels)} rows", where="report")
     right, now_right = correct(before, labels), correct(after, labels)
     cuts = torch.quantile(lengths.double(), torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
     number = torch.bucketize(lengths.double(), cuts)
@@ -134,8 +129,3 @@ def length_slices(before: Tensor, after: Tensor, labels: Tensor, lengths: Tensor
         )
         for inside in (number == i for i in sorted(set(number.tolist())))
     ]
-
-
-def _check_length(name: str, found: Sequence[str] | Tensor | None, labels: Tensor) -> None:
-    if found is not None and len(found) != len(labels):
-        raise DataError(f"{len(found)} {name} for {len(labels)} rows", where="report")
