@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lora_scratch.adapter import LoRAConfig, count_parameters, fingerprint, inject, save_adapter
 from lora_scratch.data import Encoded, Splits, collate, plan_batches
-from lora_scratch.evaluation import build_report, linear_probe, predict_logits, render, render_markdown, versions
+from lora_scratch.evaluation import Metrics, build_report, linear_probe, predict_logits, render, render_markdown, versions
 from lora_scratch.jobs import (
     DataOptions,
     ModelOptions,
@@ -64,10 +64,11 @@ def main() -> None:
     # the untouched model, measured before anything is changed
     model, pad = base.model.to(precision.device), base.pad_token_id
     predict = partial(predict_logits, model, precision=precision, pad_token_id=pad)
-    found = {"baseline_logits": predict(sets["test"], progress="baseline")}
+    baseline = predict(sets["test"], progress="baseline")
+    probe = None
     if run.linear_probe:
         walk = partial(linear_probe, model, precision=precision, pad_token_id=pad)
-        found["probe_logits"] = walk(sets["train"], sets["test"], progress="linear probe")
+        probe = walk(sets["train"], sets["test"], progress="linear probe")
 
     # freeze, inject, train; the best adapter by validation is on disk at every moment
     inject(model, adapter, seed=training.seed, batches=first_batches(sets["train"], pad, precision.device))
@@ -78,19 +79,27 @@ def main() -> None:
     write_json(folder / "config.json", {**settings, **notes, "base": {"name": base.name, "tensors": prints}})
     save = partial(save_adapter, model, folder / "adapter", base_model=base.name, base=prints)
     log = MetricsLog(folder / "metrics.jsonl")
-    result = train(
-        model,
-        sets["train"],
-        sets["validation"],
-        training,
-        pad_token_id=pad,
-        log=log,
-        on_best=lambda metrics: save(notes={**notes, "validation": asdict(metrics)}),
-    )
+
+    def keep(metrics: Metrics) -> None:
+        """Save the best so far."""
+        save(notes={**notes, "validation": asdict(metrics)})
+
+    result = train(model, sets["train"], sets["validation"], training, pad_token_id=pad, log=log, on_best=keep)
 
     # the same rows again, against the frozen baseline
-    found["adapted_logits"] = predict(sets["test"], progress="adapted")
-    report = summarise(found, sets["test"], splits.labels, asdict(count_parameters(model)), result)
+    report = build_report(
+        baseline_logits=baseline,
+        adapted_logits=predict(sets["test"], progress="adapted"),
+        probe_logits=probe,
+        labels=sets["test"].labels,
+        names=splits.labels,
+        texts=[row.text for row in splits.test],
+        lengths=sets["test"].lengths,
+        parameters=asdict(count_parameters(model)),
+        train=took(result),
+        versions=versions(),
+        command=command_line(),
+    )
     write_json(folder / "report.json", report)
     write_text(folder / "adapter" / "README.md", model_card(base.name, adapter, notes, render_markdown(report)))
     print(render(report))
@@ -120,11 +129,9 @@ def command_line() -> str:
     return shlex.join(["python", *sys.argv])
 
 
-def summarise(
-    found: dict[str, Tensor], test: Encoded, names: tuple[str, ...], parameters: dict[str, int], result: TrainResult
-) -> dict[str, Any]:
-    """report.json: baseline and adapted model on the same rows, and what the training took."""
-    took = {
+def took(result: TrainResult) -> dict[str, float]:
+    """What the training took, as report.json names it."""
+    return {
         "seconds": result.seconds,
         "examples": result.examples,
         "tokens": result.tokens,
@@ -132,15 +139,6 @@ def summarise(
         "peak_memory_bytes": result.peak_memory_bytes,
         "skipped_steps": result.skipped,
     }
-    return build_report(
-        **found,
-        labels=test.labels,
-        names=names,
-        parameters=parameters,
-        train=took,
-        versions=versions(),
-        command=command_line(),
-    )
 
 
 def describe(base: Base, splits: Splits, sets: dict[str, Encoded]) -> None:
