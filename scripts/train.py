@@ -22,7 +22,16 @@ from torch import Tensor
 
 from lora_scratch.adapter import LoRAConfig, count_parameters, fingerprint, inject, save_adapter
 from lora_scratch.data import Encoded, Splits, collate, plan_batches
-from lora_scratch.evaluation import Metrics, build_report, linear_probe, predict_logits, render, render_markdown, versions
+from lora_scratch.evaluation import (
+    Metrics,
+    build_report,
+    linear_probe,
+    predict_logits,
+    render,
+    render_markdown,
+    versions,
+    with_texts,
+)
 from lora_scratch.jobs import (
     DataOptions,
     ModelOptions,
@@ -63,7 +72,7 @@ def main() -> None:
 
     # the untouched model, measured before anything is changed
     model, pad = base.model.to(precision.device), base.pad_token_id
-    predict = partial(predict_logits, model, precision=precision, pad_token_id=pad)
+    predict = partial(predict_logits, model, precision=precision, pad_token_id=pad, plain=training.plain)
     baseline = predict(sets["test"], progress="baseline")
     probe = None
     if run.linear_probe:
@@ -93,13 +102,13 @@ def main() -> None:
         probe_logits=probe,
         labels=sets["test"].labels,
         names=splits.labels,
-        texts=[row.text for row in splits.test],
         lengths=sets["test"].lengths,
         parameters=asdict(count_parameters(model)),
         train=took(result),
         versions=versions(),
         command=command_line(),
     )
+    report = with_texts(report, [row.text for row in splits.test])
     write_json(folder / "report.json", report)
     write_text(folder / "adapter" / "README.md", model_card(base.name, adapter, notes, render_markdown(report)))
     print(render(report))
