@@ -70,7 +70,7 @@ def _changed(row: Mapping[str, Any]) -> str:
 
 def _differences(difference: Mapping[str, Mapping[str, float]]) -> Table:
     rows = [
-        [f"difference in {title}", *(f"{difference[score][bound]:+.4f}" for bound in ("value", "low", "high"))]
+        [title, *(f"{difference[score][bound]:+.4f}" for bound in ("value", "low", "high"))]
         for score, title in SCORES.items()
     ]
     return Table(["95 % interval", "adapted - baseline", "low", "high"], rows)
