@@ -3,9 +3,13 @@
 `config.py` what to adapt, `targets.py` names to modules, `tying.py` shared weights, `plan.py` what would be adapted,
 `inject.py` there and back, `eva.py` a start that looks at data, `switches.py` off, scaled and merged, `state.py` what is
 remembered, `fingerprint.py` whose weights, `peft_format.py` the names in the file, `provenance.py` what
-PEFT has no field for, `files.py` save and load.
+PEFT has no field for, `files.py` save and load, `anatomy.py` what was learnt, `verify.py` what is wrong with a folder.
 """
 
+from .anatomy import Anatomy as Anatomy
+from .anatomy import anatomy as anatomy
+from .anatomy import shares_by_depth as shares_by_depth
+from .anatomy import shares_by_projection as shares_by_projection
 from .config import LoRAConfig as LoRAConfig
 from .files import load_adapter as load_adapter
 from .files import read_provenance as read_provenance
@@ -25,3 +29,4 @@ from .switches import disabled as disabled
 from .switches import merge_all as merge_all
 from .switches import scaled as scaled
 from .switches import unmerge_all as unmerge_all
+from .verify import problems_in_folder as problems_in_folder

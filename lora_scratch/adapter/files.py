@@ -278,8 +278,9 @@ def _read(path: Path) -> bytes:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    raw = _read(path)
     try:
-        content = json.loads(_read(path))
+        content = json.loads(raw)
     except ValueError as error:
         raise AdapterFileError([f"not valid JSON ({error})"], where=str(path), remedy=_AGAIN) from error
     if not isinstance(content, dict):

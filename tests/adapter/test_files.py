@@ -27,6 +27,7 @@ from lora_scratch.adapter import (
     remove_adapter,
     save_adapter,
 )
+from lora_scratch.adapter.files import _read_json as read_json
 from lora_scratch.errors import AdapterFileError, BaseMismatchError, LoraScratchError
 from lora_scratch.testing import move_adapter
 
@@ -537,3 +538,10 @@ def test_randomly_damaged_folder_is_refused_or_loads_as_if_whole(good, tmp_path,
     load_adapter(whole, good)
     assert record(model) == record(whole)
     assert torch.equal(logits(model), logits(whole))
+
+
+def test_a_missing_config_is_said_to_be_missing_and_not_malformed(tmp_path):
+    """A file that is not there is no file with bad JSON in it."""
+    with pytest.raises(AdapterFileError, match=r"can't be read \(No such file") as caught:
+        read_json(tmp_path / "adapter_config.json")
+    assert "JSON" not in str(caught.value)

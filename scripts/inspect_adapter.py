@@ -1,0 +1,109 @@
+"""What an adapter learnt, module by module; or whether its folder is what it should be.
+
+python scripts/inspect_adapter.py checkpoints/demo/adapter
+python scripts/inspect_adapter.py checkpoints/demo/adapter --json anatomy.json --figures pictures
+python scripts/inspect_adapter.py checkpoints/demo/adapter --verify --model demo      exit code 1 if anything is wrong
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lora_scratch.adapter import Anatomy, anatomy, problems_in_folder, shares_by_depth, shares_by_projection
+from lora_scratch.errors import AdapterFileError, ConfigError, LoraScratchError
+from lora_scratch.jobs import open_adapter, run_command
+from lora_scratch.runtime.atomic import write_json
+
+COLUMNS = f"{'rank':>5} {'|dW|/|W|':>9} {'stable':>7} {'effective':>9} {'aligned':>8} {'intruders':>9}"
+
+
+def main() -> None:
+    """The table, or the problems."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("adapter", help="adapter folder, as scripts/train.py writes it")
+    parser.add_argument("--model", help="base model, if not the one the adapter names")
+    parser.add_argument("--json", metavar="FILE", help="write every figure to this file too, singular values among them")
+    parser.add_argument("--figures", metavar="DIR", help="draw pictures to this folder; needs matplotlib")
+    parser.add_argument("--verify", action="store_true", help="report all that is wrong instead; the base only with --model")
+    options = parser.parse_args()
+    if options.verify:
+        verify(Path(options.adapter), model=options.model)
+        return
+    rows = anatomy(open_adapter(options.adapter, model=options.model).base.model)
+    shares = {"projection": shares_by_projection(rows), "depth": shares_by_depth(rows)}
+    print(table(rows, shares))
+    if options.json:
+        write_json(Path(options.json), {"modules": [asdict(row) for row in rows], "shares": shares})
+    if options.figures:
+        draw(rows, Path(options.figures))
+
+
+def verify(folder: Path, *, model: str | None) -> None:
+    """Print what was looked at if all is well.
+
+    Raises:
+        AdapterFileError: everything that is wrong, printed line by line before.
+    """
+    problems = problems_in_folder(folder)
+    if model is not None:
+        try:
+            open_adapter(folder, model=model)
+        except LoraScratchError as error:
+            found = error.problems if isinstance(error, AdapterFileError) else [str(error)]
+            problems += [problem for problem in found if not any(known.endswith(problem) for known in problems)]
+    for problem in problems:
+        print(f"wrong: {problem}")
+    if problems:
+        number = f"{len(problems)} thing{'s' if len(problems) > 1 else ''} wrong"
+        raise AdapterFileError([number], where=str(folder), remedy="copy the adapter folder again, or train it again")
+    print(f"{folder}: nothing wrong with the files{'' if model is None else f', nor with its fit to {model}'}")
+
+
+def table(rows: Sequence[Anatomy], shares: Mapping[str, Mapping[str, float]]) -> str:
+    """One line a module, then the shares of the squared norm of all updates."""
+    width = max(len("module"), *(len(row.name) for row in rows))
+    header = f"{'module':<{width}} {COLUMNS}"
+    lines = [
+        f"{row.name:<{width}} {row.rank:>5} {row.relative_norm:>9.4f} {row.stable_rank:>7.2f} {row.effective_rank:>9.2f} "
+        f"{row.alignment:>8.4f} {row.intruders:>9}"
+        for row in rows
+    ]
+    parts = [
+        f"share of |dW|^2 by {by}: " + ", ".join(f"{name} {share:.1%}" for name, share in each.items())
+        for by, each in shares.items()
+    ]
+    return "\n".join([header, "-" * len(header), *lines, "", *parts])
+
+
+def draw(rows: Sequence[Anatomy], folder: Path) -> None:
+    """`spectrum.png`, the singular values of every module, and `norms.png`, how far each was moved.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure  # only here: an extra, and slow to import
+    except ImportError as error:
+        raise ConfigError("matplotlib is not installed", where="--figures", remedy="pip install matplotlib") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    spectrum: Any = Figure(figsize=(9, 5), layout="constrained")
+    axes = spectrum.subplots()
+    for row in rows:
+        axes.plot(range(1, row.rank + 1), row.singular_values, marker=".", label=row.name)
+    axes.set(xlabel="number", ylabel="singular value of the update", ylim=(0, None))
+    axes.legend(fontsize=5, ncols=2)
+    spectrum.savefig(folder / "spectrum.png", dpi=150)
+    norms: Any = Figure(figsize=(9, 1.5 + 0.22 * len(rows)), layout="constrained")
+    axes = norms.subplots()
+    axes.barh([row.name for row in rows], [row.relative_norm for row in rows])
+    axes.set(xlabel="norm of the update / norm of the weight")
+    axes.invert_yaxis()
+    norms.savefig(folder / "norms.png", dpi=150)
+
+
+if __name__ == "__main__":
+    run_command(main)

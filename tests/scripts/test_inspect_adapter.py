@@ -1,0 +1,61 @@
+"""scripts/inspect_adapter.py: the table, the file, the pictures, and --verify as an exit code."""
+
+import json
+import shutil
+
+import inspect_adapter
+import pytest
+from command_line import call
+from folders import save_base
+
+
+def test_inspect_prints_every_module_and_writes_the_same(job, tmp_path, capsys):
+    """Six modules of rank 4; shares add up to one; pictures are there."""
+    place = tmp_path / "anatomy.json"
+    assert call(inspect_adapter, job.adapter, "--json", place, "--figures", tmp_path / "pictures") == 0
+    lines, found = capsys.readouterr().out.splitlines(), json.loads(place.read_text())
+    assert [row["rank"] for row in found["modules"]] == [4] * 6
+    for row in found["modules"]:
+        assert any(line.startswith(row["name"]) and f"{row['relative_norm']:.4f}" in line for line in lines)
+        assert row["singular_values"] == sorted(row["singular_values"], reverse=True)
+    assert sum(found["shares"]["depth"].values()) == pytest.approx(1)
+    for name in ("spectrum.png", "norms.png"):
+        assert (tmp_path / "pictures" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_verify_passes_what_the_job_saved(job, capsys):
+    """Files alone, and with the base."""
+    assert call(inspect_adapter, job.adapter, "--verify") == 0
+    assert call(inspect_adapter, job.adapter, "--verify", "--model", job.base) == 0
+    assert "nothing wrong with the files, nor with its fit to" in capsys.readouterr().out
+
+
+def test_verify_fails_with_another_base(job, tmp_path, capsys):
+    """The files are whole; the base is not the one."""
+    other = save_base(tmp_path / "other", labels=("negative", "positive"), seed=1)
+    assert call(inspect_adapter, job.adapter, "--verify", "--model", other) == 1
+    captured = capsys.readouterr()
+    assert "wrong: the base model is not the one the adapter was trained on" in captured.out
+    assert "error: " in captured.err
+
+
+def test_verify_names_everything_wrong_with_a_damaged_folder(job, tmp_path, capsys):
+    """A bit flipped and a config cut short: two lines, and with the base no line twice."""
+    folder = shutil.copytree(job.adapter, tmp_path / "adapter")
+    weights = folder / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    (folder / "adapter_config.json").write_text("{")
+    assert call(inspect_adapter, folder, "--verify", "--model", job.base) == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("wrong: ")]
+    assert len(lines) == 2
+    assert "SHA-256" in lines[0]
+    assert "adapter_config.json: not valid JSON" in lines[1]
+
+
+def test_inspect_without_matplotlib_says_what_to_install(job, tmp_path, monkeypatch, capsys):
+    """It is an extra; the table needs none of it."""
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    assert call(inspect_adapter, job.adapter, "--figures", tmp_path / "pictures") == 1
+    assert "--figures: matplotlib is not installed; pip install matplotlib" in capsys.readouterr().err
