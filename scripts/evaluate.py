@@ -38,7 +38,7 @@ class EvaluateOptions:
     model: str | None = field(default=None, metadata={"help": "base model, if not the one the adapter names"})
     dataset: str | None = field(default=None, metadata={"help": "other rows than those the adapter was trained with"})
     limit_eval: int | None = field(default=None, metadata={"help": "use only this many rows"})
-    precision: str = field(default="auto", metadata={"help": "compute dtype: fp32, bf16, fp16 or auto"})
+    precision: str | None = field(default=None, metadata={"help": "fp32, bf16, fp16 or auto (default: as trained)"})
     device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})
     json: str | None = field(default=None, metadata={"help": "write the report to this file too"})
     require: str | None = field(
@@ -53,8 +53,9 @@ def main() -> None:
     """Base and adapter over the same rows."""
     (options,) = HfArgumentParser(EvaluateOptions, description=__doc__).parse_args_into_dataclasses()
     check_options(options)
-    precision = resolve_precision(options.precision, resolve_device(options.device))
     saved = open_adapter(options.adapter, model=options.model)
+    wanted = options.precision or saved.notes["training"]["precision"]
+    precision = resolve_precision(wanted, resolve_device(options.device))
     splits, max_tokens = open_rows(options, saved.notes, saved.labels)
     rows = getattr(splits, options.split)
     encoded = encode_rows(rows, saved.base, max_tokens=max_tokens)
