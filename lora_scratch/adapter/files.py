@@ -239,6 +239,12 @@ def _check_tensors(
     if "modules" in provenance:
         problems += differing_settings(adapter_layers(model), config, provenance["modules"])
     problems += [f"{name} is random in the model and not in the file" for name in must_cover if PREFIX + name not in tensors]
+    problems += [
+        f"{name} is random in the model, and the file holds another value of it, which was not trained either"
+        for name, key in ((name, PREFIX + name) for name in must_cover)
+        if key in tensors and key in expected and key not in _trained_tensors(model)
+        if not torch.equal(tensors[key].to(expected[key]), expected[key])
+    ]
     if problems:
         raise AdapterFileError(problems, where=str(where), remedy="the adapter is for another model, or damaged")
 
@@ -257,9 +263,13 @@ def _check_base(model: nn.Module, provenance: Mapping[str, Any], *, where: Path)
 
 @torch.no_grad()
 def _copy(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    heads = _modules_to_write(model, adapter_state(model).config.head_modules or [])
-    for name, tensor in adapter_file_tensors(model, heads).items():
+    for name, tensor in _trained_tensors(model).items():
         tensor.copy_(tensors[name])
+
+
+def _trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What loading writes: not the frozen modules that are in the file for PEFT's sake, which are the base's own affair."""
+    return adapter_file_tensors(model, adapter_state(model).config.head_modules or [])
 
 
 def _has_conv1d(model: nn.Module) -> bool:

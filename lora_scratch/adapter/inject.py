@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..errors import ConfigError, TrainingError
+from ..errors import ConfigError, MergeError, TrainingError
 from ..layers import AdapterLayer
 from ..runtime.seeds import named_generator
 from .config import LoRAConfig
@@ -95,10 +95,16 @@ def merge_and_remove(model: nn.Module) -> nn.Module:
     Raises:
         MergeError: an update that is not finite; nothing has changed then.
     """
-    state = adapter_state(model)
-    unmerge_all(model)
-    merge_all(model)
-    for name, layer in adapter_layers(model).items():
+    state, layers = adapter_state(model), adapter_layers(model)
+    merged = {name: layer.merged_weight for name, layer in layers.items()}
+    unmerge_all(model)  # A and B may have changed since they were merged
+    try:
+        merge_all(model)
+    except MergeError:
+        for name, layer in layers.items():
+            layer.merged_weight = merged[name]
+        raise
+    for name, layer in layers.items():
         layer.base.weight = nn.Parameter(layer.merged_weight)  # type: ignore[arg-type]
         _replace(model, name, layer.base)
     _forget(model, state)

@@ -545,3 +545,30 @@ def test_a_missing_config_is_said_to_be_missing_and_not_malformed(tmp_path):
     with pytest.raises(AdapterFileError, match=r"can't be read \(No such file") as caught:
         read_json(tmp_path / "adapter_config.json")
     assert "JSON" not in str(caught.value)
+
+
+class TestFrozenModulesInTheFile:
+    """PEFT takes `pre_classifier` for a head where `classifier` is one, so the file holds it, trained or not."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        """`classifier` is trained and `pre_classifier` is not."""
+        return save_adapter(adapted(head_modules=["classifier"]), tmp_path / "classifier alone")
+
+    def test_another_base_keeps_its_own_frozen_weights(self, folder):
+        """Loading writes to what the adapter trained and to nothing else; the way back is bit for bit."""
+        other = tiny_distilbert(seed=1)
+        before, expected = record(other), logits(other)
+        load_adapter(other, folder, verify_base=False)
+        assert torch.equal(other.pre_classifier.weight, tiny_distilbert(seed=1).pre_classifier.weight)
+        assert torch.equal(other.classifier.weight, adapted(head_modules=["classifier"]).classifier.weight)
+        with disabled(other):
+            assert torch.equal(logits(other), expected)
+        assert record(remove_adapter(other)) == before
+
+    def test_random_frozen_weights_are_refused_unless_they_are_those_of_the_file(self, folder):
+        """A fresh tensor that nothing fills would be noise for good; drawn with the same seed it is the file's own."""
+        fresh = ["pre_classifier.weight", "classifier.weight"]
+        with pytest.raises(AdapterFileError, match=r": pre_classifier\.weight is random in the model, and the file holds"):
+            load_adapter(tiny_distilbert(seed=1), folder, verify_base=False, must_cover=fresh)
+        load_adapter(tiny_distilbert(), folder, must_cover=fresh)

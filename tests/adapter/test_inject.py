@@ -410,6 +410,20 @@ class TestMerge:
         assert model.get_submodule(Q0).weight is not weight
         assert torch.equal(weight, bits)
 
+    def test_merge_and_remove_leaves_a_merged_model_merged_when_its_update_is_no_longer_finite(self):
+        """After the error nothing has changed: the folded weights from before are still the ones in use."""
+        model = adapted()
+        merge_all(model)
+        before, ours = record(model), logits(model)
+        last = list(adapter_layers(model).values())[-1]
+        with torch.no_grad():
+            last.lora_A[0, 0] = torch.nan
+        with pytest.raises(MergeError, match=r"layer\.1\.attention\.v_lin: merge: the folded weight is not finite"):
+            merge_and_remove(model)
+        assert torch.equal(logits(model), ours)
+        assert all(layer.merged for layer in adapter_layers(model).values())
+        assert record(model)["modules"] == before["modules"]
+
     def test_eval_train_and_state_dict_never_merge(self):
         """PAINS 12: no mode changes a weight, and a state_dict of a merged model is the unmerged one."""
         model = adapted()
