@@ -8,6 +8,8 @@ as it was.
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,7 +34,7 @@ from .peft_format import (
     to_peft_config,
     without_wrapper_copies,
 )
-from .provenance import FORMAT, differing_settings, problems_in, settings_by_module
+from .provenance import FORMAT, differing_settings, problems_in, sealed, settings_by_module
 from .state import adapter_layers, adapter_state
 
 WEIGHTS, CONFIG, PROVENANCE, CARD = "adapter_model.safetensors", "adapter_config.json", "provenance.json", "README.md"
@@ -78,7 +80,7 @@ def save_adapter(
         write_bytes(place / WEIGHTS, weights)
         config = to_peft_config(state.config, base_model=base_model, fan_in_fan_out=_has_conv1d(model))
         write_text(place / CONFIG, json.dumps(config, indent=2, sort_keys=True))  # PEFT writes no newline at the end
-        write_json(place / PROVENANCE, provenance)
+        write_json(place / PROVENANCE, sealed(provenance))
         write_text(place / CARD, card or _plain_card(base_model))
     return Path(folder)
 
@@ -150,7 +152,7 @@ def read_provenance(folder: Path) -> dict[str, Any]:
         AdapterFileError: it is there and is not what `save_adapter` writes.
     """
     path = folder / PROVENANCE
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     fields = _read_json(path)
     problems = problems_in(fields)
@@ -177,6 +179,7 @@ def _fault(name: str, tensor: Tensor) -> str | None:
 
 
 _AGAIN = "copy the adapter folder again, or train it again"
+_A_FOLDER = "an adapter folder as save_adapter or PEFT writes it"
 
 
 def _modules_to_write(model: nn.Module, heads: list[str]) -> list[str]:
@@ -277,21 +280,24 @@ def _has_conv1d(model: nn.Module) -> bool:
 
 
 def _read(path: Path) -> bytes:
+    """The bytes of a regular file: a pipe would be waited on for ever, a device read for ever."""
     try:
-        return path.read_bytes()
-    except OSError as error:
+        regular = stat.S_ISREG(path.stat().st_mode)
+        content = path.read_bytes() if regular else b""
+    except (OSError, ValueError) as error:  # ValueError: NUL in the name
         raise AdapterFileError(
-            [f"can't be read ({error.strerror})"],
-            where=str(path),
-            expected="an adapter folder as save_adapter or PEFT writes it",
+            [f"can't be read ({getattr(error, 'strerror', error)})"], where=str(path), expected=_A_FOLDER
         ) from error
+    if not regular:
+        raise AdapterFileError(["not a regular file"], where=str(path), expected=_A_FOLDER)
+    return content
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     raw = _read(path)
     try:
         content = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AdapterFileError([f"not valid JSON ({error})"], where=str(path), remedy=_AGAIN) from error
     if not isinstance(content, dict):
         raise AdapterFileError(["not a JSON object"], where=str(path), remedy=_AGAIN)

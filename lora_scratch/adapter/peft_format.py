@@ -14,6 +14,7 @@ Source: peft 0.21.2, written and read by its own `save_pretrained` and `from_pre
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -48,20 +49,22 @@ IGNORED = {
     "revision",
     "task_type",
 }
-UNDERSTOOD = {
-    "alpha_pattern",
-    "bias",
-    "exclude_modules",
-    "layers_to_transform",
-    "lora_alpha",
-    "lora_dropout",
-    "peft_type",
-    "r",
-    "rank_pattern",
-    "target_modules",
-    "use_dora",
-    "use_rslora",
+# What each field that is read may be; LoRAConfig checks the bounds. To Python the text "false" is true.
+UNDERSTOOD: dict[str, str] = {
+    "alpha_pattern": "numbers by name",
+    "bias": "a text",
+    "exclude_modules": "a list of names or a regular expression",
+    "layers_to_transform": "a whole number or a list of them",
+    "lora_alpha": "a number",
+    "lora_dropout": "a number",
+    "peft_type": "a text",
+    "r": "a number",
+    "rank_pattern": "numbers by name",
+    "target_modules": "a list of names or a regular expression",
+    "use_dora": "true or false",
+    "use_rslora": "true or false",
 }
+OPTIONAL = {"alpha_pattern", "exclude_modules", "layers_to_transform", "rank_pattern"}  # None means that there are none
 
 
 def adapter_file_tensors(model: nn.Module, heads: Iterable[str]) -> dict[str, Tensor]:
@@ -192,11 +195,27 @@ def _problems(fields: Mapping[str, Any]) -> list[str]:
     ]
     if fields.get("peft_type") != "LORA":
         problems.append(f"peft_type is {fields.get('peft_type')!r}, expected 'LORA'")
-    targets = fields.get("target_modules")
-    names = isinstance(targets, list) and all(isinstance(target, str) for target in targets)
-    if not targets or not (names or isinstance(targets, str)):
-        problems.append(f"target_modules is {targets!r}, expected a list of names or a regular expression")
-    return problems
+    if not fields.get("target_modules"):
+        problems.append(f"target_modules is {fields.get('target_modules')!r}, expected {UNDERSTOOD['target_modules']}")
+    return problems + [
+        f"{name} is {fields[name]!r}, expected {kind}"
+        for name, kind in UNDERSTOOD.items()
+        if name in fields and not (fields[name] is None and name in OPTIONAL) and not _is(kind, fields[name])
+    ]
+
+
+def _is(kind: str, value: object) -> bool:
+    """Whether the value is of the kind, one of those in UNDERSTOOD."""
+    several = value if isinstance(value, list) else [value]
+    holds = {
+        "a text": isinstance(value, str),
+        "a number": type(value) in (int, float) and abs(value) <= sys.float_info.max,  # type: ignore[arg-type]
+        "true or false": isinstance(value, bool),
+        "numbers by name": isinstance(value, dict) and all(_is("a number", each) for each in value.values()),
+        "a whole number or a list of them": all(type(each) is int for each in several),
+        "a list of names or a regular expression": all(isinstance(each, str) for each in several),
+    }
+    return holds[kind]
 
 
 def _why_not(name: str, value: object) -> str:

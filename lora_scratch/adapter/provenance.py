@@ -1,11 +1,14 @@
 """What provenance.json has to hold, and the settings of each module in it.
 
 Alpha and rsLoRA show in no tensor: an adapter read with another alpha is silently too strong or too weak. So the scaling
-of every module is recorded and compared. And since this file decides what is checked, its own form is checked first.
+of every module is recorded and compared. And since this file decides what is checked (and says which label is which, in
+folders of scripts/train.py), it carries a digest of itself, and that and its form are checked first.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +17,7 @@ from .config import LoRAConfig, alpha_of, rank_of
 from .peft_format import stored_config
 
 FORMAT = 1
+SEAL = "provenance_sha256"
 
 Settings = dict[str, dict[str, float]]
 
@@ -34,8 +38,14 @@ def differing_settings(names: Iterable[str], config: LoRAConfig, recorded: Mappi
     ]
 
 
+def sealed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields with the SHA-256 of all of them under `provenance_sha256`; how the JSON is laid out does not count."""
+    content = json.loads(json.dumps({name: value for name, value in fields.items() if name != SEAL}))
+    return {**content, SEAL: hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+
+
 def problems_in(fields: Mapping[str, Any]) -> list[str]:
-    """What is missing from provenance.json or is not of its kind."""
+    """What is missing from provenance.json or is not of its kind; that it is not what was written, if so."""
     kinds = {
         "format": (fields.get("format") == FORMAT, str(FORMAT)),
         "adapter_sha256": (isinstance(fields.get("adapter_sha256"), str), "a SHA-256"),
@@ -44,7 +54,9 @@ def problems_in(fields: Mapping[str, Any]) -> list[str]:
         "seed": (type(fields.get("seed")) is int, "a whole number"),
         "modules": (_is_table(fields.get("modules")), "the settings of each module"),
     }
-    return [f"{name} is not {expected}" for name, (holds, expected) in kinds.items() if not holds]
+    problems = [f"{name} is not {expected}" for name, (holds, expected) in kinds.items() if not holds]
+    whole = fields.get(SEAL) == sealed(fields)[SEAL]
+    return problems + ([] if whole else [f"{SEAL} is not the SHA-256 of the other fields"])
 
 
 def _settings(rank: int, alpha: float, *, rslora: bool) -> dict[str, float]:

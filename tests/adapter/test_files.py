@@ -10,6 +10,7 @@ import shutil
 
 import pytest
 import torch
+from damage import reseal
 from families import logits, record, tiny
 from safetensors.torch import load_file, save_file
 from tiny import tiny_distilbert
@@ -28,6 +29,7 @@ from lora_scratch.adapter import (
     save_adapter,
 )
 from lora_scratch.adapter.files import _read_json as read_json
+from lora_scratch.adapter.provenance import sealed
 from lora_scratch.errors import AdapterFileError, BaseMismatchError, LoraScratchError
 from lora_scratch.testing import move_adapter
 
@@ -70,8 +72,7 @@ def change_tensors(folder, change):
     change(tensors)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS, metadata={"format": "pt"})
     if (folder / PROVENANCE).exists():
-        digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-        change_json(folder / PROVENANCE, lambda content: content.update(adapter_sha256=digest))
+        reseal(folder)
 
 
 def change_json(path, change):
@@ -333,6 +334,9 @@ class TestTensors:
         assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
 
 
+NO_OBJECTS = [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"{'r': 8}", b"[" * 10**5, b"9" * 5000]
+
+
 class TestBytes:
     """A file that is not the one that was written."""
 
@@ -367,11 +371,29 @@ class TestBytes:
         refused(tmp_path / "nowhere", match="nowhere.*No such file")
 
     @pytest.mark.parametrize("name", [CONFIG, PROVENANCE])
-    @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"{'r': 8}"], ids=str)
+    @pytest.mark.parametrize("content", NO_OBJECTS, ids=lambda raw: str(raw[:9]))
     def test_json_that_is_none_is_refused(self, folder, name, content):
         """Empty, cut off, another type, another encoding."""
         (folder / name).write_bytes(content)
         refused(folder, match=rf"{name}: (not valid JSON|not a JSON object)")
+
+    @pytest.mark.parametrize("name", [WEIGHTS, CONFIG, PROVENANCE])
+    @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+    def test_what_is_no_regular_file_is_refused(self, folder, name, kind):
+        """A pipe would be waited on for ever, /dev/zero would fill the memory."""
+        (folder / name).unlink()
+        {
+            "pipe": lambda path: os.mkfifo(path),
+            "device": lambda path: path.symlink_to("/dev/zero"),
+            "folder": lambda path: path.mkdir(),
+        }[kind](folder / name)
+        refused(folder, match=f"{name}: not a regular file; expected an adapter folder")
+
+    def test_a_link_to_nothing_is_no_absent_provenance(self, folder):
+        """Else everything that it would say goes unchecked."""
+        (folder / PROVENANCE).unlink()
+        (folder / PROVENANCE).symlink_to("nowhere")
+        refused(folder, match=rf"{PROVENANCE}: can't be read \(No such file")
 
     def test_pickle_is_never_read(self, folder):
         """Contract 7: adapter_model.bin beside nothing is nothing."""
@@ -387,12 +409,19 @@ class TestConfig:
         [
             ({"r": 8}, r"has shape \(4, 32\), expected \(8, 32\)"),
             ({"r": 0}, "--rank: found 0"),
-            ({"r": "4"}, "--rank: found '4'"),
-            ({"r": None}, "--rank: found None"),
+            ({"r": "4"}, "r is '4', expected a number"),
+            ({"r": None}, "r is None, expected a number"),
+            ({"r": True}, "r is True, expected a number"),
+            ({"r": 2.5}, "--rank: found 2.5"),
             ({"r": 400}, "rank 400"),
             ({"lora_alpha": 0}, "--alpha: found 0"),
-            ({"lora_alpha": "much"}, "bad or missing field"),
-            ({"lora_alpha": None}, "bad or missing field"),
+            ({"lora_alpha": "6"}, "lora_alpha is '6', expected a number"),
+            ({"lora_alpha": None}, "lora_alpha is None, expected a number"),
+            ({"lora_alpha": 10**400}, "lora_alpha is 10+, expected a number"),
+            ({"alpha_pattern": ["k_lin"]}, r"alpha_pattern is \['k_lin'\], expected numbers by name"),
+            ({"exclude_modules": [1]}, r"exclude_modules is \[1\], expected a list of names"),
+            ({"layers_to_transform": [True]}, r"layers_to_transform is \[True\], expected a whole number or a list"),
+            ({"use_rslora": "false"}, "use_rslora is 'false', expected true or false"),
             ({"lora_dropout": 1}, "--dropout: found 1"),
             ({"peft_type": "IA3"}, "peft_type is 'IA3', expected 'LORA'"),
             ({"peft_type": None}, "peft_type is None"),
@@ -459,10 +488,22 @@ class TestConfig:
         ],
         ids=str,
     )
-    def test_nonsense_in_provenance_is_refused(self, folder, change):
-        """A typed error, not an AttributeError."""
-        change_json(folder / PROVENANCE, lambda content: content.update(change))
+    @pytest.mark.parametrize("seal", [dict, sealed], ids=["old seal", "seal to match"])
+    def test_nonsense_in_provenance_is_refused(self, folder, change, seal):
+        """A typed error, not an AttributeError; also where the digest says that it was written so."""
+        change_json(folder / PROVENANCE, lambda content: content.update(seal({**content, **change})))
         refused(folder)
+
+    def test_notes_are_sealed(self, tmp_path):
+        """Two labels in each other's place: the tensors are the same and every answer is wrong."""
+        notes = {"labels": ["joy", "anger"], "more": {"b": (1, 2.5), "a": "ü"}}
+        place = save_adapter(adapted(), tmp_path / "a", notes=notes)
+        assert read_provenance(place)["more"] == {"b": [1, 2.5], "a": "ü"}
+        text = (place / PROVENANCE).read_text()
+        (place / PROVENANCE).write_text(json.dumps(json.loads(text)))  # another layout is no other content
+        read_provenance(place)
+        change_json(place / PROVENANCE, lambda content: content["labels"].reverse())
+        refused(place, match=rf"{PROVENANCE}: provenance_sha256 is not the SHA-256 of the other fields")
 
 
 class TestBase:

@@ -1,7 +1,5 @@
 """Bad input through the scripts: one clear line on stderr, exit code 1 or 2, nothing written, no traceback."""
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -14,6 +12,7 @@ import predict
 import pytest
 import train
 from command_line import call, train_arguments
+from damage import reseal
 from folders import save_base
 from safetensors.torch import load_file, save_file
 
@@ -111,9 +110,7 @@ def edit(change):
         tensors = load_file(path)
         change(tensors)
         save_file(tensors, path, metadata={"format": "pt"})
-        provenance = json.loads((folder / "provenance.json").read_text())
-        provenance["adapter_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()  # damage before it was written
-        (folder / "provenance.json").write_text(json.dumps(provenance))
+        reseal(folder)  # damage before it was written
 
     return apply
 
