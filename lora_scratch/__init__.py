@@ -1,5 +1,6 @@
 """LoRA written from scratch in pure PyTorch. Start reading at `layers/lora.py`."""
 
+from .adapter import AdapterBank as AdapterBank
 from .adapter import LoRAConfig as LoRAConfig
 from .adapter import adapter_layers as adapter_layers
 from .adapter import count_parameters as count_parameters

@@ -3,13 +3,15 @@
 `config.py` what to adapt, `targets.py` names to modules, `tying.py` shared weights, `plan.py` what would be adapted,
 `inject.py` there and back, `eva.py` a start that looks at data, `switches.py` off, scaled and merged, `state.py` what is
 remembered, `fingerprint.py` whose weights, `peft_format.py` the names in the file, `provenance.py` what
-PEFT has no field for, `files.py` save and load, `anatomy.py` what was learnt, `verify.py` what is wrong with a folder.
+PEFT has no field for, `files.py` save and load, `anatomy.py` what was learnt, `verify.py` what is wrong with a folder,
+`bank.py` many adapters in one model, `twin.py` how it reads them.
 """
 
 from .anatomy import Anatomy as Anatomy
 from .anatomy import anatomy as anatomy
 from .anatomy import shares_by_depth as shares_by_depth
 from .anatomy import shares_by_projection as shares_by_projection
+from .bank import AdapterBank as AdapterBank
 from .config import LoRAConfig as LoRAConfig
 from .files import load_adapter as load_adapter
 from .files import read_provenance as read_provenance

@@ -64,7 +64,7 @@ def inject(
         raise
     model._adapter_state = AdapterState(plan.config, seed, _trained_base(plan), required_grad)  # type: ignore[assignment]
     for name, layer in layers.items():
-        _replace(model, name, layer)
+        replace_module(model, name, layer)
     for head in plan.heads.values():
         head.float().requires_grad_(True)  # GradScaler refuses float16 gradients; small steps vanish in bfloat16
     for bias in plan.biases.values():
@@ -79,7 +79,7 @@ def remove_adapter(model: nn.Module) -> nn.Module:
     """Put the base layers back, head and biases to their first values; `requires_grad` is what it was before `inject`."""
     state, tensors = adapter_state(model), base_tensors(model)
     for name, layer in adapter_layers(model).items():
-        _replace(model, name, layer.base)
+        replace_module(model, name, layer.base)
     for name, first in state.trained_base.items():
         tensors[name].data = first.to(tensors[name].device)
     _forget(model, state)
@@ -106,7 +106,7 @@ def merge_and_remove(model: nn.Module) -> nn.Module:
         raise
     for name, layer in layers.items():
         layer.base.weight = nn.Parameter(layer.merged_weight)  # type: ignore[arg-type]
-        _replace(model, name, layer.base)
+        replace_module(model, name, layer.base)
     _forget(model, state)
     return model
 
@@ -172,7 +172,8 @@ def _warn_of_statistics(model: nn.Module, plan: Plan) -> None:
         )
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module`, in the mode of what it replaces, at the place called `name`."""
     parent, _, child = name.rpartition(".")
     module.train(model.get_submodule(name).training)
     setattr(model.get_submodule(parent), child, module)

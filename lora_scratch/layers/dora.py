@@ -118,15 +118,19 @@ class DoRALinear(AdapterLayer):
         return y if self.bias is None else y - self.bias.to(y.dtype)
 
     @torch.no_grad()
-    def _row_norm_now(self) -> Tensor:
+    def squared_norm_terms(self) -> tuple[Tensor, Tensor, Tensor]:
+        """c₀ = ‖W‖², c₁ = scaling · ⟨W, B A⟩, c₂ = scaling² · ‖B A‖² of every row, each (out,): ‖V‖² = c₀ + 2 c₁ + c₂."""
         with torch.autocast(self.lora_A.device.type, enabled=False):
             weight, a, b = (at_least_float32(t) for t in (out_in(self.base, self.weight), self.lora_A, self.lora_B))
             dtype = torch.promote_types(weight.dtype, a.dtype)
             weight, a, b = weight.to(dtype), a.to(dtype), b.to(dtype)
             cross = ((weight @ a.T) * b).sum(1)  # ⟨W, B A⟩ (out,)
             update = ((b @ (a @ a.T)) * b).sum(1)  # ‖B A‖² (out,)
-            squared = self._base_squared_norm() + 2 * self.scaling * cross + self.scaling**2 * update
-            return squared.clamp_min(0).sqrt()  # rounding can take a norm of zero just below it
+            return self._base_squared_norm(), self.scaling * cross, self.scaling**2 * update
+
+    def _row_norm_now(self) -> Tensor:
+        base, cross, update = self.squared_norm_terms()
+        return (base + 2 * cross + update).clamp_min(0).sqrt()  # rounding can take a norm of zero just below it
 
     def _base_squared_norm(self) -> Tensor:
         """‖W‖² of every row, shape (out,): W is frozen, so this is computed once."""
