@@ -241,7 +241,7 @@ def _undone_after_an_error(layers: Iterable[BankLayer]) -> Iterator[None]:
 def _kinds(twin: AdaptedTwin) -> dict[str, type[BankLayer]]:
     """How the bank has to wrap each module that the twin's adapter changes."""
     layers = adapter_layers(twin.model)
-    kinds: dict[str, type[BankLayer]] = {head: BankHead for head in twin.config.head_modules or []}
+    kinds: dict[str, type[BankLayer]] = dict.fromkeys(twin.config.head_modules or [], BankHead)
     for name, layer in layers.items():
         kinds[name] = BankEmbedding if isinstance(layer.base, nn.Embedding) else BankLinear
     for name in trained_biases(twin.model):
