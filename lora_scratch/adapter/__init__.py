@@ -4,13 +4,21 @@
 `inject.py` there and back, `eva.py` a start that looks at data, `switches.py` off, scaled and merged, `state.py` what is
 remembered, `fingerprint.py` whose weights, `peft_format.py` the names in the file, `provenance.py` what
 PEFT has no field for, `files.py` save and load, `anatomy.py` what was learnt, `verify.py` what is wrong with a folder,
-`bank.py` many adapters in one model, `twin.py` how it reads them.
+`bank.py` many adapters in one model, `twin.py` how it reads them, `update.py` an adapter taken out of its model,
+`arithmetic.py` sums of those.
 """
 
 from .anatomy import Anatomy as Anatomy
 from .anatomy import anatomy as anatomy
 from .anatomy import shares_by_depth as shares_by_depth
 from .anatomy import shares_by_projection as shares_by_projection
+from .arithmetic import add as add
+from .arithmetic import average as average
+from .arithmetic import combine as combine
+from .arithmetic import concatenate as concatenate
+from .arithmetic import recompress as recompress
+from .arithmetic import scale as scale
+from .arithmetic import subtract as subtract
 from .bank import AdapterBank as AdapterBank
 from .config import LoRAConfig as LoRAConfig
 from .files import load_adapter as load_adapter
@@ -31,4 +39,8 @@ from .switches import disabled as disabled
 from .switches import merge_all as merge_all
 from .switches import scaled as scaled
 from .switches import unmerge_all as unmerge_all
+from .update import AdapterUpdate as AdapterUpdate
+from .update import Factors as Factors
+from .update import install_update as install_update
+from .update import take_update as take_update
 from .verify import problems_in_folder as problems_in_folder

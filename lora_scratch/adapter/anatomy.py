@@ -107,10 +107,13 @@ def update_factors(layer: AdapterLayer) -> tuple[Tensor, Tensor]:
 
 
 def low_rank_svd(lora_A: Tensor, lora_B: Tensor) -> LowRankSVD:
-    """The singular value decomposition of B A, from QR of the factors. Shape: (rank, in), (out, rank)."""
+    """The singular value decomposition of B A, from QR of the factors. Shape: (rank, in), (out, rank).
+
+    A dense (out, in) matrix is never made.
+    """
     left, upper = torch.linalg.qr(lora_B)  # (out, rank), (rank, rank)
     right, lower = torch.linalg.qr(lora_A.T)  # (in, rank), (rank, rank)
-    u, values, vh = torch.linalg.svd(upper @ lower.T)
+    u, values, vh = torch.linalg.svd(upper @ lower.T, full_matrices=False)  # a rank above out or in is cut to it
     return LowRankSVD(left @ u, values, right @ vh.T)
 
 

@@ -32,18 +32,27 @@ def differing(model: nn.Module, recorded: Mapping[str, Mapping[str, str]]) -> li
     return different + [name for name in recorded if name not in groups]
 
 
+def frozen_digests(model: nn.Module) -> dict[str, str]:
+    """SHA-256 of each frozen tensor of the base, by its name there: comparable between adapters of different targets."""
+    return {name: _digest([tensor], tensor.dtype) for name, tensor in _frozen(model).items()}
+
+
 def file_sha256(content: bytes) -> str:
     """SHA-256 of a file's bytes, in hex."""
     return hashlib.sha256(content).hexdigest()
 
 
 def _groups(model: nn.Module) -> dict[str, list[Tensor]]:
+    adapted: dict[str, list[Tensor]] = {f"{name}.weight": [layer.weight] for name, layer in adapter_layers(model).items()}
+    return {**adapted, REST: [tensor for name, tensor in _frozen(model).items() if name not in adapted]}
+
+
+def _frozen(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters of the base that the adapter does not train, sorted by name."""
     layers, state = adapter_layers(model), adapter_state(model)
-    adapted: dict[str, list[Tensor]] = {f"{name}.weight": [layer.weight] for name, layer in layers.items()}
     own = {id(p) for layer in layers.values() for p in layer.adapter_tensors().values()}
-    base = sorted((base_name(name, layers), p) for name, p in model.named_parameters() if id(p) not in own)
-    rest: list[Tensor] = [p for name, p in base if name not in adapted and name not in state.trained_base]
-    return {**adapted, REST: rest}
+    base = {base_name(name, layers): p for name, p in model.named_parameters() if id(p) not in own}
+    return {name: base[name] for name in sorted(base) if name not in state.trained_base}
 
 
 def _agrees(tensors: list[Tensor], recorded: Mapping[str, str]) -> bool:
