@@ -1,6 +1,10 @@
 """What the scripts share: their options, the presets, opening what a name stands for, and how a command ends."""
 
 from .card import model_card as model_card
+from .combination import Combination as Combination
+from .combination import combined as combined
+from .combination import open_parts as open_parts
+from .combination import save_combination as save_combination
 from .command import run_command as run_command
 from .opening import encode_rows as encode_rows
 from .opening import open_base as open_base

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..adapter import LoRAConfig
@@ -31,15 +31,45 @@ Data: {notes["data"]["source"]}. Training: {training["epochs"]} epochs, batch si
 
 {results}
 
-## Load it
+{_load_it(base, notes["labels"])}
+
+Made with `{notes["command"]}`.
+"""
+
+
+def combined_card(
+    base: str, labels: Sequence[str], origins: Sequence[tuple[str, float]], *, residual: float, command: str
+) -> str:
+    """README.md of a sum of adapters: of what it is the sum, what was lost, how to load it. Markdown."""
+    terms = "\n".join(f"| {folder} | {weight:g} |" for folder, weight in origins)
+    return f"""---
+base_model: {base}
+library_name: peft
+tags: [lora, text-classification]
+---
+
+# A sum of LoRA adapters for {base}
+
+Classifies texts as {", ".join(labels)}. Its update of each weight is the weighted sum of the updates of these adapters,
+less {residual:.2%} of its Frobenius norm, which the rank it is written in could not hold:
+
+| adapter | weight |
+|---|---|
+{terms}
+
+{_load_it(base, labels)}
+
+Made with `{command}`.
+"""
+
+
+def _load_it(base: str, labels: Sequence[str]) -> str:
+    return f"""## Load it
 
 ```python
 import peft, transformers
 
-base = transformers.AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels={len(notes["labels"])},
+base = transformers.AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels={len(labels)},
                                                                        ignore_mismatched_sizes=True)
 model = peft.PeftModel.from_pretrained(base, "path/to/this/folder").eval()
-```
-
-Made with `{notes["command"]}`.
-"""
+```"""

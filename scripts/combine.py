@@ -1,0 +1,85 @@
+"""Sums of adapters of one base: added, subtracted, averaged, scaled; exact, or in a lower rank with what that loses.
+
+python scripts/combine.py --add A B --output sum                       the exact sum; its rank is that of both together
+python scripts/combine.py --add A B --weights 0.3 0.7 --rank 8 --output sum
+python scripts/combine.py --subtract A B --heads_from A --output difference
+python scripts/combine.py --average A B C --rank 8 --output mean
+python scripts/combine.py --add A --weights 0.5 --output half          A at half its strength
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from lora_scratch.jobs import Combination, check_free, combined, open_parts, run_command, save_combination
+from lora_scratch.runtime.atomic import write_json
+
+
+def main() -> None:
+    """Open, add up, print, write."""
+    options = parse()
+    place = check_free(Path(options.output), flag="--output")
+    folders, weights = terms(options)
+    parts = open_parts(folders, weights, model=options.model)
+    found = combined(parts, rank=options.rank, heads_from=options.heads_from)
+    print(table(found))
+    save_combination(found, place, command=shlex.join(["python", *sys.argv]), model=options.model)
+    if options.json:
+        write_json(Path(options.json), {"residual": found.residual, "modules": [asdict(row) for row in found.rows]})
+    print(f"\nadapter: {place}")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--add", nargs="+", metavar="FOLDER", help="the sum of these adapters, with --weights a weighted one")
+    kind.add_argument("--subtract", nargs=2, metavar="FOLDER", help="the first adapter minus the second")
+    kind.add_argument("--average", nargs="+", metavar="FOLDER", help="the mean of these adapters")
+    parser.add_argument("--weights", nargs="+", type=float, help="a number for each adapter of --add (default: 1)")
+    parser.add_argument("--rank", type=int, help="the nearest update of this rank in every module (default: the exact one)")
+    parser.add_argument(
+        "--heads_from", metavar="FOLDER", help="whose trained heads to take, where they are not to be averaged"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="where the adapter goes; must not hold files yet")
+    parser.add_argument("--json", metavar="FILE", help="write the table to this file too")
+    parser.add_argument("--model", help="base model, if not the one the adapters name")
+    options = parser.parse_args()
+    folders, weights = terms(options)
+    if options.weights and not options.add:
+        parser.error("--weights goes with --add")
+    if len(weights) != len(folders):
+        parser.error(f"--weights: {len(weights)} for {len(folders)} adapters")
+    if options.rank is not None and options.rank < 1:
+        parser.error(f"--rank: found {options.rank}; expected at least 1")
+    if options.heads_from and options.heads_from not in folders:
+        parser.error(f"--heads_from: {options.heads_from} is none of {', '.join(folders)}")
+    return options
+
+
+def terms(options: argparse.Namespace) -> tuple[list[str], list[float]]:
+    """The folders and the weight of each."""
+    if options.subtract:
+        return options.subtract, [1.0, -1.0]
+    if options.average:
+        return options.average, [1 / len(options.average)] * len(options.average)
+    return options.add, options.weights or [1.0] * len(options.add)
+
+
+def table(found: Combination) -> str:
+    """One line a module: its rank, ‖ΔW‖ of the exact sum, and the share of that norm which the rank could not hold."""
+    width = max(len("module"), *(len(row.name) for row in found.rows))
+    header = f"{'module':<{width}} {'rank':>5} {'exact rank':>10} {'|dW|':>10} {'lost':>10}"
+    lines = [
+        f"{row.name:<{width}} {row.rank:>5} {row.exact_rank:>10} {row.norm:>10.4g} {row.residual:>10.2e}"
+        for row in found.rows
+    ]
+    return "\n".join([header, "-" * len(header), *lines, "", f"lost of all updates together: {found.residual:.2e}"])
+
+
+if __name__ == "__main__":
+    run_command(main)
