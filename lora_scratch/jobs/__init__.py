@@ -1,5 +1,8 @@
 """What the scripts share: their options, the presets, opening what a name stands for, and how a command ends."""
 
+from .bank import ServedBank as ServedBank
+from .bank import classify_rows as classify_rows
+from .bank import open_bank as open_bank
 from .card import model_card as model_card
 from .combination import Combination as Combination
 from .combination import combined as combined

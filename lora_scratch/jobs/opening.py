@@ -64,8 +64,11 @@ def relabel(splits: Splits, labels: Sequence[str]) -> Splits:
     )
 
 
-def open_base(name: str, *, labels: Sequence[str], seed: int = 0) -> Base:
+def open_base(name: str, *, labels: Sequence[str] | None = None, seed: int = 0) -> Base:
     """The pretrained classifier that `name` stands for, under that name; the demo's is built on first use.
+
+    Args:
+        labels: as for `load_base`.
 
     Raises:
         ModelError: it can't be loaded.

@@ -40,8 +40,8 @@ class Base:
         return int(self.tokenizer.pad_token_id or 0)
 
 
-def load_base(name: str, *, labels: Sequence[str], seed: int = 0, dtype: torch.dtype = torch.float32) -> Base:
-    """The model `name` (hub or folder) with one output per label, on the CPU, in evaluation mode.
+def load_base(name: str, *, labels: Sequence[str] | None = None, seed: int = 0, dtype: torch.dtype = torch.float32) -> Base:
+    """The model `name` (hub or folder) with one output per label (its own labels if None), on the CPU, in evaluation mode.
 
     The head's output layer is kept if the model has these very labels, else it is drawn anew: normal with the model's own
     initializer_range, bias zero, from a generator seeded by (seed, parameter name).
@@ -49,14 +49,14 @@ def load_base(name: str, *, labels: Sequence[str], seed: int = 0, dtype: torch.d
     Raises:
         ModelError: not a folder with a model and not to be had from the hub, or no sequence classifier.
     """
-    names = dict(enumerate(labels))
     with _quiet():
         try:
             trained_for = AutoConfig.from_pretrained(name).id2label
+            names = trained_for if labels is None else dict(enumerate(labels))
             tokenizer = AutoTokenizer.from_pretrained(name)
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 name,
-                num_labels=len(labels),
+                num_labels=len(names),
                 id2label=names,
                 label2id={label: index for index, label in names.items()},
                 dtype=dtype,
@@ -68,7 +68,7 @@ def load_base(name: str, *, labels: Sequence[str], seed: int = 0, dtype: torch.d
             raise _cannot_load(name, error) from error
     fresh = {str(key) for key in info["missing_keys"]} | {str(entry[0]) for entry in info["mismatched_keys"]}
     if trained_for != names:
-        fresh |= _output_layer(model, len(labels))
+        fresh |= _output_layer(model, len(names))
     _draw(model, fresh, seed)
     return Base(model.eval(), tokenizer, name, tuple(sorted(fresh)))
 

@@ -1,0 +1,153 @@
+"""scripts/predict_bank.py: each row gets what predict.py says with its adapter; whatever is wrong is one line."""
+
+import json
+import re
+import shutil
+import sys
+
+import predict
+import predict_bank
+import pytest
+import torch
+from command_line import call
+from damage import reseal
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from lora_scratch.adapter import LoRAConfig, inject, save_adapter
+from lora_scratch.jobs import open_base
+from lora_scratch.testing import move_adapter
+
+TEXTS = ["i am so happy today", "my brother is furious but i feel calm", "what a day", "happy " * 12 + "am i"]
+
+
+@pytest.fixture(scope="module")
+def second(job, tmp_path_factory):
+    """An adapter of two labels that cuts its rows short."""
+    base = open_base(str(job.base), labels=("yes", "no"))
+    model = inject(base.model, LoRAConfig(rank=2, alpha=3, dropout=0.0))
+    move_adapter(model)
+    notes = {"labels": ["yes", "no"], "data": {"max_tokens": 8}}
+    return save_adapter(model, tmp_path_factory.mktemp("second") / "adapter", base_model=str(job.base), notes=notes)
+
+
+def rows_file(place, *rows):
+    """One JSON object a line."""
+    path = place / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": text, "adapter": adapter}) + "\n" for text, adapter in rows))
+    return path
+
+
+def output(capsys):
+    """What was printed, as objects."""
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_every_row_gets_what_predict_says_with_its_adapter(job, second, tmp_path, capsys, chunk):
+    """Labels, scores and order; each adapter cuts at its own length."""
+    flags = ["--precision", "fp32"]
+    expected = {}
+    for name, folder in (("one", job.adapter), ("two", second)):
+        assert call(predict, "--adapter", folder, *flags, *TEXTS) == 0
+        expected[name] = output(capsys)
+    rows = [(text, adapter) for text in TEXTS for adapter in ("two", "one")]
+    arguments = ["--adapters", f"one={job.adapter}", f"two={second}", "--file", rows_file(tmp_path, *rows), "--chunk", chunk]
+    assert call(predict_bank, *arguments, *flags) == 0
+    for (text, adapter), found in zip(rows, output(capsys), strict=True):
+        alone = expected[adapter][TEXTS.index(text)]
+        assert (found.pop("adapter"), found["text"], found["label"]) == (adapter, alone["text"], alone["label"])
+        assert list(found["scores"]) == list(alone["scores"])
+        assert list(found["scores"].values()) == pytest.approx(list(alone["scores"].values()), abs=2e-6)
+        assert found["score"] == max(found["scores"].values())
+
+
+def test_base_rows_get_the_base_model_with_its_own_head(job, second, tmp_path, capsys):
+    """As transformers alone computes it, with its own labels."""
+    rows = rows_file(tmp_path, (TEXTS[0], "base"), (TEXTS[0], "two"))
+    assert call(predict_bank, "--adapters", f"two={second}", "--file", rows, "--precision", "fp32") == 0
+    found = output(capsys)[0]
+    plain, tokenizer = AutoModelForSequenceClassification.from_pretrained(job.base), AutoTokenizer.from_pretrained(job.base)
+    batch = tokenizer(TEXTS[0], return_tensors="pt", max_length=8, truncation=True)
+    with torch.no_grad():
+        scores = plain.eval()(batch["input_ids"], attention_mask=batch["attention_mask"]).logits.softmax(-1)[0]
+    assert list(found["scores"]) == ["negative", "positive"]
+    assert list(found["scores"].values()) == pytest.approx(scores.tolist(), abs=2e-6)
+
+
+def test_rows_come_from_standard_input(second, monkeypatch, capsys, tmp_path):
+    """`-`, blank lines left out."""
+    path = rows_file(tmp_path, (TEXTS[0], "two"))
+    path.write_text("\n" + path.read_text() + "\n")
+    with open(path) as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        assert call(predict_bank, "--adapters", f"two={second}", "--file", "-") == 0
+    assert [row["text"] for row in output(capsys)] == TEXTS[:1]
+
+
+BAD_ROWS = [
+    ('{"text": "a", "adapter": "too"}', r"rows.jsonl:2: no adapter 'too'; expected one of two, base"),
+    ('{"text": "a"}', r"rows.jsonl:2: found 'text'; expected \{\"text\": ..., \"adapter\": ...\} on one line"),
+    ('{"text": "a", "adapter": 1}', r"no adapter 1"),
+    ('{"text": "a", "adapter": ["two"]}', r"no adapter \['two'\]"),
+    ('{"text": " ", "adapter": "two"}', r"rows.jsonl:2: the text is empty"),
+    ('{"text": null, "adapter": "two"}', r"the row has no text"),
+    ("[1]", r"found JSON of type list"),
+    ("{", r"malformed JSON"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_ROWS)
+def test_bad_row_is_one_line_that_names_it(second, tmp_path, capsys, line, message):
+    """And exit code 1."""
+    path = rows_file(tmp_path, ("good", "two"))
+    path.write_text(path.read_text() + line + "\n")
+    assert call(predict_bank, "--adapters", f"two={second}", "--file", path) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_stray_byte_is_the_fault_of_its_row(second, tmp_path, capsys):
+    """Which is named."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "caf\xe9", "adapter": "two"}\n')
+    assert call(predict_bank, "--adapters", f"two={second}", "--file", path) == 1
+    assert "rows.jsonl:1: the text is not UTF-8: byte 0xe9 at character 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--adapters", "two"], 2, "found 'two', expected NAME=FOLDER"),
+        (["--adapters", "base=FOLDER"], 2, "each name once, and not 'base'"),
+        (["--adapters", "a=FOLDER", "a=FOLDER"], 2, "each name once"),
+        (["--adapters", "a=FOLDER", "--chunk", "0"], 2, "--chunk: found 0"),
+        (["--adapters", "a=absent"], 1, "absent: no such folder"),
+        (["--adapters", "a=FOLDER", "--file", "absent"], 1, "absent: no such file"),
+        (["--adapters", "a=FOLDER", "b=MOVED"], 1, "the adapters are for different bases: .*; name one that fits all"),
+    ],
+)
+def test_bad_flag_is_one_line(second, tmp_path, capsys, flags, code, message):
+    """2 for wrong usage, 1 for work that failed."""
+    moved = shutil.copytree(second, tmp_path / "moved")
+    notes = json.loads((moved / "provenance.json").read_text())
+    notes["base"]["name"] = "elsewhere"
+    (moved / "provenance.json").write_text(json.dumps(notes))
+    reseal(moved)
+    arguments = ["--file", rows_file(tmp_path, ("a", "a")), *flags]
+    arguments = [str(each).replace("FOLDER", str(second)).replace("MOVED", str(moved)) for each in arguments]
+    assert call(predict_bank, *arguments) == code
+    captured = capsys.readouterr().err
+    assert re.search(message, captured)
+    assert "Traceback" not in captured
+
+
+def test_base_without_a_head_takes_no_rows(second, job, tmp_path, capsys):
+    """Its answers would be noise."""
+    bare = tmp_path / "bare"
+    shutil.copytree(job.base, bare)
+    model = AutoModelForSequenceClassification.from_pretrained(bare).distilbert
+    shutil.rmtree(bare)
+    model.save_pretrained(bare)
+    AutoTokenizer.from_pretrained(job.base).save_pretrained(bare)
+    rows = rows_file(tmp_path, ("a", "two"), ("a", "base"))
+    assert call(predict_bank, "--adapters", f"two={second}", "--file", rows, "--model", bare) == 1
+    assert "error: a row for 'base'" in capsys.readouterr().err
