@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import DataError
-from .rows import Columns, Row, Table, checked_row, require_columns
+from .rows import Columns, Row, Table, checked_class_names, checked_row, require_columns
 
 ANSWER_WITHIN_S = 10
 REMEDY = "connect to the hub, or pass a local file or folder: --dataset PATH"
@@ -87,7 +87,8 @@ def _offline() -> Iterator[None]:
 
 def _table(place: str, rows: Any, columns: Columns) -> Table:
     require_columns(rows.column_names, columns, where=place)
-    names = tuple(getattr(rows.features[columns.label], "names", None) or ())  # a ClassLabel feature has names
+    # a ClassLabel feature has names
+    names = checked_class_names(getattr(rows.features[columns.label], "names", None), where=place)
     return Table(_rows(place, rows.select_columns([columns.text, columns.label]), columns, names), names)
 
 

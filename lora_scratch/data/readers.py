@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from ..errors import DataError
-from .rows import Columns, Row, Table, bad_row, checked_row, listed, require_columns, shown
+from .rows import Columns, Row, Table, bad_row, checked_class_names, checked_row, listed, require_columns, shown
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
 FIELD_LIMIT = 64 * 2**20  # characters; csv's own limit of 131,072 is less than a long document has
@@ -154,13 +154,14 @@ def _parquet(path: Path, columns: Columns) -> Table:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, page_checksum_verification=True)  # where the writer left checksums
         schema = file.schema_arrow
+        names = list(schema.names)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _broken_parquet(path, error) from error
-    require_columns(schema.names, columns, where=str(path))
-    names = _class_names(schema, columns.label)
-    return Table(_parquet_rows(path, file, columns, names), names)
+    require_columns(names, columns, where=str(path))
+    class_names = _class_names(schema, columns.label, where=str(path))
+    return Table(_parquet_rows(path, file, columns, class_names), class_names)
 
 
 def _parquet_rows(path: Path, file: Any, columns: Columns, class_names: tuple[str, ...]) -> Iterator[Row | DataError]:
@@ -175,6 +176,8 @@ def _parquet_rows(path: Path, file: Any, columns: Columns, class_names: tuple[st
                 yield _parquet_row(f"{path}:{number}", text, label, class_names)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _broken_parquet(path, error) from error
+    if number != file.metadata.num_rows:
+        raise _broken_parquet(path, ValueError(f"it holds {number} rows and says {file.metadata.num_rows}"))
 
 
 def _parquet_row(place: str, text: Any, label: Any, class_names: tuple[str, ...]) -> Row | DataError:
@@ -182,15 +185,21 @@ def _parquet_row(place: str, text: Any, label: Any, class_names: tuple[str, ...]
         return checked_row(place, text.as_py(), label.as_py(), class_names=class_names)
     except UnicodeDecodeError as error:
         return bad_row(place, f"not UTF-8: byte 0x{error.object[error.start]:02x} at byte {error.start + 1}", "UTF-8")
+    except (ValueError, OverflowError) as error:  # a date that Python has no object for
+        return bad_row(place, f"a value that can't be read ({error})", "a string, and a string or an integer")
 
 
-def _class_names(schema: Any, label_column: str) -> tuple[str, ...]:
-    """The names of a ClassLabel column, which `datasets` writes into the schema's metadata; empty without them."""
+def _class_names(schema: Any, label_column: str, *, where: str) -> tuple[str, ...]:
+    """The names of a ClassLabel column, which `datasets` writes into the schema's metadata; empty without them.
+
+    Raises:
+        DataError: names that are no labels, or one twice: rows would be numbered wrongly.
+    """
     try:
-        feature = json.loads(schema.metadata[b"huggingface"])["info"]["features"][label_column]
-        return tuple(str(name) for name in feature["names"])
-    except (KeyError, TypeError, ValueError):
+        names = json.loads(schema.metadata[b"huggingface"])["info"]["features"][label_column]["names"]
+    except (KeyError, TypeError, ValueError, RecursionError):
         return ()
+    return checked_class_names(names, where=where)
 
 
 def _broken_parquet(path: Path, error: Exception) -> DataError:

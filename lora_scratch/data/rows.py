@@ -71,6 +71,22 @@ def require_columns(names: Sequence[str], columns: Columns, *, where: str) -> No
             )
 
 
+def checked_class_names(names: object, *, where: str) -> tuple[str, ...]:
+    """The label names that a data set declares, as strings; none if it declares none.
+
+    Raises:
+        DataError: what is declared is no list of different label names.
+    """
+    given = names if isinstance(names, list | tuple) else []
+    found = tuple(str(name) for name in given)
+    usable = names is None or isinstance(names, list | tuple)
+    if not usable or len(set(found)) < len(found) or any(_label_problem(name, ()) for name in given):
+        raise DataError(
+            f"the label names that it declares are {listed([names])}", where=where, expected="a list of different names"
+        )
+    return found
+
+
 def shown(value: object) -> str:
     """`repr` cut to a length that fits a line: control characters and stray bytes are printed as escapes."""
     if isinstance(value, str | bytes) and len(value) > SHOWN_CHARACTERS:

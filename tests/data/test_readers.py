@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lora_scratch.data.readers import open_table
+from lora_scratch.data.readers import _parquet_rows, open_table
 from lora_scratch.data.rows import Columns, Row, checked_row
 from lora_scratch.errors import DataError
 
@@ -147,6 +147,54 @@ def test_parquet_keeps_declared_class_names(tmp_path: Path) -> None:
     rows = read(tmp_path / "a.parquet")
     assert rows[:2] == [("a", "sadness"), ("b", "joy")]
     assert str(rows[2]).startswith("3: the label is 2; expected 0 to 1: 'sadness', 'joy'")
+
+
+@pytest.mark.parametrize("names", [["joy", "joy"], ["joy", ""], ["joy", None], "joy", {"joy": 0}, ["joy", "a\0"]], ids=str)
+def test_parquet_refuses_class_names_that_are_no_labels(tmp_path: Path, names: object) -> None:
+    """A name that stands twice would give its rows the wrong number."""
+    table = pa.table({"text": ["a", "b"], "label": [0, 1]})
+    metadata = {"huggingface": json.dumps({"info": {"features": {"label": {"names": names}}}})}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+    with pytest.raises(
+        DataError, match=r"a\.parquet: the label names that it declares are .*; expected a list of different"
+    ):
+        open_table(tmp_path / "a.parquet", COLUMNS)
+
+
+@pytest.mark.parametrize("metadata", ["{", "[" * 10**5, "[]", "null", '{"info": {"features": {"label": {"names": null}}}}'])
+def test_parquet_without_usable_metadata_has_no_class_names(tmp_path: Path, metadata: str) -> None:
+    """It belongs to other tools too, and they may write what they like."""
+    table = pa.table({"text": ["a"], "label": ["joy"]}).replace_schema_metadata({"huggingface": metadata})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert open_table(tmp_path / "a.parquet", COLUMNS).class_names == ()
+
+
+def test_parquet_page_that_fails_its_checksum_is_refused(tmp_path: Path) -> None:
+    """A flipped bit among the texts is another text; where the writer left checksums it can be told."""
+    table = pa.table({"text": [f"text {i}" for i in range(9)], "label": ["joy"] * 9})
+    pq.write_table(table, tmp_path / "a.parquet", compression="none", use_dictionary=False, write_page_checksum=True)
+    content = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(content.replace(b"text 4", b"text 5", 1))
+    with pytest.raises(DataError, match=r"a\.parquet: not a readable parquet file .*CRC"):
+        read(tmp_path / "a.parquet")
+
+
+def test_parquet_with_fewer_rows_than_it_says_is_refused(tmp_path: Path) -> None:
+    """What its own count promises has to come."""
+
+    class Short(pq.ParquetFile):
+        def iter_batches(self, **options: object) -> object:
+            return (batch.slice(1) for batch in super().iter_batches(**options))
+
+    path = write_parquet(tmp_path / "a.parquet", text=["a", "b"], label=["joy", "joy"])
+    with pytest.raises(DataError, match="it holds 1 rows and says 2"):
+        list(_parquet_rows(path, Short(path), COLUMNS, ()))
+
+
+def test_parquet_value_that_python_has_no_object_for_is_a_bad_row(tmp_path: Path) -> None:
+    """A date in the year 146,000."""
+    path = write_parquet(tmp_path / "a.parquet", text=["a", "b"], label=pa.array([0, 2**62], pa.timestamp("us")))
+    assert str(read(path)[1]).startswith("2: a value that can't be read (date value out of range)")
 
 
 @pytest.mark.parametrize(

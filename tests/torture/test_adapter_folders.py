@@ -9,15 +9,13 @@ import json
 import math
 import random
 import re
-import signal
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from adapter_damage import damage_adapter
+from alarm import no_hang
 from damage import copy, told
 from families import logits, record, tiny
 from safetensors.torch import load
@@ -32,7 +30,6 @@ from lora_scratch.testing import move_adapter
 
 peft = pytest.importorskip("peft")
 SHORT, FULL = 60, 1000
-WITHIN_S = 10  # a load takes milliseconds; more is a hang
 
 # (family, settings): what there is in a file is in one of these
 ADAPTERS = {
@@ -82,22 +79,6 @@ def foreign(good, tmp_path_factory) -> dict[str, Path]:
 def other(tmp_path) -> None:
     """Another adapter of the plain kind, for files to be mixed up with."""
     save_adapter(adapted("distilbert", seed=2), tmp_path / "another", base_model="tiny/base")
-
-
-@contextmanager
-def no_hang() -> Iterator[None]:
-    """An alarm that turns a hang into a failure."""
-
-    def ring(*_: object) -> None:
-        raise TimeoutError(f"more than {WITHIN_S} s")
-
-    old = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(WITHIN_S)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, old)
 
 
 def one(good: Path, family: str, folder: Path, seed: int) -> tuple[str, str]:
