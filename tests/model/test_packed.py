@@ -4,12 +4,10 @@ from contextlib import suppress
 
 import pytest
 import torch
-import torch.nn.functional as F
 from families import tiny
-from tiny import VOCABULARY, tiny_distilbert
+from passes import adapted, batch_of, logits_and_gradients
+from tiny import tiny_distilbert
 
-from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
-from lora_scratch.data import Batch
 from lora_scratch.model.packed import NAME, can_pack, classify, packed
 
 FAMILIES = ["distilbert", "bert", "roberta", "electra"]
@@ -22,30 +20,6 @@ LENGTHS = {
     "one very long row": [2, 60, 3],
     "longest last": [1, 2, 3],
 }
-
-
-def batch_of(lengths, *, seed=0):
-    """Random tokens, padded on the right with 0."""
-    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    ids = torch.randint(2, VOCABULARY, mask.shape, generator=torch.Generator().manual_seed(seed)) * mask
-    return Batch(ids, mask.long(), torch.arange(len(lengths)) % 3, torch.arange(len(lengths)))
-
-
-def adapted(family, *, dropout=0.0):
-    """An adapted model away from its start: B is random."""
-    model = inject(tiny(family), LoRAConfig(rank=4, alpha=12, dropout=dropout))
-    for layer in adapter_layers(model).values():
-        torch.nn.init.normal_(layer.lora_B, std=0.3)
-    return model.train()
-
-
-def logits_and_gradients(model, batch, *, autocast=False):
-    """The logits, and the gradient of the loss for every trained tensor."""
-    model.zero_grad(set_to_none=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        logits = classify(model, batch).float()
-    F.cross_entropy(logits, batch.labels).backward()
-    return {"logits": logits.detach()} | {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
 def largest_difference(found, expected):
