@@ -14,6 +14,8 @@ from .metrics import measure as measure
 from .metrics import per_class as per_class
 from .predict import predict_logits as predict_logits
 from .probe import linear_probe as linear_probe
+from .render import Table as Table
+from .render import markdown_table as markdown_table
 from .render import render as render
 from .render import render_markdown as render_markdown
 from .report import build_report as build_report

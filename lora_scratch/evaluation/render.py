@@ -34,7 +34,7 @@ def render(report: Mapping[str, Any]) -> str:
 
 def render_markdown(report: Mapping[str, Any]) -> str:
     """The same as Markdown, without rows: a model card is published, the data set may not be."""
-    return "\n\n".join(_parts(report, _markdown))
+    return "\n\n".join(_parts(report, markdown_table))
 
 
 def _parts(report: Mapping[str, Any], draw: Callable[[Table], str]) -> Iterator[str]:
@@ -167,7 +167,8 @@ def _aligned(table: Table) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def _markdown(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """The table as Markdown, with whatever Markdown would read as its own escaped."""
     rule = ["---", *["---:"] * (len(table.header) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (table.header, rule, *_escaped(table.rows)))
 
