@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_scratch.adapter import LoRAConfig, count_parameters, fingerprint, inject, save_adapter
+from lora_scratch.adapter import NF4, LoRAConfig, count_parameters, fingerprint, inject, quantise_base, save_adapter
 from lora_scratch.data import Encoded, Splits, collate, plan_batches
 from lora_scratch.evaluation import (
     Metrics,
@@ -66,9 +66,14 @@ def main() -> None:
     splits = open_splits(data, seed=training.seed)
     base = open_base(model_options.model, labels=splits.labels, seed=training.seed)
     adapter = resolve_adapter(base, adapter)
+    quantised = None
+    if model_options.base_precision == NF4:
+        quantised = quantise_base(base.model, heads=adapter.head_modules)
     rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     sets = {name: encode_rows(each, base, max_tokens=data.max_tokens) for name, each in rows.items()}
     describe(base, splits, sets)
+    if quantised:
+        print(f"nf4    {quantised}")
 
     # the untouched model, measured before anything is changed
     model, pad = base.model.to(precision.device), base.pad_token_id
@@ -109,6 +114,8 @@ def main() -> None:
         command=command_line(),
     )
     report = with_texts(report, [row.text for row in splits.test])
+    if quantised:
+        report["quantisation"] = quantised.summary()
     write_json(folder / "report.json", report)
     write_text(folder / "adapter" / "README.md", model_card(base.name, adapter, notes, render_markdown(report)))
     print(render(report))

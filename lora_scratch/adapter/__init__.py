@@ -5,7 +5,7 @@
 remembered, `fingerprint.py` whose weights, `peft_format.py` the names in the file, `provenance.py` what
 PEFT has no field for, `files.py` save and load, `anatomy.py` what was learnt, `verify.py` what is wrong with a folder,
 `bank.py` many adapters in one model, `twin.py` how it reads them, `update.py` an adapter taken out of its model,
-`arithmetic.py` sums of those.
+`arithmetic.py` sums of those, `quantise.py` the base in four bits.
 """
 
 from .anatomy import Anatomy as Anatomy
@@ -31,6 +31,13 @@ from .inject import merge_and_remove as merge_and_remove
 from .inject import remove_adapter as remove_adapter
 from .plan import Plan as Plan
 from .plan import dry_run as dry_run
+from .quantise import BASE_PRECISIONS as BASE_PRECISIONS
+from .quantise import FULL as FULL
+from .quantise import NF4 as NF4
+from .quantise import QuantisationReport as QuantisationReport
+from .quantise import base_precision as base_precision
+from .quantise import dequantise_base as dequantise_base
+from .quantise import quantise_base as quantise_base
 from .state import ParameterCount as ParameterCount
 from .state import adapter_layers as adapter_layers
 from .state import count_parameters as count_parameters

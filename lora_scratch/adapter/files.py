@@ -35,6 +35,7 @@ from .peft_format import (
     without_wrapper_copies,
 )
 from .provenance import FORMAT, differing_settings, problems_in, sealed, settings_by_module
+from .quantise import FULL, base_precision
 from .state import adapter_layers, adapter_state
 
 WEIGHTS, CONFIG, PROVENANCE, CARD = "adapter_model.safetensors", "adapter_config.json", "provenance.json", "README.md"
@@ -70,7 +71,7 @@ def save_adapter(
         **(notes or {}),
         "format": FORMAT,
         "adapter_sha256": file_sha256(weights),
-        "base": {"name": base_model, "tensors": base or fingerprint(model)},
+        "base": {"name": base_model, "precision": base_precision(model), "tensors": base or fingerprint(model)},
         "config": asdict(state.config),
         "seed": state.seed,
         "modules": settings_by_module(adapter_layers(model), state.config),
@@ -255,6 +256,13 @@ def _check_tensors(
 def _check_base(model: nn.Module, provenance: Mapping[str, Any], *, where: Path) -> None:
     base = provenance["base"]
     different = differing(model, base.get("tensors", {}))
+    trained_in, found = base.get("precision", FULL), base_precision(model)
+    if different and trained_in != found:
+        raise BaseMismatchError(
+            [f"the adapter was trained on a base in precision {trained_in}, and this one is in {found}"],
+            where=str(where),
+            remedy=f"load a base in precision {trained_in} (quantise_base(model) makes nf4), or pass verify_base=False",
+        )
     if different:
         raise BaseMismatchError(
             [f"the base model is not the one the adapter was trained on ({len(different)} differ, first {different[0]})"],

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from ..layers import NF4Linear
 from .state import adapter_layers, adapter_state, base_name
 
 Fingerprint = dict[str, dict[str, str]]  # tensor name -> dtype name -> SHA-256
@@ -48,10 +49,12 @@ def _groups(model: nn.Module) -> dict[str, list[Tensor]]:
 
 
 def _frozen(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters of the base that the adapter does not train, sorted by name."""
+    """The weights of the base that the adapter does not train, sorted by name; four-bit ones as numbers."""
     layers, state = adapter_layers(model), adapter_state(model)
     own = {id(p) for layer in layers.values() for p in layer.adapter_tensors().values()}
-    base = {base_name(name, layers): p for name, p in model.named_parameters() if id(p) not in own}
+    base: dict[str, Tensor] = {base_name(name, layers): p for name, p in model.named_parameters() if id(p) not in own}
+    quantised = {f"{name}.weight": m for name, m in model.named_modules() if isinstance(m, NF4Linear)}
+    base |= {base_name(name, layers): m.weight for name, m in quantised.items()}
     return {name: base[name] for name in sorted(base) if name not in state.trained_base}
 
 

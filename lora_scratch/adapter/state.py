@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..layers import AdapterLayer
+from ..layers import AdapterLayer, NF4Linear
 from .config import LoRAConfig
 
 
@@ -88,4 +88,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     lora = sum(p.numel() for layer in adapter_layers(model).values() for p in layer.adapter_tensors().values())
     bias = sum(t.numel() for t in trained_biases(model).values()) if is_adapted(model) else 0
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return ParameterCount(sum(p.numel() for p in model.parameters()), trainable, lora, trainable - lora - bias, bias)
+    # a four-bit weight is in buffers, and a parameter of the model all the same
+    quantised = sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, NF4Linear))
+    total = sum(p.numel() for p in model.parameters()) + quantised
+    return ParameterCount(total, trainable, lora, trainable - lora - bias, bias)

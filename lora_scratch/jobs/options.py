@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
+from ..adapter import BASE_PRECISIONS
 from ..errors import ConfigError
 from .presets import PRESETS
 
@@ -22,6 +23,13 @@ class ModelOptions:
     """Which pretrained classifier."""
 
     model: str | None = _flag(None, "hub name or folder of a pretrained encoder, or `demo`")
+    base_precision: str = _flag("full", "how the frozen base is stored: full, or nf4 for 4 bits a weight (QLoRA)")
+
+    def __post_init__(self) -> None:
+        if self.base_precision not in BASE_PRECISIONS:
+            raise ConfigError(
+                f"found {self.base_precision!r}", where="--base_precision", expected=" or ".join(BASE_PRECISIONS)
+            )
 
 
 @dataclass

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..adapter import LoRAConfig, load_adapter, read_provenance
+from ..adapter import NF4, LoRAConfig, load_adapter, quantise_base, read_provenance
 from ..errors import AdapterFileError
 from ..model import Base
 from .opening import open_base
@@ -45,6 +45,8 @@ def open_adapter(folder: str | Path, *, model: str | None = None, verify_base: b
             remedy="load folders of other tools with lora_scratch.load_adapter(model, folder)",
         )
     base = open_base(base_name, labels=labels, seed=notes.get("seed", 0))
+    if notes.get("base", {}).get("precision") == NF4:
+        quantise_base(base.model, heads=notes["config"]["head_modules"])
     config = load_adapter(base.model, folder, verify_base=verify_base, must_cover=base.fresh)
     base.model.eval()
     return SavedAdapter(base, config, tuple(labels), notes)

@@ -18,6 +18,7 @@ from .initialisation import stored_alpha as stored_alpha
 from .lora import AdapterLayer as AdapterLayer
 from .lora import LoRALinear as LoRALinear
 from .lora import lora_scaling as lora_scaling
+from .nf4 import NF4Linear as NF4Linear
 from .offset import OffsetLoRALinear as OffsetLoRALinear
 from .offset import stored_tensors as stored_tensors
 from .registry import adapter_class as adapter_class

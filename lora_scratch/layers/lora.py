@@ -84,10 +84,13 @@ class AdapterLayer(nn.Module, ABC):
         """Fold the update into one weight: computed in float32 (or wider), rounded once to the dtype of the base.
 
         Raises:
-            RuntimeError: already merged, or the folded weight is not finite. Nothing has changed then.
+            RuntimeError: already merged, a base that holds no weight to fold into (a quantised one), or a folded weight that
+                is not finite. Nothing has changed then.
         """
         if self.merged:
             raise RuntimeError("merge: already merged; call unmerge() first")
+        if not isinstance(self.weight, nn.Parameter):
+            raise RuntimeError("merge: the base is quantised; call dequantise_base(model) first")
         folded = self.effective_weight().to(self.weight.dtype).contiguous()
         if not folded.isfinite().all():
             raise RuntimeError(f"merge: the folded weight is not finite in {folded.dtype}; look for NaN or inf in A and B")
@@ -151,10 +154,7 @@ class LoRALinear(AdapterLayer):
         self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))  # (out, rank)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x Wᵀ + b + scaling · (dropout(x) Aᵀ) Bᵀ.
-
-        Shape: x (..., in) -> (..., out). Dtype: the autocast dtype, else that of x.
-        """
+        """x Wᵀ + b + scaling · (dropout(x) Aᵀ) Bᵀ. Shape: x (..., in) -> (..., out). Dtype: autocast's, else that of x."""
         if self.merged_weight is not None and self.enabled:
             return F.linear(x, self.merged_weight, self.bias)
         y: Tensor = self.base(x)  # (..., out)

@@ -18,6 +18,7 @@ from .conv1d import CONV1D, LoRAConv1D
 from .dora import DoRALinear
 from .embedding import LoRAEmbedding
 from .lora import AdapterLayer, LoRALinear
+from .nf4 import NF4Linear
 
 Layer = TypeVar("Layer", bound=type[AdapterLayer])
 
@@ -57,3 +58,5 @@ register("lora", CONV1D)(LoRAConv1D)
 register("lora", nn.Embedding)(LoRAEmbedding)
 register("dora", nn.Linear)(DoRALinear)
 register("dora", CONV1D)(DoRALinear)
+register("lora", NF4Linear)(LoRALinear)
+register("dora", NF4Linear)(DoRALinear)

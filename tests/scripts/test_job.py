@@ -112,3 +112,25 @@ def test_every_variant_and_initialisation_goes_through_the_whole_job(job, tmp_pa
         assert call(evaluate, *arguments) == 0
         again, report = json.loads((run / "again.json").read_text()), json.loads((run / "report.json").read_text())
         assert again["adapted"] == pytest.approx(report["adapted"], rel=1e-5)
+
+
+def test_a_job_on_a_four_bit_base_is_trained_measured_and_reopened_on_it(job, tmp_path, capsys):
+    """The report says what four bits cost, and evaluate.py measures the same adapter on the same base."""
+    run = tmp_path / "run"
+    assert call(train, *train_arguments(job.base, job.data, run), "--base_precision", "nf4") == 0
+    assert "linear layers in 4 bits" in capsys.readouterr().out
+    report = json.loads((run / "report.json").read_text())
+    assert report["quantisation"]["share_of_float32"] < 0.2  # of layers so small that one constant counts
+    assert call(evaluate, "--adapter", run / "adapter", "--json", tmp_path / "again.json") == 0
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert again["adapted"] == pytest.approx(report["adapted"], rel=1e-6)
+    assert again["baseline"] == pytest.approx(report["baseline"], rel=1e-6)
+    assert call(export, run / "adapter", "--merged", tmp_path / "merged") == 1
+    assert "the base is quantised" in capsys.readouterr().err
+    assert not (tmp_path / "merged").exists()
+
+
+def test_an_unknown_base_precision_is_refused(job, tmp_path, capsys):
+    """Before anything is loaded."""
+    assert call(train, *train_arguments(job.base, job.data, tmp_path / "run"), "--base_precision", "int3") == 1
+    assert "--base_precision: found 'int3'; expected full or nf4" in capsys.readouterr().err
