@@ -69,6 +69,10 @@ class TrainingError(LoraScratchError, RuntimeError):
     """Training that can't go on: nothing to train, weights that do not move, weights that should not have moved."""
 
 
+class CheckpointError(LoraScratchError, ValueError):
+    """A checkpoint that is damaged, or that belongs to another run than the one that wants to go on from it."""
+
+
 def _one_line(found: str, *, where: str, expected: str, remedy: str) -> str:
     clauses = [f"{where}: {found}" if where else found, f"expected {expected}" if expected else "", remedy]
     return " ".join("; ".join(clause for clause in clauses if clause).split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+        _flush_folder(path.parent)
     except OSError as error:
         raise LoraScratchError(
             f"could not be written ({error.strerror})",
@@ -69,7 +71,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         ) from error
     try:
         yield beside
+        _flush_folder(beside)
         _swap(beside, path)
+        _flush_folder(path.parent)
     except OSError as error:
         raise LoraScratchError(
             f"could not be written ({error.strerror})",
@@ -78,6 +82,47 @@ def new_folder(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that a reader sees all of it or nothing; one that is gone already is fine.
+
+    Raises:
+        LoraScratchError: it can't be removed.
+    """
+    gone = Path(path).with_name(f".{Path(path).name}.gone")
+    try:
+        shutil.rmtree(gone, ignore_errors=True)  # what an earlier removal did not finish
+        with suppress(FileNotFoundError):
+            os.replace(path, gone)
+            shutil.rmtree(gone)
+    except OSError as error:
+        raise LoraScratchError(f"could not be removed ({error.strerror})", where=str(path)) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed in the middle of a write left beside the places in `folder`.
+
+    Only for a folder that no other process writes to.
+    """
+    for path in folder.glob(".*.*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.suffix == ".part":
+            with suppress(OSError):
+                path.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    """A renamed file survives a power cut once the folder that names it is on the disk too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems can't, and say so
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _swap(new: Path, place: Path) -> None:

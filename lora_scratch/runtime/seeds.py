@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import random
 
+import numpy as np
 import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's and torch's (CPU and CUDA) global generators: dropout draws from them."""
+    """Seed the global generators of Python, NumPy and torch (CPU and CUDA): dropout draws from torch's."""
     random.seed(seed)
+    np.random.seed(seed % 2**32)  # NumPy takes 32 bits
     torch.manual_seed(seed)
 
 

@@ -1,5 +1,6 @@
 """The optimizer, the schedule and the loop, by hand. Read loop.py first."""
 
+from .checkpoint import Checkpoints as Checkpoints
 from .config import TrainingConfig as TrainingConfig
 from .log import MetricsLog as MetricsLog
 from .loop import TrainResult as TrainResult

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +29,39 @@ class MetricsLog:
                     file.write(json.dumps(event) + "\n")
             except OSError as error:
                 raise LoraScratchError(f"could not be written ({error.strerror})", where=str(self.path)) from error
+
+    def position(self) -> int:
+        """The size of the file in bytes, once all of it is on the disk: a checkpoint remembers where it stood.
+
+        Raises:
+            LoraScratchError: the file is gone or can't be flushed.
+        """
+        if self.path is None:
+            return 0
+        try:
+            with open(self.path, "ab") as file:
+                os.fsync(file.fileno())
+                return file.tell()
+        except OSError as error:
+            raise LoraScratchError(f"could not be flushed ({error.strerror})", where=str(self.path)) from error
+
+    def rewind(self, position: int) -> None:
+        """Forget the lines after `position`: the run is about to write them again.
+
+        A file that is gone or shorter is a loss of history, not of training: it is said, and the run goes on.
+
+        Raises:
+            LoraScratchError: the file can't be read or cut.
+        """
+        if self.path is None:
+            return
+        try:
+            with open(self.path, "a+b") as file:
+                file.seek(0)
+                content = file.read(position)
+                file.truncate(len(content))
+        except OSError as error:
+            raise LoraScratchError(f"can't be cut ({error.strerror})", where=str(self.path)) from error
+        if len(content) < position:
+            warnings.warn(f"{self.path}: {position - len(content):,} bytes of earlier lines are gone", stacklevel=2)
+        self.events = [json.loads(line) for line in content.splitlines()]

@@ -5,16 +5,18 @@ for every epoch:
         one optimizer step (step.py)
     measure on the validation rows; keep the tensors if they are the best so far
 put the best tensors back
+
+Everything that changes on the way is in state.py. A checkpoint is that state in a folder (checkpoint.py), and a run with
+checkpoints goes on from the last one as if it had never stopped.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from ..adapter import check_trainable
@@ -24,10 +26,12 @@ from ..evaluation import Metrics, measure, predict_logits
 from ..runtime.device import peak_memory_bytes, resolve_device
 from ..runtime.precision import Precision, resolve_precision
 from ..runtime.seeds import seed_everything
+from .checkpoint import Checkpoints
 from .config import TrainingConfig
 from .fast import fast_path
 from .guard import STEPS, MovementGuard
 from .log import MetricsLog
+from .state import TrainingState
 from .step import Stepper, StepReport
 
 
@@ -59,6 +63,7 @@ def train(
     pad_token_id: int,
     log: MetricsLog | None = None,
     on_best: Callable[[Metrics], object] | None = None,
+    checkpoints: Checkpoints | None = None,
     show_progress: bool = True,
 ) -> TrainResult:
     """Train what requires a gradient in `model`, in place; it ends with the tensors that were best on `validation`.
@@ -66,9 +71,12 @@ def train(
     Best is the highest validation accuracy, the lower loss among equals, measured after every epoch.
 
     Args:
-        on_best: called with the metrics whenever a new best stands in the model, to save it.
+        on_best: called with the metrics whenever a new best stands in the model, and with the best at the end, to save it.
+        checkpoints: where the state is saved on the way. If there is one already, training goes on from the last: model,
+            rows and config have to be those of the run that wrote it, the model as it was before that training.
 
     Raises:
+        CheckpointError: the last checkpoint is damaged, or of a model that trains other tensors.
         TrainingError: nothing to train, an adapter that does not move, frozen weights that do, gradients that stay infinite.
     """
     check_trainable(model)
@@ -79,13 +87,13 @@ def train(
     seed_everything(config.seed)
     precision = resolve_precision(config.precision, resolve_device(config.device))
     model.to(precision.device)
-    run = _Run(model, train_set, validation, config, precision, pad_token_id, log or MetricsLog(), on_best)
+    run = _Run(model, train_set, validation, config, precision, pad_token_id, log or MetricsLog(), on_best, checkpoints)
     with fast_path(model, precision, plain=config.plain):
         return run.run(show_progress=show_progress)
 
 
 class _Run:
-    """The state of one call of `train`."""
+    """One call of `train`: its state, and what it feeds to the stepper."""
 
     def __init__(
         self,
@@ -97,68 +105,87 @@ class _Run:
         pad_token_id: int,
         log: MetricsLog,
         on_best: Callable[[Metrics], object] | None,
+        checkpoints: Checkpoints | None,
     ) -> None:
         self.model, self.train_set, self.validation, self.config = model, train_set, validation, config
-        self.precision, self.pad_token_id, self.log, self.on_best = precision, pad_token_id, log, on_best
-        self.steps_per_epoch = sum(1 for _ in self._groups(epoch=0))
+        self.precision, self.pad_token_id, self.on_best, self.checkpoints = precision, pad_token_id, on_best, checkpoints
+        self.steps_per_epoch = len(self._groups(epoch=0))
         self.stepper = Stepper(model, config, precision=precision, total_steps=config.epochs * self.steps_per_epoch)
+        self.state = TrainingState(model, self.stepper, log)
         self.guard: MovementGuard | None = MovementGuard(model)
-        self.best = (Metrics(accuracy=-1.0, macro_f1=-1.0, loss=float("inf"), n=0), 0)  # worse than any
-        self.best_tensors: dict[str, Tensor] = {}
-        self.examples = self.tokens = self.skipped = 0
+        saved = checkpoints.load() if checkpoints else None
+        if saved is not None:
+            self.state.load_state_dict(saved)
+        if self.stepper.step - self.state.skipped >= STEPS:
+            self.guard = None  # checked before that checkpoint was written
 
     def run(self, *, show_progress: bool) -> TrainResult:
-        """All epochs, then the best tensors back in the model."""
-        start = time.perf_counter()
-        bar = tqdm(total=self.stepper.total_steps, desc="train", unit="step", disable=not show_progress)
-        with bar:
-            for epoch in range(self.config.epochs):
-                self._epoch(epoch, bar)
-                self._validate(epoch)
-        self._restore_best()
-        best, best_step = self.best
+        """All epochs that are left, then the best tensors back in the model."""
+        state, step = self.state, self.stepper
+        self.start = time.perf_counter() - state.seconds
+        with tqdm(total=step.total_steps, initial=step.step, desc="train", unit="step", disable=not show_progress) as bar:
+            while state.epoch < self.config.epochs:
+                self._epoch(bar)
+                self._validate()
+        state.restore_best()
+        self.model.eval()
+        best = state.best
+        if best is None:
+            raise AssertionError("no epoch was validated")
+        if self.on_best is not None:
+            self.on_best(best)  # once more: a kill in the middle of replacing the file may have taken it away
         return TrainResult(
             best=best,
-            best_step=best_step,
-            steps=self.stepper.step,
-            skipped=self.skipped,
-            seconds=time.perf_counter() - start,
-            examples=self.examples,
-            tokens=self.tokens,
+            best_step=state.best_step,
+            steps=step.step,
+            skipped=state.skipped,
+            seconds=time.perf_counter() - self.start,
+            examples=state.examples,
+            tokens=state.tokens,
             peak_memory_bytes=peak_memory_bytes(self.precision.device),
         )
 
-    def _groups(self, epoch: int) -> Iterator[list[list[int]]]:
+    def _groups(self, epoch: int) -> list[list[list[int]]]:
         plan = plan_batches(self.train_set.lengths, batch_size=self.config.batch_size, seed=self.config.seed, epoch=epoch)
         size = self.config.accumulation_steps
-        return (plan[start : start + size] for start in range(0, len(plan), size))
+        return [plan[start : start + size] for start in range(0, len(plan), size)]
 
-    def _epoch(self, epoch: int, bar: tqdm[None]) -> None:
+    def _epoch(self, bar: tqdm[None]) -> None:
+        """The steps of the present epoch that are left."""
         self.model.train()
-        for group in self._groups(epoch):
+        done = self.stepper.step - self.state.epoch * self.steps_per_epoch
+        for group in self._groups(self.state.epoch)[done:]:
             start = time.perf_counter()
             report = self.stepper([self._batch(rows) for rows in group])
             rows = [row for batch in group for row in batch]
             tokens = int(self.train_set.lengths[rows].sum())
-            self._record(report, epoch, rows=len(rows), tokens=tokens, seconds=time.perf_counter() - start, bar=bar)
+            self._record(report, rows=len(rows), tokens=tokens, seconds=time.perf_counter() - start, bar=bar)
             self._check_movement()
+            if self.checkpoints and self.checkpoints.save_steps and self.stepper.step % self.checkpoints.save_steps == 0:
+                self._save()
+
+    def _save(self) -> None:
+        if self.checkpoints is not None:
+            self.state.seconds = time.perf_counter() - self.start
+            self.checkpoints.save(self.stepper.step, self.state.state_dict())
 
     def _batch(self, rows: list[int]) -> Batch:
         return collate(self.train_set, rows, pad_token_id=self.pad_token_id).to(self.precision.device)
 
-    def _record(self, report: StepReport, epoch: int, *, rows: int, tokens: int, seconds: float, bar: tqdm[None]) -> None:
-        self.examples += rows
-        self.tokens += tokens
-        self.skipped += report.skipped
-        self.log.write(
+    def _record(self, report: StepReport, *, rows: int, tokens: int, seconds: float, bar: tqdm[None]) -> None:
+        state = self.state
+        state.examples += rows
+        state.tokens += tokens
+        state.skipped += report.skipped
+        state.log.write(
             event="step",
             step=self.stepper.step,
-            epoch=epoch + 1,
+            epoch=state.epoch + 1,
             loss=report.loss,
             learning_rate=report.learning_rate,
             gradient_norm=report.gradient_norm,
             tokens_per_second=tokens / seconds,
-            skipped=self.skipped,
+            skipped=state.skipped,
         )
         bar.set_postfix_str(
             f"loss {report.loss:.3f}, lr {report.learning_rate:.1e}, {tokens / seconds:,.0f} tokens/s", refresh=False
@@ -166,11 +193,12 @@ class _Run:
         bar.update()
 
     def _check_movement(self) -> None:
-        if self.guard is not None and self.stepper.step - self.skipped == STEPS:
+        if self.guard is not None and self.stepper.step - self.state.skipped == STEPS:
             self.guard.check()
             self.guard = None
 
-    def _validate(self, epoch: int) -> None:
+    def _validate(self) -> None:
+        """Measure, keep the best; only then is the epoch over."""
         logits = predict_logits(
             self.model,
             self.validation,
@@ -179,15 +207,9 @@ class _Run:
             plain=self.config.plain,
         )
         metrics = measure(logits, self.validation.labels)
-        self.log.write(event="validation", step=self.stepper.step, epoch=epoch + 1, **asdict(metrics))
-        if (metrics.accuracy, -metrics.loss) > (self.best[0].accuracy, -self.best[0].loss):
-            self.best = (metrics, self.stepper.step)
-            self.best_tensors = {name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad}
-            if self.on_best is not None:
-                self.on_best(metrics)
-
-    @torch.no_grad()
-    def _restore_best(self) -> None:
-        for name, tensor in self.best_tensors.items():
-            self.model.get_parameter(name).copy_(tensor)
-        self.model.eval()
+        self.state.log.write(event="validation", step=self.stepper.step, epoch=self.state.epoch + 1, **asdict(metrics))
+        if self.state.offer(metrics) and self.on_best is not None:
+            self.on_best(metrics)
+        self.state.epoch += 1
+        if self.checkpoints and not self.checkpoints.save_steps:
+            self._save()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,27 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return StepReport(loss, norm, rate, skipped=not math.isfinite(norm))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters, the scaler's state, and AdamW's moments by parameter name. (Learning rates follow from the step.)"""
+        moments = {
+            f"{name}/{key}": value
+            for name, p in self._named_parameters()
+            for key, value in self.optimizer.state.get(p, {}).items()
+        }
+        return {"step": self.step, "skipped_in_a_row": self.skipped_in_a_row, "scaler": self.scaler.state_dict(), **moments}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        self.step, self.skipped_in_a_row = state["step"], state["skipped_in_a_row"]
+        self.scaler.load_state_dict(state["scaler"])
+        for name, p in self._named_parameters():
+            moments = {key.removeprefix(f"{name}/"): t for key, t in state.items() if key.startswith(f"{name}/")}
+            if moments:  # a parameter that has had no gradient yet has none
+                self.optimizer.state[p] = {key: tensor.to(p.device, copy=True) for key, tensor in moments.items()}
+
+    def _named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
 
     def _backward(self, batch: Batch, rows: int) -> float:
         with self.precision.autocast():
