@@ -40,6 +40,7 @@ class EvaluateOptions:
     limit_eval: int | None = field(default=None, metadata={"help": "use only this many rows"})
     precision: str | None = field(default=None, metadata={"help": "fp32, bf16, fp16 or auto (default: as trained)"})
     device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})
+    plain: bool = field(default=False, metadata={"help": "with padding, by the model's own code: slower, equal to rounding"})
     json: str | None = field(default=None, metadata={"help": "write the report to this file too"})
     require: str | None = field(
         default=None, metadata={"help": "exit with 1 unless the verdict is this: better, or not_worse (better or not shown)"}
@@ -60,7 +61,8 @@ def main() -> None:
     rows = getattr(splits, options.split)
     encoded = encode_rows(rows, saved.base, max_tokens=max_tokens)
     model = saved.base.model.to(precision.device)
-    predict = partial(predict_logits, model, precision=precision, pad_token_id=saved.base.pad_token_id)
+    pad = saved.base.pad_token_id
+    predict = partial(predict_logits, model, precision=precision, pad_token_id=pad, plain=options.plain)
     with disabled(model):
         baseline = predict(encoded, progress="baseline")
     adapted = predict(encoded, progress="adapted")

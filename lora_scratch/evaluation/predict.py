@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,8 @@ from tqdm import tqdm
 
 from ..data import Batch, Encoded, collate, plan_in_order
 from ..errors import DataError
-from ..model.packed import classify, packed
+from ..model.packed import can_pack, classify, packed
+from ..model.storage import multiplied_in
 from ..runtime.precision import Precision
 
 
@@ -34,16 +36,28 @@ def predict_logits(
     Args:
         model: a sequence classifier of transformers, on the device of `precision`.
         progress: what the progress bar says; no bar if empty.
-        plain: with padding, as the model's own code has it; packed logits (model/packed.py) are equal to rounding.
+        plain: with padding, as the model's own code has it; packed logits (model/packed.py) are equal to rounding. A model
+            that can't be packed is classified with padding in any case, and a warning says so once.
 
     Raises:
         DataError: no rows.
     """
     logits = partial(classify, model)
-    with evaluating(model), nullcontext() if plain else packed(model):
+    with evaluating(model), ExitStack() as levers:
+        if not plain:
+            _enter_fast_path(levers, model, precision)
         return map_rows(
             logits, encoded, precision=precision, pad_token_id=pad_token_id, batch_size=batch_size, progress=progress
         )
+
+
+def _enter_fast_path(levers: ExitStack, model: Any, precision: Precision) -> None:
+    """No padding (model/packed.py), and frozen weights rounded to the compute dtype once (model/storage.py)."""
+    if precision.dtype is not torch.float32:
+        levers.enter_context(multiplied_in(model, precision.dtype))
+    if not can_pack(model) and precision.device.type == "cpu":
+        warnings.warn(f"{type(model).__name__} predicts with padding: no packing for it", stacklevel=1)  # so it is said once
+    levers.enter_context(packed(model))
 
 
 @torch.no_grad()

@@ -4,6 +4,8 @@ from .bank import ServedBank as ServedBank
 from .bank import classify_rows as classify_rows
 from .bank import open_bank as open_bank
 from .card import model_card as model_card
+from .classify import Classified as Classified
+from .classify import Classifier as Classifier
 from .combination import Combination as Combination
 from .combination import combined as combined
 from .combination import open_parts as open_parts

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import LoraScratchError
 
@@ -50,6 +50,37 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """`write_bytes` for JSON: sorted keys, two spaces, no NaN (JSON has none)."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[TextIO]:
+    """Yield a UTF-8 text file that becomes `path` when the block ends well; after an exception nothing is left of it.
+
+    For content of any size, which is written as it comes.
+
+    Raises:
+        LoraScratchError: as for `write_bytes`; a file that was at `path` is untouched.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise LoraScratchError(
+            f"could not be written ({error.strerror})",
+            where=str(path),
+            remedy="free some space or choose another folder",
+        ) from error
+    finally:  # also after Ctrl-C
+        with suppress(OSError):
+            beside.unlink()
 
 
 @contextmanager

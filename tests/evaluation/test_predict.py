@@ -1,5 +1,8 @@
+import warnings
+
 import pytest
 import torch
+from families import tiny
 from tiny import tiny_distilbert, tiny_rows
 from torch import nn
 
@@ -110,6 +113,29 @@ def test_plain_and_fast_prediction_agree_to_rounding(precision, tolerance):
     plain = predict(model, rows, precision=precision, plain=True)
     assert torch.allclose(predict(model, rows, precision=precision), plain, rtol=0, atol=tolerance)
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_predict_logits_says_once_that_a_model_is_classified_with_padding():
+    """A family without a packed path is no reason to stop, nor to be silent, nor to repeat itself; --plain asked for it."""
+    model, rows = tiny("gpt2"), tiny_rows(8)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        plain = predict(model, rows, plain=True)
+        assert not said
+        for _ in range(3):
+            assert torch.equal(predict(model, rows), plain)
+    assert [str(each.message) for each in said] == ["GPT2ForSequenceClassification predicts with padding: no packing for it"]
+
+
+def test_predict_logits_round_frozen_weights_once_with_autocasts_own_bits():
+    """The padded path with weights in bfloat16 gives what autocast gives, and the weights stay float32."""
+    model, rows = tiny("gpt2").requires_grad_(False), tiny_rows(8)
+    assert torch.equal(predict(model, rows, precision=BF16), predict(model, rows, precision=BF16, plain=True))
+    model = tiny_distilbert().requires_grad_(False)
+    with torch.no_grad():
+        predict(model, rows, precision=BF16)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_predict_logits_refuses_no_rows():

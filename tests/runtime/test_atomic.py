@@ -7,7 +7,7 @@ import os
 import pytest
 
 from lora_scratch.errors import LoraScratchError
-from lora_scratch.runtime.atomic import new_folder, write_bytes, write_json, write_text
+from lora_scratch.runtime.atomic import new_file, new_folder, write_bytes, write_json, write_text
 
 
 def contents(folder):
@@ -18,6 +18,11 @@ def contents(folder):
 def full_disk(*_, **__):
     """What the system says when there is no room left."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def stop_after(_, error):
+    """An exception inside a block, whatever was done before it."""
+    raise error
 
 
 def fail_from(monkeypatch, name, count):
@@ -162,3 +167,40 @@ def test_place_that_can_not_be_made_is_a_typed_error(tmp_path):
         write_folder(tmp_path / "file" / "adapter", "new")
     with pytest.raises(LoraScratchError, match="could not be written"):
         write_text(tmp_path / "file" / "a", "new")
+
+
+def test_new_file_appears_whole_and_replaces_the_old_one(tmp_path):
+    """While it is written the old file is what a reader sees."""
+    path = tmp_path / "x" / "file"
+    write_text(path, "old")
+    with new_file(path) as file:
+        file.write("new, ")
+        file.write("ä")
+        file.flush()
+        assert path.read_text() == "old"
+    assert contents(tmp_path) == {"x": None, "x/file": "new, ä".encode()}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_new_file_leaves_nothing_after_an_exception(tmp_path, error):
+    """The old file stays, and no part lies beside it."""
+    path = tmp_path / "file"
+    write_text(path, "old")
+    with pytest.raises(error), new_file(path) as file:
+        stop_after(file.write("half"), error)
+    assert contents(tmp_path) == {"file": b"old"}
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_new_file_on_a_full_disk_is_one_error_that_names_it(tmp_path, monkeypatch, name):
+    """As for `write_bytes`."""
+    monkeypatch.setattr(os, name, full_disk)
+    with pytest.raises(LoraScratchError, match=r"file: could not be written"), new_file(tmp_path / "file") as file:
+        file.write("text")
+    assert contents(tmp_path) == {}
+
+
+def test_new_file_can_not_be_a_folder(tmp_path):
+    """Said before anything is computed for it."""
+    with pytest.raises(LoraScratchError, match="could not be written"), new_file(tmp_path):
+        raise AssertionError

@@ -71,16 +71,39 @@ def test_predict_gives_one_json_object_a_text_in_order(job, capsys):
         assert row["label"] == saved.labels[int(scores.argmax())]
 
 
-def test_predict_reads_a_file_line_by_line(job, tmp_path, capsys):
-    """More lines than a chunk, of uneven length, come out in the order they went in."""
+def test_predict_writes_a_file_of_results_in_the_order_of_the_lines(job, tmp_path, capsys):
+    """Lines of uneven length; the results stand in the file that --output names, and nowhere else."""
     texts = [("happy " * (number % 7 + 1)).strip() + f" {number}" for number in range(40)]
     (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
-    predict_chunk, predict.CHUNK = predict.CHUNK, 16
-    try:
-        assert call(predict, "--adapter", job.adapter, "--file", tmp_path / "texts.txt") == 0
-    finally:
-        predict.CHUNK = predict_chunk
-    assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] == texts
+    output = tmp_path / "labels.jsonl"
+    assert call(predict, "--adapter", job.adapter, "--file", tmp_path / "texts.txt", "--output", output) == 0
+    assert [json.loads(line)["text"] for line in output.read_text().splitlines()] == texts
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "classify: 100%" in captured.err
+
+
+def test_predict_leaves_no_file_when_a_line_is_bad(job, tmp_path):
+    """Results are whole or absent: also those of the lines before."""
+    (tmp_path / "texts.txt").write_bytes(b"fine\ncaf\xe9\n")
+    assert call(predict, "--adapter", job.adapter, "--file", tmp_path / "texts.txt", "--output", tmp_path / "out.jsonl") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_predict_and_evaluate_agree_with_their_plain_path(job, tmp_path, capsys, precision):
+    """--plain switches the fast path off in both; labels stay, figures are equal to rounding."""
+    found = {}
+    for name, flags in (("fast", []), ("plain", ["--plain"])):
+        arguments = ["--adapter", job.adapter, "--precision", precision, *flags]
+        assert call(evaluate, *arguments, "--json", tmp_path / f"{name}.json") == 0
+        capsys.readouterr()
+        assert call(predict, *arguments, *TEXTS) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        found[name] = [row["score"] for row in rows], json.loads((tmp_path / f"{name}.json").read_text())
+    tolerance = 1e-5 if precision == "fp32" else 3e-2
+    assert found["fast"][0] == pytest.approx(found["plain"][0], abs=tolerance)
+    assert found["fast"][1]["adapted"]["loss"] == pytest.approx(found["plain"][1]["adapted"]["loss"], abs=tolerance)
 
 
 def test_peft_loads_the_adapter_and_gives_our_logits(job):

@@ -1,0 +1,79 @@
+"""Texts of any number to labels, in their order, in flat memory: a window of them at a time, sorted by length inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..adapter import merge_and_remove
+from ..data import encode
+from ..evaluation import predict_logits
+from ..runtime.precision import Precision
+from .saved import SavedAdapter
+
+WINDOW_ROWS = 2048  # texts held at a time: enough to sort by length, few enough that memory stays flat
+WINDOW_CHARACTERS = 2**22  # the same for texts that are long
+
+
+@dataclass(frozen=True)
+class Classified:
+    """A text, its label, and the probability of every label."""
+
+    text: str
+    label: str
+    scores: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """What scripts/predict.py writes of it."""
+        scores = {label: round(score, 6) for label, score in self.scores.items()}
+        return {"text": self.text, "label": self.label, "score": scores[self.label], "scores": scores}
+
+
+class Classifier:
+    """A saved adapter folded into its base, once for all texts; `saved` can't be used for anything else afterwards.
+
+    Args:
+        precision: the compute dtype, and the device, which the model is moved to.
+        plain: with padding, as the model's own code has it.
+    """
+
+    def __init__(self, saved: SavedAdapter, *, precision: Precision, batch_size: int = 64, plain: bool = False) -> None:
+        self.model = merge_and_remove(saved.base.model.to(precision.device)).requires_grad_(False)
+        self.base, self.labels, self.max_tokens = saved.base, saved.labels, int(saved.notes["data"]["max_tokens"])
+        self.precision, self.batch_size, self.plain = precision, batch_size, plain
+
+    def __call__(
+        self, texts: Iterable[str], *, rows: int = WINDOW_ROWS, characters: int = WINDOW_CHARACTERS
+    ) -> Iterator[Classified]:
+        """Every text with its label, in the order of `texts`, of which no more than a window is read ahead."""
+        for window in windows(texts, rows=rows, characters=characters):
+            yield from self._classify(window)
+
+    def _classify(self, texts: Sequence[str]) -> Iterator[Classified]:
+        encoded = encode(texts, [0] * len(texts), self.base.tokenizer, max_tokens=self.max_tokens)
+        logits = predict_logits(
+            self.model,
+            encoded,
+            precision=self.precision,
+            pad_token_id=self.base.pad_token_id,
+            batch_size=self.batch_size,
+            plain=self.plain,
+        )
+        best = logits.argmax(-1).tolist()
+        for text, index, scores in zip(texts, best, logits.softmax(-1).tolist(), strict=True):
+            yield Classified(text, self.labels[index], dict(zip(self.labels, scores, strict=True)))
+
+
+def windows(texts: Iterable[str], *, rows: int, characters: int) -> Iterator[list[str]]:
+    """The texts in order, in lists of up to `rows`; a list also ends with the text that brings it to `characters`."""
+    window: list[str] = []
+    held = 0
+    for text in texts:
+        window.append(text)
+        held += len(text)
+        if len(window) == rows or held >= characters:
+            yield window
+            window, held = [], 0
+    if window:
+        yield window

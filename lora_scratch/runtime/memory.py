@@ -1,0 +1,38 @@
+"""How much memory this process holds, and the most it has held since a moment of our choosing."""
+
+from __future__ import annotations
+
+import resource  # POSIX only
+from contextlib import suppress
+from pathlib import Path
+
+PROCESS = Path("/proc/self")  # Linux; elsewhere only the peak since the start of the process is known
+
+
+def resident_bytes() -> int:
+    """Memory held now; without /proc the most that was ever held."""
+    return _status("VmRSS") or _peak_of_process()
+
+
+def peak_bytes() -> int:
+    """The most memory held since the last `restart_peak`, or since the start."""
+    return _status("VmHWM") or _peak_of_process()
+
+
+def restart_peak() -> None:
+    """Count the peak from now on, where the system can. Source: proc(5), clear_refs, value 5."""
+    with suppress(OSError):
+        (PROCESS / "clear_refs").write_text("5")
+
+
+def _status(name: str) -> int:
+    """A field of /proc/self/status in bytes; 0 without it."""
+    with suppress(OSError):
+        for line in (PROCESS / "status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024  # KiB
+    return 0
+
+
+def _peak_of_process() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

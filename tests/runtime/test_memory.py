@@ -1,0 +1,35 @@
+"""lora_scratch/runtime/memory.py: what the process holds, and its peak since a moment of our choosing."""
+
+import pytest
+import torch
+
+from lora_scratch.runtime import memory
+
+MIB = 2**20
+linux = pytest.mark.skipif(not memory.PROCESS.exists(), reason="needs /proc")
+
+
+@linux
+def test_a_large_tensor_shows_in_what_is_held_and_in_the_peak():
+    """64 MiB of it, give or take what else the allocator does; when it is gone the peak remains."""
+    memory.restart_peak()
+    before = memory.resident_bytes()
+    tensor = torch.ones(16 * MIB)
+    assert memory.resident_bytes() - before == pytest.approx(64 * MIB, abs=4 * MIB)
+    del tensor
+    assert memory.peak_bytes() - before == pytest.approx(64 * MIB, abs=4 * MIB)
+
+
+@linux
+def test_the_peak_can_be_counted_anew():
+    """Afterwards it is what is held now."""
+    torch.ones(16 * MIB)
+    memory.restart_peak()
+    assert memory.peak_bytes() == pytest.approx(memory.resident_bytes(), abs=4 * MIB)
+
+
+def test_without_proc_the_peak_of_the_process_is_what_is_known(tmp_path, monkeypatch):
+    """Another POSIX system: no error, and at least what an interpreter with torch holds."""
+    monkeypatch.setattr(memory, "PROCESS", tmp_path / "absent")
+    memory.restart_peak()
+    assert memory.resident_bytes() == memory.peak_bytes() > 50 * MIB
