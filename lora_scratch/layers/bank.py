@@ -81,8 +81,8 @@ class BankLayer(nn.Module, ABC):
         """
 
     def grow(self, slots: int) -> None:
-        """Have at least this many slots; the new ones are to be written before they are used."""
-        self.slots = max(slots, self.slots)
+        """Have this many slots, not fewer than now; the new ones are to be written before they are used."""
+        self.slots = slots
         for name, stack in list(self.named_buffers(recurse=False)):
             self._buffers[name] = _enlarged(stack, (self.slots, *stack.shape[1:]))
 
@@ -139,23 +139,23 @@ class BankLinear(BankLayer):
         adapted = y.flatten(1, -2) if y.dim() > 2 else y[:, None]  # (B, T, out)
         if self.lora_A is not None and self.lora_B is not None:
             x = x.flatten(1, -2) if x.dim() > 2 else x[:, None]  # (B, T, in)
-            low = torch.bmm(x, self.lora_A[rows].to(x.dtype).mT)  # (B, T, rank)
-            update = _times_b(low, self.lora_B[rows], strength)
+            low = torch.bmm(x, self.lora_A.index_select(0, rows).to(x.dtype).mT)  # (B, T, rank)
+            lora_B = self.lora_B.index_select(0, rows)
             if self.gain_terms is not None:
-                gain = _gain(self.gain_terms[rows], strength)  # (B, 1, out)
+                gain = _gain(self.gain_terms.index_select(0, rows), strength)  # (B, 1, out)
                 product = adapted if self.bias is None else adapted - self.bias.to(y.dtype)
                 # g − 1 is small: subtract in float32, round to the narrower dtype of y afterwards
-                adapted, update = adapted + (gain - 1).to(y.dtype) * product, gain.to(y.dtype) * update
-            adapted = adapted + update
+                adapted, lora_B = adapted + (gain - 1).to(y.dtype) * product, gain.mT * lora_B
+            adapted = torch.baddbmm(adapted, *_last_factors(low, lora_B, strength))
         if self.bias_change is not None:
-            adapted = adapted + self.bias_change[rows][:, None].to(y.dtype)
+            adapted = adapted + self.bias_change.index_select(0, rows)[:, None].to(y.dtype)
         return adapted.reshape(y.shape)
 
     def write(self, slot: int, twin: nn.Module) -> None:
         """See `BankLayer`; `twin` is an adapter layer, or the base layer with another bias, or both."""
         contents = {}
         if isinstance(twin, AdapterLayer):
-            contents["lora_A"], contents["lora_B"] = self._with_room(*_factors(twin))
+            contents["lora_A"], contents["lora_B"] = _factors(twin, room=self.rank)
         if isinstance(twin, DoRALinear):
             contents["gain_terms"] = torch.stack([twin.magnitude.detach(), *twin.squared_norm_terms()])
         if twin.bias is not None and self.bias is not None and not torch.equal(twin.bias, self.bias):  # type: ignore[arg-type]
@@ -165,11 +165,6 @@ class BankLinear(BankLayer):
         if self.gain_terms is not None:
             contents.setdefault("gain_terms", _no_gain(self.gain_terms[slot]))
         self._fill(slot, contents)
-
-    def _with_room(self, lora_A: Tensor, lora_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Both filled up with zeros to the rank that there is to be room for."""
-        more = max(0, self.rank - len(lora_A))
-        return F.pad(lora_A, (0, 0, 0, more)), F.pad(lora_B, (0, more))
 
 
 class BankEmbedding(BankLayer):
@@ -195,19 +190,19 @@ class BankEmbedding(BankLayer):
             return y
         rows, strength = self.routing.of(ids)
         low = self.lora_A[rows[:, None], ids.reshape(len(rows), -1)]  # (B, T, rank)
-        return y + _times_b(low, self.lora_B[rows], strength).view(y.shape).to(y.dtype)
+        update = torch.bmm(*_last_factors(low, self.lora_B.index_select(0, rows), strength))  # (B, T, dim)
+        return y + update.view(y.shape).to(y.dtype)
 
     def write(self, slot: int, twin: nn.Module) -> None:
         """See `BankLayer`; `twin` is a LoRAEmbedding, or the table as it is."""
         if not isinstance(twin, AdapterLayer):
             return self._fill(slot, {})
-        lora_A, lora_B = _factors(twin)  # (rank, num), (dim, rank)
-        more = max(0, self.rank - len(lora_A))
-        self._fill(slot, {"lora_A": F.pad(lora_A.T, (0, more)), "lora_B": F.pad(lora_B, (0, more))})
+        lora_A, lora_B = _factors(twin, room=self.rank)  # (rank, num), (dim, rank)
+        self._fill(slot, {"lora_A": lora_A.T, "lora_B": lora_B})
 
 
-def _factors(layer: AdapterLayer) -> tuple[Tensor, Tensor]:
-    """A and scaling · B, in float32, or wider where the base is.
+def _factors(layer: AdapterLayer, *, room: int) -> tuple[Tensor, Tensor]:
+    """A and scaling · B, in float32, or wider where the base is; with zeros up to rank `room`.
 
     Raises:
         ValueError: a class of layers that is not LoRA with a gain of its own.
@@ -216,13 +211,14 @@ def _factors(layer: AdapterLayer) -> tuple[Tensor, Tensor]:
         raise ValueError(f"a {type(layer).__name__} can't stand in a bank; expected LoRA or DoRA")
     dtype = at_least_float32(layer.weight).dtype
     lora_A, lora_B, *_ = (tensor.to(dtype) for tensor in stored_tensors(layer).values())
-    return lora_A, layer.scaling * lora_B
+    more = max(0, room - len(lora_A))
+    return F.pad(lora_A, (0, 0, 0, more)), F.pad(layer.scaling * lora_B, (0, more))
 
 
-def _times_b(low: Tensor, lora_B: Tensor, strength: Tensor) -> Tensor:
-    """t[i] · low[i] B[i]ᵀ. Shape: low (B, T, rank), lora_B (B, out, rank), strength (B,) -> (B, T, out)."""
+def _last_factors(low: Tensor, lora_B: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
+    """t[i] · low[i] and B[i]ᵀ. Shape: (B, T, rank), (B, out, rank), (B,) -> (B, T, rank), (B, rank, out)."""
     low = (strength[:, None, None] * low).to(low.dtype)  # one rounding, as for a number times a tensor
-    return torch.bmm(low, lora_B.to(low.dtype).mT)
+    return low, lora_B.to(low.dtype).mT
 
 
 def _gain(terms: Tensor, strength: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class BankHead(BankLayer):
         if not self.routing.enabled:
             return self.base(x, *args, **kwargs)  # type: ignore[no-any-return]
         rows, _ = self.routing.of(x)
-        gathered = {name: getattr(self, buffer)[rows] for name, buffer in self.names.items()}
+        gathered = {name: getattr(self, buffer).index_select(0, rows) for name, buffer in self.names.items()}
 
         def one(values: dict[str, Tensor], row: Tensor) -> Tensor:
             return functional_call(self.base, values, (row[None], *args), kwargs)[0]  # type: ignore[no-any-return]
@@ -53,7 +53,10 @@ class BankHead(BankLayer):
     def write(self, slot: int, twin: nn.Module) -> None:
         """See `BankLayer`; `twin` is a module of the same structure, perhaps with another number of outputs."""
         own, base = twin.state_dict(), self.base.state_dict()
-        contents = {buffer: _as_wide(own[name], base[name]) for name, buffer in self.names.items()}
+        contents = {
+            buffer: at_least_float32(own[name]) if own[name].is_floating_point() else own[name]
+            for name, buffer in self.names.items()
+        }
         widths = {(len(own[name]), len(base[name])) for name in base if own[name].shape[:1] != base[name].shape[:1]}
         if widths and self.width is None:
             self._base_width = min(widths)[1]
@@ -61,10 +64,3 @@ class BankHead(BankLayer):
         if self.width is not None:
             contents["width"] = torch.tensor(min(widths)[0] if widths else self._base_width)
         self._fill(slot, contents)
-
-
-def _as_wide(own: Tensor, base: Tensor) -> Tensor:
-    """A floating tensor in float32, or wider where the base's is; others as they are."""
-    if not own.is_floating_point():
-        return own
-    return own.to(torch.promote_types(at_least_float32(own).dtype, base.dtype))

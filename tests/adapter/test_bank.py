@@ -283,9 +283,12 @@ class TestSwap:
         assert {name: buffer.shape for name, buffer in bank.model.named_buffers()} == shapes
 
     def test_bank_grows_past_its_capacity(self, adapters):
-        """More adapters, a higher rank and new targets than there was room for."""
+        """More adapters, a higher rank and new targets than there was room for; a spare slot for a replacement is kept."""
         bank = filled({name: adapters[name] for name in ("lora", "rslora", "biases")}, capacity=1, max_rank=1)
         names = ["biases", "lora", "rslora", "base"]
+        shapes = {name: buffer.shape for name, buffer in bank.model.named_buffers()}
+        bank.replace("lora", adapters["lora"])
+        assert {name: buffer.shape for name, buffer in bank.model.named_buffers()} == shapes
         found = answer(bank, names)
         for i, name in enumerate(names):
             expected = logits(adapters[name], rows=4)[i]

