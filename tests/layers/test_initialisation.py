@@ -53,6 +53,32 @@ def test_gaussian_has_a_deviation_of_one_over_rank():
     assert not layer.lora_B.any()
 
 
+@pytest.mark.parametrize("kind", ["linear", "conv1d", "dora"])
+def test_peft_start_is_the_third_draw_from_the_seed(kind):
+    """PEFT builds an nn.Linear for A and one for B, which draw a weight each, and then draws A again; nothing else moves."""
+    layer, generator, state = LAYERS[kind](), torch.Generator().manual_seed(7), torch.get_rng_state()
+    initialise(layer, "peft", generator)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(7)
+    lora_A, _ = nn.Linear(12, 4, bias=False), nn.Linear(4, 8, bias=False)
+    lora_A.reset_parameters()
+    assert torch.equal(layer.lora_A, lora_A.weight)
+    assert torch.equal(generator.get_state(), torch.get_rng_state())
+    assert not layer.lora_B.any()
+
+
+def test_peft_start_of_an_embedding_is_the_third_draw_from_the_seed():
+    """There A, B and B again are drawn, all normal; A stays zero."""
+    layer, generator, state = LoRAEmbedding(nn.Embedding(9, 4), 2), torch.Generator().manual_seed(7), torch.get_rng_state()
+    initialise(layer, "peft", generator)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(7)
+    _, _, lora_B = torch.randn(2, 9), torch.randn(4, 2), torch.randn(4, 2)
+    assert torch.equal(layer.lora_embedding_B, lora_B)
+    assert torch.equal(generator.get_state(), torch.get_rng_state())
+    assert not layer.lora_embedding_A.any()
+
+
 def test_orthogonal_leaves_neither_factor_zero_and_both_with_a_gradient():
     """B A is exactly zero although neither is: they live on different directions of rank space."""
     layer = LAYERS["linear"]()
