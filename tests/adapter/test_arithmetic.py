@@ -1,6 +1,7 @@
 """lora_scratch/adapter/arithmetic.py: sums of ΔW against ΔW written out, and the best lower rank against the dense SVD."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -132,6 +133,23 @@ class TestSums:
         assert {name.rpartition(".")[2]: layer.rank for name, layer in layers.items()} == {"q_lin": 4, "v_lin": 3}
         torch.testing.assert_close(deltas(model)[V1], -2 * dense(second.factors[V1]), rtol=1e-6, atol=1e-6)
 
+    def test_choices_of_modules_that_differ_are_replaced_by_the_names(self):
+        """An exclude or a layer number of one would take modules of the other away."""
+        first, second = (
+            update(1, layers=[0], head_modules=[]),
+            update(2, exclude=["layer.0.attention.q_lin"], head_modules=[]),
+        )
+        for pair in ((first, second), (second, first)):
+            model = install_update(tiny_distilbert(), add(*pair))
+            assert adapter_layers(model).keys() == {*first.factors, *second.factors}
+        same = add(first, update(3, layers=[0], head_modules=[])).config
+        assert (same.targets, same.layers) == (["q_lin", "k_lin", "v_lin"], [0])
+
+    def test_a_sum_of_the_smaller_side_is_not_decomposed(self):
+        """Rank 2 + 3 of a (5, 9) update: the very numbers, side by side."""
+        first, second = random_factors(2, 5, 9), random_factors(3, 5, 9)
+        assert torch.equal(concatenate([first, second]).lora_A, torch.cat([first.lora_A, second.lora_A]))
+
     def test_a_sum_above_the_smaller_side_is_cut_to_it_and_loads(self):
         """Rank 20 + 20 on layers of width 32."""
         first, second = (update(seed, rank=20, head_modules=[]) for seed in (1, 2))
@@ -209,11 +227,13 @@ class TestHeads:
         assert average(update(1), two, heads_from=0).heads.keys() == update(1).heads.keys()
 
     def test_counts_in_a_head_have_no_average(self):
-        """A batch norm's count of batches is a whole number."""
+        """A batch norm's count of batches is a whole number: kept if all have the same."""
         one = update(1)
-        counted = [
-            AdapterUpdate(one.config, one.factors, {}, {"classifier.count": torch.tensor(n)}, one.base) for n in (3, 4)
-        ]
+        heads = [{"classifier.count": torch.tensor(n), "classifier.bias": torch.tensor([1.0 * n])} for n in (3, 4)]
+        counted = [AdapterUpdate(one.config, one.factors, {}, head, one.base) for head in heads]
+        again = replace(counted[0], heads=heads[0] | {"classifier.bias": torch.tensor([7.0])})
+        found = average(counted[0], again).heads
+        assert (found["classifier.count"].item(), found["classifier.bias"].item()) == (3, 5)
         with pytest.raises(ConfigError, match=r"classifier\.count holds whole numbers"):
             average(*counted)
 
@@ -237,6 +257,14 @@ class TestRefusals:
         deeper = take_update(inject(longer, LoRAConfig(rank=2, targets=["q_lin"], layers=[0])))
         with pytest.raises(BaseMismatchError, match=r"first distilbert\.transformer\.layer\.2"):
             add(update(1), deeper)
+
+    def test_every_pair_of_bases_is_compared(self):
+        """The first trains what the other two freeze, each at a value of its own."""
+        moved = adapted(3, head_modules=[])
+        moved.classifier.weight.data[0] += 1
+        parts = [update(1, head_modules=["classifier"]), update(2, head_modules=[]), take_update(moved)]
+        with pytest.raises(BaseMismatchError, match=r"adapters 2 and 3 have .*first classifier\.weight"):
+            combine(parts, [1, 1, 1], heads_from=0)
 
     def test_targets_of_one_and_trained_biases_of_another_are_no_different_base(self):
         """What one trains, the other does not freeze: there is nothing to compare."""

@@ -71,6 +71,21 @@ def test_a_trained_bias_comes_back_bit_for_bit():
     assert all(torch.equal(model.get_parameter(name), again.get_parameter(name)) for name in biases)
 
 
+def test_an_update_is_a_copy_and_putting_it_in_draws_no_number():
+    """Training goes on without it; torch's random state is left alone."""
+    model = adapted(bias="all")
+    update = take_update(model)
+    kept = [update.heads["classifier.bias"].clone(), *(factors.lora_A.clone() for factors in update.factors.values())]
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1)
+    now = [update.heads["classifier.bias"], *(factors.lora_A for factors in update.factors.values())]
+    assert all(map(torch.equal, kept, now))
+    base, state = tiny_distilbert(), torch.get_rng_state()
+    install_update(base, update)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def of_ranks(ranks):
     """An update of these ranks, by module."""
     factors = {name: Factors(torch.zeros(rank, 8), torch.zeros(9, rank)) for name, rank in ranks.items()}
