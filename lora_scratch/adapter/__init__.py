@@ -5,7 +5,8 @@
 remembered, `fingerprint.py` whose weights, `peft_format.py` the names in the file, `provenance.py` what
 PEFT has no field for, `files.py` save and load, `anatomy.py` what was learnt, `verify.py` what is wrong with a folder,
 `bank.py` many adapters in one model, `twin.py` how it reads them, `update.py` an adapter taken out of its model,
-`arithmetic.py` sums of those, `quantise.py` the base in four bits.
+`arithmetic.py` sums of those, `rounding.py` what is left of an update in a narrower dtype, `quantise.py` the base in four
+bits.
 """
 
 from .anatomy import Anatomy as Anatomy
@@ -38,6 +39,8 @@ from .quantise import QuantisationReport as QuantisationReport
 from .quantise import base_precision as base_precision
 from .quantise import dequantise_base as dequantise_base
 from .quantise import quantise_base as quantise_base
+from .rounding import Survival as Survival
+from .rounding import survival as survival
 from .state import ParameterCount as ParameterCount
 from .state import adapter_layers as adapter_layers
 from .state import count_parameters as count_parameters

@@ -11,6 +11,9 @@ from .combination import combined as combined
 from .combination import open_parts as open_parts
 from .combination import save_combination as save_combination
 from .command import run_command as run_command
+from .gate import Gate as Gate
+from .gate import gate_rows as gate_rows
+from .gate import merge_through_gate as merge_through_gate
 from .opening import encode_rows as encode_rows
 from .opening import open_base as open_base
 from .opening import open_splits as open_splits

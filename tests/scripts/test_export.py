@@ -1,0 +1,144 @@
+"""scripts/export.py as a gate: what it lets out, what it refuses, and that a refusal leaves nothing behind."""
+
+import json
+import re
+import shutil
+
+import export
+import pytest
+import torch
+from command_line import call
+from folders import save_rows
+from transformers import AutoModelForSequenceClassification
+
+from lora_scratch.adapter import adapter_layers, save_adapter
+from lora_scratch.jobs import gate_rows, open_adapter
+from lora_scratch.jobs.gate import TOLERANCES
+from lora_scratch.testing import relative_error
+
+Q0 = "distilbert.transformer.layer.0.attention.q_lin"
+
+
+def changed(job, folder, change, **notes):
+    """The job's adapter after `change(model)`."""
+    saved = open_adapter(job.adapter)
+    with torch.no_grad():
+        change(saved.base.model)
+    return save_adapter(saved.base.model, folder, base_model=saved.base.name, notes={**saved.notes, **notes})
+
+
+def huge(model):
+    """A head beyond float16's largest number."""
+    model.classifier.weight[0, 0] = 1e5
+
+
+@torch.no_grad()
+def logits_on(model, rows):
+    """Of each row by itself, without the project's own loop."""
+    cuts = zip(rows.offsets[:-1], rows.offsets[1:], strict=True)
+    return torch.cat([model(rows.tokens[start:end].long()[None]).logits for start, end in cuts]).float()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_the_record_holds_what_the_exported_model_says(job, tmp_path, capsys, dtype):
+    """Largest error over rms, and flips, measured again from the folder; its weights have the dtype asked for."""
+    place = tmp_path / "plain"
+    assert call(export, job.adapter, "--merged", place, "--dtype", dtype, "--rows", 16) == 0
+    told, printed = json.loads((place / "merge.json").read_text()), capsys.readouterr().out
+    saved = open_adapter(job.adapter)
+    rows, source = gate_rows(saved, dataset=None, count=16)
+    plain = AutoModelForSequenceClassification.from_pretrained(place).eval()
+    assert plain.dtype == getattr(torch, dtype)
+    expected, found = logits_on(saved.base.model, rows), logits_on(plain, rows)
+    assert told["logits"]["rows"] == len(expected) == 16
+    assert told["logits"]["source"] == source == str(job.data)
+    loose = 1e-6 if dtype == "float32" else 0.5 * TOLERANCES[dtype]  # batches of other shapes round otherwise
+    assert told["logits"]["error"] == pytest.approx(relative_error(found, expected), abs=loose)
+    assert told["logits"]["error"] <= told["tolerance"] == TOLERANCES[dtype]
+    assert [row["name"] for row in told["layers"]] == list(adapter_layers(saved.base.model))
+    first = told["layers"][0]
+    assert re.search(rf"^{Q0} .* {first['survived']:.4f} +{first['error']:.2e} +{first['unchanged']:.4f}$", printed, re.M)
+    assert f"{dtype}, 16 rows of {job.data}: largest logit error {told['logits']['error']:.1e}" in printed
+
+
+def test_above_the_tolerance_nothing_is_written(job, tmp_path, capsys):
+    """Exit code 1, the table all the same, and a line that says what was found."""
+    arguments = [job.adapter, "--merged", tmp_path / "plain", "--dtype", "bfloat16", "--tolerance", 1e-6]
+    assert call(export, *arguments) == 1
+    captured = capsys.readouterr()
+    assert Q0 in captured.out
+    assert re.search(
+        r"error: merged in bfloat16: a logit is off by \d\.\de-0\d of their rms, and \d+ of 24 labels flip; "
+        r"expected at most 1\.0e-06; use a wider --dtype",
+        captured.err,
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_merge_gone_wrong_is_refused_with_the_labels_that_flip(job, tmp_path, capsys, monkeypatch):
+    """The twin: a head that is not the trained one does not get through."""
+    from lora_scratch.jobs import gate
+
+    def wrongly(model):
+        model.classifier.weight.data.neg_()
+        return merge(model)
+
+    merge = gate.merge_and_remove
+    monkeypatch.setattr(gate, "merge_and_remove", wrongly)
+    assert call(export, job.adapter, "--merged", tmp_path / "plain") == 1
+    flips = re.search(r"and (\d+) of 24 labels flip", capsys.readouterr().err)
+    assert int(flips[1]) > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_weight_that_the_dtype_can_not_hold_is_refused(job, tmp_path, capsys):
+    """1e5 is beyond float16, also where no rows are looked at; in bfloat16 it is a number like any other."""
+    folder = changed(job, tmp_path / "huge", huge)
+    assert call(export, folder, "--merged", tmp_path / "plain", "--dtype", "float16", "--no_rows") == 1
+    assert "classifier.weight: it is not finite in float16; use --dtype bfloat16 or float32" in capsys.readouterr().err
+    assert not (tmp_path / "plain").exists()
+    assert call(export, folder, "--merged", tmp_path / "plain", "--dtype", "bfloat16", "--no_rows") == 0
+
+
+@pytest.mark.parametrize("notes", [{}, {"data": {}}, {"data": {"dataset": "NOWHERE"}}, {"data": None}], ids=str)
+def test_without_rows_it_is_refused_unless_one_says_so(job, tmp_path, capsys, notes):
+    """Rows that are gone, or that the adapter never named: no silent export, and three ways out."""
+    data = {"dataset": str(tmp_path / "gone")} if not notes else notes["data"]
+    folder = changed(job, tmp_path / "adapter", lambda model: None, data=data)
+    assert call(export, folder, "--merged", tmp_path / "plain") == 1
+    error = capsys.readouterr().err
+    assert "pass --dataset with such rows, or --no_rows to export without comparing logits" in error
+    assert not (tmp_path / "plain").exists()
+    assert call(export, folder, "--merged", tmp_path / "plain", "--no_rows") == 0
+    assert json.loads((tmp_path / "plain" / "merge.json").read_text())["logits"] is None
+    assert "logits not compared (--no_rows)" in capsys.readouterr().out
+    if data != {}:
+        return
+    assert call(export, folder, "--merged", tmp_path / "other", "--dataset", job.data, "--rows", 5) == 0
+    assert json.loads((tmp_path / "other" / "merge.json").read_text())["logits"]["rows"] == 5
+
+
+def test_other_rows_need_not_know_the_labels(job, tmp_path):
+    """Logits are compared, not answers."""
+    rows = save_rows(tmp_path / "rows")
+    for file in rows.iterdir():
+        file.write_text(re.sub(r";\w+", ";unheard-of", file.read_text(), count=1))
+    assert call(export, job.adapter, "--merged", tmp_path / "plain", "--dataset", rows, "--rows", 8) == 0
+    shutil.rmtree(rows)
+    assert json.loads((tmp_path / "plain" / "merge.json").read_text())["logits"]["source"] == str(rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rows", "0"], "--rows: found 0; expected at least 1"),
+        (["--tolerance", "nan"], "--tolerance: found nan; expected a finite number from 0"),
+        (["--tolerance", "-1"], "--tolerance: found -1.0"),
+        (["--no_rows", "--dataset", "x"], "--dataset names rows, and --no_rows wants none"),
+        (["--dtype", "float8"], "argument --dtype: invalid choice"),
+    ],
+)
+def test_wrong_usage_is_2(job, tmp_path, capsys, arguments, message):
+    """Before anything is opened."""
+    assert call(export, job.adapter, "--merged", tmp_path / "plain", *arguments) == 2
+    assert message in capsys.readouterr().err
