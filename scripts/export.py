@@ -14,6 +14,7 @@ import argparse
 import math
 from pathlib import Path
 
+from lora_scratch.adapter import dequantise_base
 from lora_scratch.jobs import Gate, check_free, gate_rows, merge_through_gate, open_adapter, run_command
 from lora_scratch.jobs.gate import DTYPES, TOLERANCES
 from lora_scratch.runtime.atomic import new_folder, write_json
@@ -28,6 +29,8 @@ def main() -> None:
     place = check_free(Path(options.merged), flag="--merged")
     device = resolve_device(options.device)
     saved = open_adapter(options.adapter, model=options.model)
+    if options.dequantise:
+        dequantise_base(saved.base.model)
     rows, source = (None, "") if options.no_rows else gate_rows(saved, dataset=options.dataset, count=options.rows)
     tolerance = TOLERANCES[options.dtype] if options.tolerance is None else options.tolerance
     gate = merge_through_gate(saved, rows=rows, source=source, dtype=options.dtype, tolerance=tolerance, device=device)
@@ -53,6 +56,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dataset", help="other rows than the validation rows the adapter was trained with")
     parser.add_argument("--rows", type=int, default=256, help="compare the logits of this many rows (default: 256)")
     parser.add_argument("--no_rows", action="store_true", help="look at the weights alone, compare no logits")
+    parser.add_argument(
+        "--dequantise", action="store_true", help="a base in four bits becomes plain weights of the same numbers"
+    )
     parser.add_argument("--device", default="auto", help="where the logits are computed: cpu, cuda or auto (default)")
     options = parser.parse_args()
     if options.rows < 1:

@@ -12,8 +12,7 @@ from ..adapter.arithmetic import update_norm
 from ..errors import ConfigError
 from ..evaluation import versions
 from .card import combined_card
-from .opening import open_base
-from .saved import open_adapter
+from .saved import open_adapter, open_base_of
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def save_combination(found: Combination, folder: Path, *, command: str, model: s
         LoraScratchError: the folder can't be written.
     """
     notes = found.holder.notes
-    base = open_base(model or found.holder.base, labels=notes["labels"], seed=notes["seed"])
+    base = open_base_of(notes, model or found.holder.base)
     install_update(base.model, found.update, seed=notes["seed"])
     history: dict[str, Any] = {
         **{name: notes[name] for name in ("labels", "data", "training") if name in notes},

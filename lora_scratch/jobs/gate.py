@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adapter import merge_and_remove
+from ..adapter import NF4, base_precision, merge_and_remove
 from ..adapter.rounding import Survival, survival
 from ..data import Encoded
 from ..errors import ConfigError, DataError, MergeError
@@ -87,9 +87,12 @@ def merge_through_gate(
         rows: None to look at the weights alone.
 
     Raises:
-        MergeError: an update or a rounded weight that is not finite.
+        MergeError: a base in four bits, or an update or a rounded weight that is not finite.
     """
     model = saved.base.model.to(device)
+    if base_precision(model) == NF4:
+        remedy = "pass --dequantise: its numbers in plain weights"
+        raise MergeError("the base is in four bits, which hold no update", where="--merged", remedy=remedy)
     logits = partial(_logits, saved, device=device)
     expected = None if rows is None else logits(rows)
     layers = survival(model, DTYPES[dtype])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,19 @@ def open_adapter(folder: str | Path, *, model: str | None = None, verify_base: b
             expected="an adapter folder that scripts/train.py wrote",
             remedy="load folders of other tools with lora_scratch.load_adapter(model, folder)",
         )
-    base = open_base(base_name, labels=labels, seed=notes.get("seed", 0))
-    if notes.get("base", {}).get("precision") == NF4:
-        quantise_base(base.model, heads=notes["config"]["head_modules"])
+    base = open_base_of(notes, base_name)
     config = load_adapter(base.model, folder, verify_base=verify_base, must_cover=base.fresh)
     base.model.eval()
     return SavedAdapter(base, config, tuple(labels), notes)
+
+
+def open_base_of(notes: Mapping[str, Any], name: str) -> Base:
+    """The base called `name` as the adapter of this provenance.json was trained on it: its labels, its seed, its precision.
+
+    Raises:
+        ModelError: it can't be loaded.
+    """
+    base = open_base(name, labels=notes["labels"], seed=notes.get("seed", 0))
+    if notes.get("base", {}).get("precision") == NF4:
+        quantise_base(base.model, heads=notes["config"]["head_modules"])
+    return base

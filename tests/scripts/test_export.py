@@ -4,10 +4,12 @@ import json
 import re
 import shutil
 
+import combine
 import export
 import pytest
 import torch
-from command_line import call
+import train
+from command_line import call, train_arguments
 from folders import save_rows
 from transformers import AutoModelForSequenceClassification
 
@@ -98,6 +100,21 @@ def test_a_weight_that_the_dtype_can_not_hold_is_refused(job, tmp_path, capsys):
     assert "classifier.weight: it is not finite in float16; use --dtype bfloat16 or float32" in capsys.readouterr().err
     assert not (tmp_path / "plain").exists()
     assert call(export, folder, "--merged", tmp_path / "plain", "--dtype", "bfloat16", "--no_rows") == 0
+
+
+def test_a_base_in_four_bits_is_merged_only_as_plain_weights_and_its_adapters_add_up(job, tmp_path, capsys):
+    """Its own numbers, on which the adapter was trained; a sum belongs to the four-bit base as its terms do."""
+    assert call(train, *train_arguments(job.base, job.data, tmp_path / "run"), "--base_precision", "nf4") == 0
+    folder = tmp_path / "run" / "adapter"
+    assert call(export, folder, "--merged", tmp_path / "plain") == 1
+    assert "--merged: the base is in four bits, which hold no update; pass --dequantise" in capsys.readouterr().err
+    assert not (tmp_path / "plain").exists()
+    assert call(export, folder, "--merged", tmp_path / "plain", "--dequantise") == 0
+    assert json.loads((tmp_path / "plain" / "merge.json").read_text())["logits"]["error"] < 1e-4
+    assert call(combine, "--add", folder, "--output", tmp_path / "same") == 0
+    rows, _ = gate_rows(open_adapter(folder), dataset=None, count=4)
+    one, same = (logits_on(open_adapter(place).base.model, rows) for place in (folder, tmp_path / "same"))
+    assert relative_error(same, one) < 1e-5
 
 
 @pytest.mark.parametrize("notes", [{}, {"data": {}}, {"data": {"dataset": "NOWHERE"}}, {"data": None}], ids=str)
