@@ -92,7 +92,7 @@ def merge_through_gate(
     model = saved.base.model.to(device)
     if base_precision(model) == NF4:
         remedy = "pass --dequantise: its numbers in plain weights"
-        raise MergeError("the base is in four bits, which hold no update", where="--merged", remedy=remedy)
+        raise MergeError("the base is quantised to four bits, which hold no update", where="--merged", remedy=remedy)
     logits = partial(_logits, saved, device=device)
     expected = None if rows is None else logits(rows)
     layers = survival(model, DTYPES[dtype])

@@ -107,7 +107,7 @@ def test_a_base_in_four_bits_is_merged_only_as_plain_weights_and_its_adapters_ad
     assert call(train, *train_arguments(job.base, job.data, tmp_path / "run"), "--base_precision", "nf4") == 0
     folder = tmp_path / "run" / "adapter"
     assert call(export, folder, "--merged", tmp_path / "plain") == 1
-    assert "--merged: the base is in four bits, which hold no update; pass --dequantise" in capsys.readouterr().err
+    assert "--merged: the base is quantised to four bits, which hold no update; pass --dequantise" in capsys.readouterr().err
     assert not (tmp_path / "plain").exists()
     assert call(export, folder, "--merged", tmp_path / "plain", "--dequantise") == 0
     assert json.loads((tmp_path / "plain" / "merge.json").read_text())["logits"]["error"] < 1e-4
