@@ -1,0 +1,56 @@
+"""What looks on while a contender trains: it is told of every optimizer step, and may end the training."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ..evaluation import measure
+
+
+class Watch(ABC):
+    """Told the seconds and the real tokens of every optimizer step, padding not counted."""
+
+    @abstractmethod
+    def step(self, model: Any, *, seconds: float, tokens: int) -> bool:
+        """After an optimizer step; whether training may end here."""
+
+
+class Clock(Watch):
+    """Adds up."""
+
+    def __init__(self) -> None:
+        self.steps, self.seconds, self.tokens = 0, 0.0, 0
+
+    def step(self, model: Any, *, seconds: float, tokens: int) -> bool:
+        """Never ends it."""
+        self.steps, self.seconds, self.tokens = self.steps + 1, self.seconds + seconds, self.tokens + tokens
+        return False
+
+
+class Race(Clock):
+    """Until an accuracy is reached, looked at every so many steps; the looking is not timed.
+
+    Args:
+        goal: the accuracy, from 0 to 1.
+        predict: the logits of the rows that it is measured on.
+        labels: of these rows. Shape (n,).
+    """
+
+    def __init__(self, goal: float, predict: Callable[[Any], Tensor], labels: Tensor, *, every: int) -> None:
+        super().__init__()
+        self.goal, self.predict, self.labels, self.every = goal, predict, labels, every
+        self.curve: list[dict[str, float]] = []
+        self.reached = False
+
+    def step(self, model: Any, *, seconds: float, tokens: int) -> bool:
+        """Ends it at the goal."""
+        super().step(model, seconds=seconds, tokens=tokens)
+        if self.steps % self.every == 0:
+            accuracy = measure(self.predict(model), self.labels).accuracy
+            self.curve.append({"step": self.steps, "seconds": self.seconds, "accuracy": accuracy})
+            self.reached = accuracy >= self.goal
+        return self.reached

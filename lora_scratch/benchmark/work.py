@@ -1,0 +1,109 @@
+"""The work that every contender does: the same model, rows, adapter and settings, opened anew in each process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from ..adapter import LoRAConfig
+from ..data import Encoded, Splits
+from ..errors import ConfigError
+from ..jobs import DataOptions, ModelOptions, encode_rows, open_base, open_splits, resolve_adapter
+from ..model import Base
+from ..runtime.device import resolve_device
+from ..runtime.precision import Precision, resolve_precision
+from ..training import TrainingConfig
+from . import emotion_shape
+
+SHAPE = "distilbert-base-shape"
+TARGETS = {SHAPE: ["q_lin", "k_lin", "v_lin"]}
+
+
+def _flag(default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"help": meaning})
+
+
+@dataclass
+class BenchmarkModel(ModelOptions):
+    """Which pretrained classifier."""
+
+    model: str | None = _flag(SHAPE, f"folder or hub name of an encoder, `demo`, or {SHAPE}: its size, random weights")
+
+
+@dataclass
+class BenchmarkRows(DataOptions):
+    """Which rows."""
+
+    dataset: str | None = _flag(
+        emotion_shape.NAME, f"any source that train.py takes, or {emotion_shape.NAME}: made-up rows of its lengths"
+    )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained, on what, and how.
+
+    Args:
+        sets: the rows of `splits` as token ids, by split.
+        steps: optimizer steps of a timing.
+    """
+
+    base: Base
+    splits: Splits
+    sets: dict[str, Encoded]
+    adapter: LoRAConfig
+    training: TrainingConfig
+    steps: int
+
+    @property
+    def timed_rows(self) -> Encoded:
+        """The training rows of a timing, `steps` full batches, from the start again where they run out."""
+        rows, count = self.sets["train"], self.steps * self.training.batch_size
+        return rows.select([row % len(rows) for row in range(count)])
+
+    def precision(self, name: str) -> Precision:
+        """The precision of that name on the device of the work."""
+        return resolve_precision(name, resolve_device(self.training.device))
+
+
+def open_work(model: ModelOptions, data: DataOptions, adapter: LoRAConfig, training: TrainingConfig, *, steps: int) -> Work:
+    """Load and tokenise; not part of any timing.
+
+    Raises:
+        ConfigError: steps below 1. DataError, ModelError: what can't be opened.
+    """
+    if steps < 1:
+        raise ConfigError(f"found {steps}", where="--steps", expected="at least 1")
+    if data.dataset == emotion_shape.NAME:
+        splits = _limited(emotion_shape.emotion_shaped_splits(seed=training.seed), data)
+    else:
+        splits = open_splits(data, seed=training.seed)
+    base = _shaped(splits.labels) if model.model == SHAPE else open_base(str(model.model), labels=splits.labels)
+    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    sets = {name: encode_rows(each, base, max_tokens=data.max_tokens) for name, each in rows.items()}
+    return Work(base, splits, sets, resolve_adapter(base, adapter), training, steps)
+
+
+def _limited(splits: Splits, data: DataOptions) -> Splits:
+    return replace(
+        splits,
+        train=splits.train[: data.limit_train],
+        validation=splits.validation[: data.limit_eval],
+        test=splits.test[: data.limit_eval],
+    )
+
+
+def _shaped(labels: tuple[str, ...]) -> Base:
+    """A DistilBERT of the size of distilbert-base-uncased with random weights and the demo's tokenizer."""
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    from ..demo.tokenizer import demo_tokenizer
+
+    names = dict(enumerate(labels))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = DistilBertConfig(id2label=names, label2id={label: number for number, label in names.items()})
+        model = DistilBertForSequenceClassification(config)
+    return Base(model.eval(), demo_tokenizer(), SHAPE, ())
