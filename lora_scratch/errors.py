@@ -65,6 +65,10 @@ class BaseMismatchError(AdapterFileError):
     """The adapter was trained on other base weights than those it is being loaded into."""
 
 
+class WorldError(LoraScratchError, RuntimeError):
+    """Processes that work together can't reach each other, or one of them has gone."""
+
+
 class TrainingError(LoraScratchError, RuntimeError):
     """Training that can't go on: nothing to train, weights that do not move, weights that should not have moved."""
 

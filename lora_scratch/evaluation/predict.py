@@ -1,4 +1,4 @@
-"""Logits for every row, in the order of the data set."""
+"""Logits for every row, in the order of the data set, however many processes share the work (runtime/distributed.py)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ..data import Batch, Encoded, collate, plan_in_order
 from ..errors import DataError
 from ..model.packed import can_pack, classify, packed
 from ..model.storage import multiplied_in
+from ..runtime.distributed import is_main, rank, sum_over_processes, world_size
 from ..runtime.precision import Precision
 
 
@@ -72,23 +73,31 @@ def map_rows(
 ) -> Tensor:
     """`function` of every row, computed in batches of rows of like length, in the order of the data set.
 
+    Process r of w computes every w-th batch from the r-th on, and then all have all results. The batches are those of one
+    process, so the results are its bits, and every row is computed for once.
+
     Shape: `function` gives (B, ...) for a batch; -> (n, ...) float32 on the CPU.
 
     Raises:
-        DataError: no rows.
+        DataError: no rows. WorldError: a process has gone.
     """
     # no_grad, not inference_mode: layers keep what they compute in evaluation, and inference tensors could not be kept
     plan = plan_in_order(encoded.lengths, batch_size=batch_size)
     if not plan:
         raise DataError("no rows to predict", where="evaluation", expected="at least one")
+    own = plan[rank() :: world_size()]
+    # where the batches don't go round, the first stands in: a sharded model (model/sharding.py) needs all processes in step
+    stand_in = plan[:1] * (-(-len(plan) // world_size()) - len(own))
     parts: list[Tensor] = []
     with precision.autocast():
-        for rows in tqdm(plan, desc=progress, unit="batch", disable=not progress):
+        for rows in tqdm(own + stand_in, desc=progress, unit="batch", disable=not progress or not is_main()):
             parts.append(function(collate(encoded, rows, pad_token_id=pad_token_id).to(precision.device)).float())
     # copied to the CPU once, at the end: a copy a batch would make a GPU wait for it
-    found = torch.cat(parts).cpu()  # (n, ...) in the order of the plan
-    in_order = torch.empty_like(found)
-    in_order[torch.tensor([row for rows in plan for row in rows])] = found
+    found = torch.cat(parts).cpu()  # (own rows and those of stand-ins, ...) in the order of the plan
+    order = torch.tensor([row for rows in own for row in rows], dtype=torch.int64)
+    in_order = found.new_zeros(len(encoded), *found.shape[1:])
+    in_order[order] = found[: len(order)]
+    sum_over_processes([in_order])  # each row is zero in all processes but one
     return in_order
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from ..errors import ConfigError
@@ -10,11 +12,20 @@ from ..errors import ConfigError
 def resolve_device(name: str = "auto") -> torch.device:
     """`auto` is CUDA where there is a GPU, else the CPU; any other name is torch's own (`cpu`, `cuda:1`).
 
+    Where torchrun started several processes on this machine, `cuda` is another GPU in each (runtime/distributed.py).
+
     Raises:
-        ConfigError: the name is no device of this machine.
+        ConfigError: the name is no device of this machine, or processes would have to share it.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if processes > 1 and (name.startswith("cuda:") or (name == "cuda" and torch.cuda.device_count() < processes)):
+        raise ConfigError(
+            f"{name} for {processes} processes on a machine with {torch.cuda.device_count()} GPUs",
+            where="--device",
+            expected="a GPU for each process, or cpu",
+        )
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

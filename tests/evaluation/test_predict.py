@@ -1,8 +1,10 @@
 import warnings
 
 import pytest
+import rank_work
 import torch
 from families import tiny
+from ranks import in_processes
 from tiny import tiny_distilbert, tiny_rows
 from torch import nn
 
@@ -142,3 +144,11 @@ def test_predict_logits_refuses_no_rows():
     """There is no number of classes to return an empty table for."""
     with pytest.raises(DataError, match="no rows to predict"):
         predict(tiny_distilbert(), tiny_rows(4).select([]))
+
+
+@pytest.mark.parametrize(("count", "processes"), [(19, 2), (7, 3)])
+def test_predict_logits_of_several_processes_are_the_bits_of_one(count, processes):
+    """Uneven shares too, and none at all: 19 rows are 5 batches, 7 rows are 2; each row is counted once, in its place."""
+    alone = predict(tiny_distilbert(), tiny_rows(count), batch_size=4)
+    for logits in in_processes(rank_work.logits, count, 4, size=processes):
+        assert torch.equal(torch.from_numpy(logits), alone)

@@ -1,0 +1,75 @@
+"""lora_scratch/runtime/distributed.py: processes agree and hear of each other's end; without torchrun, a world of one."""
+
+import signal
+import time
+
+import pytest
+import rank_work
+import torch
+from ranks import in_processes
+
+from lora_scratch.errors import ConfigError, WorldError
+from lora_scratch.runtime.device import resolve_device
+from lora_scratch.runtime.distributed import check_one_process, first_of_machine_first, process_group
+
+
+def test_without_torchrun_there_is_a_world_of_one():
+    """Every call does nothing: sums stay, the main process's word is one's own."""
+    with process_group(), first_of_machine_first():
+        assert rank_work.who() == (0, 1, True)
+        assert rank_work.summed((2,)) == [[1.0, 1.0]]
+        assert rank_work.told(b"word") == b"word"
+        assert rank_work.same(b"anything")
+    check_one_process("compare.py")
+
+
+def test_tensors_of_any_shape_are_summed_over_all_processes():
+    """1 + 2 + 3 in each of three processes, in one message for all tensors, scalars too."""
+    assert in_processes(rank_work.summed, (2, 2), (), (1,), size=3) == [[[[6.0, 6.0], [6.0, 6.0]], 6.0, [6.0]]] * 3
+
+
+@pytest.mark.parametrize("content", [b"", b"word", bytes(range(256)) * 300])
+def test_every_process_gets_the_main_ones_bytes(content):
+    """Whatever the length, and nothing too."""
+    assert in_processes(rank_work.told, content) == [content, content]
+
+
+def test_processes_with_different_inputs_are_refused_and_named():
+    """Averaging gradients of different rows or models would be silently wrong."""
+    assert in_processes(rank_work.same, b"a", b"a") == [True, True]
+    for error in in_processes(rank_work.same, b"a", b"b", b"a", size=3):
+        assert isinstance(error, ConfigError)
+        assert "the rows: not the same in process 1 as in process 0" in str(error)
+
+
+def test_a_killed_process_is_an_error_in_the_others_at_once():
+    """Its connection closes: nobody waits for the time-out (60 s here, longer than the test may take)."""
+    start = time.monotonic()
+    waiting, killed = in_processes(rank_work.die, signal.SIGKILL, timeout_s=60)
+    assert killed == -signal.SIGKILL
+    assert isinstance(waiting, WorldError)
+    assert "process 0 of 2: lost another process of the job" in str(waiting)
+    assert time.monotonic() - start < 30
+
+
+def test_a_silent_process_is_an_error_in_the_others_after_the_time_out():
+    """A process that is stopped keeps its connections: only the clock tells."""
+    (waiting,) = in_processes(rank_work.die, signal.SIGSTOP, timeout_s=1, ask=1)
+    assert isinstance(waiting, WorldError)
+    assert "lost another process of the job" in str(waiting)
+
+
+def test_work_for_one_process_is_refused_in_several(monkeypatch):
+    """A comparison started twice at once would write to one folder twice."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"compare.py: started as 2 processes; expected one; run it without torchrun"):
+        check_one_process("compare.py")
+
+
+def test_processes_of_a_machine_do_not_share_a_gpu(monkeypatch):
+    """More processes than GPUs, or a GPU by number, would put two on one."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(torch.cuda.device_count() + 2))
+    for name in ("cuda", "cuda:0"):
+        with pytest.raises(ConfigError, match="expected a GPU for each process, or cpu"):
+            resolve_device(name)
+    assert resolve_device("cpu").type == "cpu"
