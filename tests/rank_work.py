@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import os
+import signal
+from dataclasses import replace
 
 import torch
+import torch.distributed as dist
 from tiny import tiny_distilbert, tiny_rows
 
+from lora_scratch.adapter import LoRAConfig, disabled, fingerprint, inject, save_adapter
+from lora_scratch.data import collate
 from lora_scratch.evaluation import predict_logits
-from lora_scratch.runtime.distributed import check_same, from_main, is_main, rank, sum_over_processes, world_size
+from lora_scratch.model.sharding import shard_base
+from lora_scratch.runtime.distributed import (
+    check_same,
+    from_main,
+    is_main,
+    is_sharded,
+    rank,
+    sum_over_processes,
+    world_size,
+)
 from lora_scratch.runtime.precision import Precision
+from lora_scratch.training import Checkpoints, MetricsLog, TrainingConfig, train
+from lora_scratch.training.step import Stepper
 
 FP32 = Precision(torch.float32, torch.device("cpu"))
+USUAL_ADAPTER = {"rank": 4, "alpha": 8}
+USUAL_TRAINING = {"epochs": 2, "batch_size": 12, "learning_rate": 1e-2, "precision": "fp32", "device": "cpu"}
 
 
 def who():
@@ -43,3 +61,83 @@ def die(how):
 
 def logits(count, batch_size):
     return predict_logits(tiny_distilbert(), tiny_rows(count), precision=FP32, pad_token_id=0, batch_size=batch_size).numpy()
+
+
+def adapted(*, dropout=0.0, **settings):
+    return inject(tiny_distilbert(dropout=dropout), LoRAConfig(**{**USUAL_ADAPTER, "dropout": dropout, **settings}))
+
+
+def trained(*, rows=45, folder=None, adapter=None, sharded=False, killed=(), wrong_seed_in=None, **settings):
+    """Train the tiny model, 45 rows by 12: losses of the steps and validations, what came of it, the trained tensors.
+
+    Args:
+        folder: for checkpoints, one every two steps.
+        killed: (process, step): that process is killed before that step.
+        wrong_seed_in: this process's model starts from another seed.
+    """
+    model, log = adapted(**adapter or {}), MetricsLog()
+    if rank() == wrong_seed_in:
+        model = inject(tiny_distilbert(seed=1), LoRAConfig(**USUAL_ADAPTER))
+    if sharded:
+        shard_base(model, FP32.device)
+    if killed and killed[0] == rank():
+        _die_at(killed[1])
+    result = train(
+        model,
+        tiny_rows(rows),
+        tiny_rows(19, seed=1),
+        TrainingConfig(**{**USUAL_TRAINING, **settings}),
+        log=log,
+        checkpoints=Checkpoints(folder, save_steps=2) if folder else None,
+        pad_token_id=0,
+        show_progress=False,
+    )
+    return {
+        "losses": [event["loss"] for event in log.events],
+        "result": replace(result, seconds=0, peak_memory_bytes=0),
+        "tensors": {name: p.detach().numpy() for name, p in model.named_parameters() if p.requires_grad},
+        "sharded": [name for name, p in model.named_parameters() if is_sharded(p)],
+    }
+
+
+def _die_at(step):
+    set_rate = Stepper._set_learning_rate
+
+    def last(self):
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return set_rate(self)
+
+    Stepper._set_learning_rate = last
+
+
+def saved_adapter(folder):
+    """Train with a sharded base and save, as the scripts do: the main process writes."""
+    model = adapted()
+    prints = fingerprint(model)
+    shard_base(model, FP32.device)
+    train(model, tiny_rows(45), tiny_rows(19, seed=1), TrainingConfig(**USUAL_TRAINING), pad_token_id=0, show_progress=False)
+    if is_main():
+        save_adapter(model, folder, base=prints)
+    with disabled(model):
+        return predict_logits(model, tiny_rows(19, seed=1), precision=FP32, pad_token_id=0).numpy()
+
+
+def messages_of_a_step(*, accumulation_steps):
+    """The numbers of elements of all messages of one optimizer step."""
+    sizes = []
+    reduce = dist.all_reduce
+
+    def counted(tensor, **options):
+        sizes.append(tensor.numel())
+        return reduce(tensor, **options)
+
+    dist.all_reduce = counted
+    stepper = Stepper(adapted(), TrainingConfig(), precision=FP32, total_steps=1)
+    stepper([collate(tiny_rows(), [row], pad_token_id=0) for row in range(accumulation_steps)], rows=6)
+    return sizes
+
+
+def random_number_after_a_step():
+    trained(epochs=1, rows=12)
+    return float(torch.rand(()))

@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from multiprocessing import connection, forkserver, get_context
 from typing import Any
 from unittest import mock
@@ -34,9 +34,14 @@ def start_server() -> None:
 
 
 def in_processes(
-    function: Callable[..., Any], *arguments: Any, size: int = 2, timeout_s: float = 25, ask: int | None = None
+    function: Callable[..., Any],
+    *arguments: Any,
+    size: int = 2,
+    timeout_s: float = 25,
+    ask: int | None = None,
+    **options: Any,
 ) -> list[Any]:
-    """What `function(*arguments)` returned in each process, or the project's error that it raised there, or its exit code.
+    """What `function` returned in each process, or the project's error that it raised there, or how the process ended.
 
     Args:
         function: one of rank_work.py.
@@ -51,7 +56,9 @@ def in_processes(
     for rank in range(size):
         ours, theirs = FORKS.Pipe(duplex=False)
         environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        process = FORKS.Process(target=_run, args=(environment, theirs, function, arguments), daemon=True)
+        process = FORKS.Process(
+            target=_run, args=(environment, theirs, partial(function, *arguments, **options)), daemon=True
+        )
         process.start()
         theirs.close()
         ends.append((process, ours))
@@ -76,14 +83,14 @@ def _result(ours: connection.Connection, process: Any) -> Any:
     return value
 
 
-def _run(environment: dict[str, str], out: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _run(environment: dict[str, str], out: Any, function: Callable[[], Any]) -> None:
     import torch
 
     torch.set_num_threads(1)
     os.environ.update(environment)
     try:
         with process_group():
-            out.send(("result", function(*arguments)))
+            out.send(("result", function()))
     except LoraScratchError as error:
         out.send(("error", error.__class__(str(error)) if error.__class__ is not LoraScratchError else error))
     except Exception:

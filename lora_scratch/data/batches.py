@@ -7,7 +7,7 @@ a resumed run, another rank and a test all compute the same one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ..errors import ConfigError
 from ..runtime.seeds import named_generator
 from .encode import Encoded
 
+IGNORED = -100  # cross entropy's own word for a row without a label
 POOL_BATCHES = 50  # enough that neighbours by length are alike, few enough that batches stay random
 
 
@@ -36,25 +37,18 @@ class Batch:
         return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device), self.rows.to(device))
 
 
-def plan_batches(
-    lengths: Tensor, *, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
-) -> list[list[int]]:
-    """The batches of one epoch for one rank: random, of like lengths, every row once.
+def plan_batches(lengths: Tensor, *, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """The batches of one epoch: random, of like lengths, every row once.
 
     Rows are shuffled and cut into pools of 50 batches; each pool is sorted by length and cut into batches; the batches are
     shuffled. One batch is smaller if `batch_size` does not divide the number of rows.
 
     Shape: lengths (n,).
 
-    Args:
-        batch_size: rows of the global batch. Rank r of w processes takes `batch[r::w]` of each, so all ranks have the same
-            number of batches, together hold the very plan of one process, and share short and long rows evenly. A share of
-            the smaller batch can be empty.
-
     Raises:
-        ConfigError: batch_size below 1 or below `world`, or a rank outside 0..world-1.
+        ConfigError: batch_size below 1.
     """
-    _check_shares(batch_size, rank, world)
+    _check(batch_size)
     if not len(lengths):
         return []
     generator = named_generator(seed, f"batches of epoch {epoch}")
@@ -63,7 +57,7 @@ def plan_batches(
     by_pool_and_length = pool * (int(lengths.max()) + 1) + lengths[shuffled]  # (n,)
     batches = torch.split(shuffled[by_pool_and_length.argsort(stable=True)], batch_size)
     order = torch.randperm(len(batches), generator=generator).tolist()
-    return [batches[index][rank::world].tolist() for index in order]
+    return [batches[index].tolist() for index in order]
 
 
 def plan_in_order(lengths: Tensor, *, batch_size: int) -> list[list[int]]:
@@ -74,10 +68,21 @@ def plan_in_order(lengths: Tensor, *, batch_size: int) -> list[list[int]]:
     Raises:
         ConfigError: batch_size below 1.
     """
-    _check_shares(batch_size, rank=0, world=1)
+    _check(batch_size)
     if not len(lengths):
         return []
     return [batch.tolist() for batch in torch.split(lengths.argsort(descending=True, stable=True), batch_size)]
+
+
+def share(encoded: Encoded, rows: Sequence[int], *, rank: int, world: int, pad_token_id: int) -> Batch:
+    """What process `rank` of `world` has to do of the batch of these rows: every `world`-th row.
+
+    So short and long rows are shared evenly. Where there are fewer rows than processes, some get the first row with the
+    label that a loss ignores: their loss and gradient are zero, but they go through the model like the others.
+    """
+    own = rows[rank::world]
+    batch = collate(encoded, own or rows[:1], pad_token_id=pad_token_id)
+    return batch if own else replace(batch, labels=torch.full_like(batch.labels, IGNORED))
 
 
 def collate(encoded: Encoded, rows: Sequence[int], *, pad_token_id: int) -> Batch:
@@ -94,12 +99,6 @@ def collate(encoded: Encoded, rows: Sequence[int], *, pad_token_id: int) -> Batc
     return Batch(input_ids, mask.long(), encoded.labels[index], index)
 
 
-def _check_shares(batch_size: int, rank: int, world: int) -> None:
+def _check(batch_size: int) -> None:
     if batch_size < 1:
         raise ConfigError(f"a batch of {batch_size} rows", where="--batch_size", expected="at least 1")
-    if not 0 <= rank < world:
-        raise ConfigError(f"rank {rank} of {world} processes", expected="0 <= rank < world")
-    if batch_size < world:
-        raise ConfigError(
-            f"a global batch of {batch_size} rows for {world} processes", where="--batch_size", expected=f"at least {world}"
-        )

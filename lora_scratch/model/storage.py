@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..runtime.distributed import is_sharded
+
 
 @contextmanager
 def multiplied_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
@@ -39,4 +41,5 @@ def multiplied_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 def _is_frozen_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Exactly this class: a subclass may mean something else. One with a `forward` of its own is somebody else's already."""
     frozen = not any(p.requires_grad for p in module.parameters())
-    return type(module) is nn.Linear and frozen and "forward" not in vars(module)
+    whole = not any(is_sharded(p) for p in module.parameters())  # else a copy would have to be gathered first
+    return type(module) is nn.Linear and frozen and whole and "forward" not in vars(module)

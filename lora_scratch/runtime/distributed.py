@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -107,14 +107,34 @@ def from_main(content: bytes) -> bytes:
 
 
 def check_same(what: str, content: bytes) -> None:
-    """All processes must hold the same `content`, else they would compute an average of different things.
+    """All processes must hold the same `content`, else they would work on different things and put it together.
 
     Raises:
         ConfigError: naming the processes that hold something else than the main one. WorldError: a process has gone.
     """
     if world_size() == 1:
         return
-    own = _as_tensor(hashlib.sha256(content).digest())
+    _check_same_digest(what, hashlib.sha256(content).digest())
+
+
+def check_same_tensors(what: str, tensors: Mapping[str, Tensor]) -> None:
+    """`check_same` for tensors by name; of a sharded one nothing is compared, since each process holds another part.
+
+    Raises:
+        As `check_same`.
+    """
+    if world_size() == 1:
+        return
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if not is_sharded(tensor):
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    _check_same_digest(what, digest.digest())
+
+
+def _check_same_digest(what: str, digest: bytes) -> None:
+    own = _as_tensor(digest)
     digests = [torch.empty_like(own) for _ in range(world_size())]
     with _lost_process_is_an_error():
         dist.all_gather(digests, own)
@@ -136,6 +156,11 @@ def first_of_machine_first() -> Iterator[None]:
     yield
     if first:
         _wait_for_all()
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this process holds only a part of the tensor: FSDP2's DTensor, whose class takes a second to import."""
+    return hasattr(tensor, "to_local")
 
 
 def working_group() -> dist.ProcessGroup | None:

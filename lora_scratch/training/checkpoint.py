@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..runtime.atomic import new_folder, remove_folder, remove_leftovers, write_bytes, write_json
+from ..runtime.distributed import from_main, world_size
 
 TENSORS, VALUES = "tensors.safetensors", "values.json"
 FORMAT = 1
@@ -108,6 +109,20 @@ def read_state(place: Path) -> dict[str, Any]:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"is no checkpoint ({error})", where=str(place), remedy=_REMEDY) from error
+
+
+def share_state(state: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The main process's state in every process: no other has to see its disk.
+
+    Raises:
+        WorldError: a process has gone.
+    """
+    if world_size() == 1:
+        return None if state is None else dict(state)
+    tensors = {name: value for name, value in (state or {}).items() if isinstance(value, Tensor)}
+    values = {name: value for name, value in (state or {}).items() if name not in tensors}
+    shared = json.loads(from_main(json.dumps(None if state is None else values).encode()))
+    return None if shared is None else {**load(from_main(save(tensors))), **shared}
 
 
 _REMEDY = "remove this folder to go on from the checkpoint before it, or from the beginning"

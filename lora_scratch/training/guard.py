@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..adapter import adapter_layers
 from ..errors import TrainingError
+from ..runtime.distributed import is_sharded
 
 STEPS = 3  # at step 1 only B can move, since A's gradient is proportional to B; by step 3 everything has
 
@@ -53,6 +54,8 @@ def _adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _checksum(tensor: Tensor) -> tuple[int, int]:
     """Two sums over the bits, one plain and one weighted by position, so that swapped values show too."""
+    if is_sharded(tensor):  # every process checks its own part
+        tensor = tensor.to_local()  # type: ignore[attr-defined]
     bits = tensor.detach().flatten().view(torch.uint8 if tensor.element_size() == 1 else torch.int16).to(torch.int64)
     place = torch.arange(bits.numel(), device=bits.device) % 65521
     return int(bits.sum()), int((bits * place).sum())

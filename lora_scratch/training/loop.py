@@ -6,6 +6,10 @@ for every epoch:
     measure on the validation rows; keep the tensors if they are the best so far
 put the best tensors back
 
+Where torchrun started several processes, each takes its share of every batch through its own copy of the model. They stay
+together because they do the same with the same numbers: gradients (step.py) and validation logits (evaluation/predict.py)
+are summed over the processes, the rest is computed in each. Process 0 writes.
+
 Everything that changes on the way is in state.py. A checkpoint is that state in a folder (checkpoint.py), and a run with
 checkpoints goes on from the last one as if it had never stopped.
 """
@@ -20,13 +24,14 @@ from torch import nn
 from tqdm import tqdm
 
 from ..adapter import check_trainable
-from ..data import Batch, Encoded, collate, plan_batches
-from ..errors import TrainingError
+from ..data import Batch, Encoded, plan_batches, share
+from ..errors import ConfigError, TrainingError
 from ..evaluation import Metrics, measure, predict_logits
 from ..runtime.device import peak_memory_bytes, resolve_device
+from ..runtime.distributed import check_same, check_same_tensors, is_main, rank, world_size
 from ..runtime.precision import Precision, resolve_precision
-from ..runtime.seeds import seed_everything
-from .checkpoint import Checkpoints
+from ..runtime.seeds import named_seed, seed_everything
+from .checkpoint import Checkpoints, share_state
 from .config import TrainingConfig
 from .fast import fast_path
 from .guard import STEPS, MovementGuard
@@ -84,12 +89,28 @@ def train(
         raise TrainingError(
             f"{len(train_set)} training and {len(validation)} validation rows", expected="at least one of each"
         )
+    _check_processes(model, train_set, validation, config)
     seed_everything(config.seed)
     precision = resolve_precision(config.precision, resolve_device(config.device))
     model.to(precision.device)
+    if not is_main():
+        log = on_best = None  # process 0 writes
     run = _Run(model, train_set, validation, config, precision, pad_token_id, log or MetricsLog(), on_best, checkpoints)
     with fast_path(model, precision, plain=config.plain):
-        return run.run(show_progress=show_progress)
+        return run.run(show_progress=show_progress and is_main())
+
+
+def _check_processes(model: nn.Module, train_set: Encoded, validation: Encoded, config: TrainingConfig) -> None:
+    if config.batch_size < world_size():
+        raise ConfigError(
+            f"a batch of {config.batch_size} rows for {world_size()} processes",
+            where="--batch_size",
+            expected=f"at least {world_size()}",
+        )
+    check_same("the training settings", repr(config).encode())
+    for name, rows in (("training", train_set), ("validation", validation)):
+        check_same_tensors(f"the {name} rows", {"tokens": rows.tokens, "offsets": rows.offsets, "labels": rows.labels})
+    check_same_tensors("the model", model.state_dict())
 
 
 class _Run:
@@ -113,7 +134,7 @@ class _Run:
         self.stepper = Stepper(model, config, precision=precision, total_steps=config.epochs * self.steps_per_epoch)
         self.state = TrainingState(model, self.stepper, log)
         self.guard: MovementGuard | None = MovementGuard(model)
-        saved = checkpoints.load() if checkpoints else None
+        saved = share_state(checkpoints.load() if is_main() else None) if checkpoints else None
         if saved is not None:
             self.state.load_state_dict(saved)
         if self.stepper.step - self.state.skipped >= STEPS:
@@ -156,8 +177,9 @@ class _Run:
         done = self.stepper.step - self.state.epoch * self.steps_per_epoch
         for group in self._groups(self.state.epoch)[done:]:
             start = time.perf_counter()
-            report = self.stepper([self._batch(rows) for rows in group])
             rows = [row for batch in group for row in batch]
+            self._seed_dropout()
+            report = self.stepper([self._batch(batch) for batch in group], rows=len(rows))
             tokens = int(self.train_set.lengths[rows].sum())
             self._record(report, rows=len(rows), tokens=tokens, seconds=time.perf_counter() - start, bar=bar)
             self._check_movement()
@@ -165,12 +187,19 @@ class _Run:
                 self._save()
 
     def _save(self) -> None:
-        if self.checkpoints is not None:
+        if self.checkpoints is not None and is_main():
             self.state.seconds = time.perf_counter() - self.start
             self.checkpoints.save(self.stepper.step, self.state.state_dict())
 
     def _batch(self, rows: list[int]) -> Batch:
-        return collate(self.train_set, rows, pad_token_id=self.pad_token_id).to(self.precision.device)
+        """What this process has to do of the batch of these rows."""
+        batch = share(self.train_set, rows, rank=rank(), world=world_size(), pad_token_id=self.pad_token_id)
+        return batch.to(self.precision.device)
+
+    def _seed_dropout(self) -> None:
+        """Several processes draw from streams of their own, new at every step: a checkpoint needs to hold none of them."""
+        if world_size() > 1:
+            seed_everything(named_seed(self.config.seed, f"dropout of step {self.stepper.step} in process {rank()}"))
 
     def _record(self, report: StepReport, *, rows: int, tokens: int, seconds: float, bar: tqdm[None]) -> None:
         state = self.state

@@ -1,14 +1,13 @@
 """Laws of lora_scratch/data/batches.py: a plan is a pure function, holds every row once, and wastes little padding."""
 
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lora_scratch.data import Encoded, collate, plan_batches, plan_in_order
+from lora_scratch.data import Encoded, collate, plan_batches, plan_in_order, share
+from lora_scratch.data.batches import IGNORED
 from lora_scratch.errors import ConfigError
 
 lengths_of_rows = st.lists(st.integers(1, 512), max_size=400).map(lambda values: torch.tensor(values, dtype=torch.int64))
@@ -32,16 +31,18 @@ def test_plan_holds_every_row_once(lengths: Tensor, batch_size: int, seed: int, 
 
 
 @property_test
-@given(lengths_of_rows, st.integers(1, 5), st.integers(0, 20), seeds)
-def test_ranks_together_hold_the_plan_of_one_process(lengths: Tensor, world: int, extra: int, seed: int) -> None:
-    """Batch by batch, the ranks' shares interleave to the very batch of one process."""
-    batch_size = world + extra
-    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "epoch": 1}
-    whole = plan_batches(lengths, **options)
-    shares = [plan_batches(lengths, **options, rank=rank, world=world) for rank in range(world)]
-    assert [len(share) for share in shares] == [len(whole)] * world
-    for index, batch in enumerate(whole):
-        assert [share[index] for share in shares] == [batch[rank::world] for rank in range(world)]
+@given(st.lists(st.integers(0, 39), min_size=1, max_size=12, unique=True), st.integers(1, 5))
+def test_processes_together_have_every_row_of_a_batch_once(rows: list[int], world: int) -> None:
+    """Rows with a label, over all shares, are the batch; a share without rows has one row whose label no loss counts."""
+    lengths = torch.arange(40) % 7 + 1
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    encoded = Encoded(torch.ones(int(offsets[-1]), dtype=torch.int32), offsets, torch.arange(40) % 3, 0, 8)
+    shares = [share(encoded, rows, rank=rank, world=world, pad_token_id=0) for rank in range(world)]
+    assert all(len(each.labels) for each in shares)
+    pairs = [pair for each in shares for pair in zip(each.rows.tolist(), each.labels.tolist(), strict=True)]
+    counted = [pair for pair in pairs if pair[1] != IGNORED]
+    assert sorted(counted) == sorted((row, row % 3) for row in rows)
+    assert max(len(each.labels) for each in shares) - min(len(each.labels) for each in shares) <= 1
 
 
 @property_test
@@ -96,19 +97,10 @@ def test_plan_in_order_holds_every_row_once_longest_first(lengths: Tensor, batch
     assert rows == sorted(range(len(lengths)), key=lambda row: (-int(lengths[row]), row))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"batch_size": 0}, "--batch_size: a batch of 0 rows; expected at least 1"),
-        ({"batch_size": 4, "rank": 2, "world": 2}, "rank 2 of 2 processes"),
-        ({"batch_size": 4, "rank": -1, "world": 2}, "rank -1 of 2 processes"),
-        ({"batch_size": 1, "world": 2}, "a global batch of 1 rows for 2 processes; expected at least 2"),
-    ],
-)
-def test_plan_refuses_shares_that_make_no_sense(options: dict[str, int], message: str) -> None:
-    """Every rank has a share of every full batch."""
-    with pytest.raises(ConfigError, match=message):
-        plan_batches(torch.tensor([1, 2, 3]), seed=0, epoch=0, **options)
+def test_plan_refuses_a_batch_without_rows() -> None:
+    """It would go on for ever."""
+    with pytest.raises(ConfigError, match="--batch_size: a batch of 0 rows; expected at least 1"):
+        plan_batches(torch.tensor([1, 2, 3]), batch_size=0, seed=0, epoch=0)
 
 
 @st.composite
