@@ -30,10 +30,23 @@ def cheap_dropout(x: Tensor, p: float) -> Tensor:
     Args:
         p: probability of zeroing an entry, in [0, 1].
     """
-    drop = round(p * LEVELS)  # of 2¹⁶ values
+    drop = round(p * LEVELS)
     if x.device.type != "cpu" or not 0 < drop < LEVELS:
         return F.dropout(x, p)
-    return _Masked.apply(x, _keep(x.shape, drop), LEVELS / (LEVELS - drop))  # type: ignore[no-any-return,no-untyped-call]
+    keep, probability = keep_mask(x, p)
+    return _Masked.apply(x, keep, 1 / probability)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def keep_mask(x: Tensor, p: float) -> tuple[Tensor | None, float]:
+    """Which entries of x to keep, 1 or 0 in the shape of x, and the exact probability of a 1; no mask if none is dropped.
+
+    Args:
+        p: probability of a 0, in [0, 1); rounded to a multiple of 2⁻¹⁶ on a CPU.
+    """
+    if x.device.type != "cpu":
+        return (torch.rand(x.shape, device=x.device) >= p if p else None), 1 - p
+    drop = round(p * LEVELS)  # of 2¹⁶ values
+    return (_keep(x.shape, drop) if drop else None), (LEVELS - drop) / LEVELS
 
 
 def _keep(shape: torch.Size, drop: int) -> Tensor:

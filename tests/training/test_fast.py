@@ -6,9 +6,11 @@ import pytest
 import torch
 from families import record, tiny
 from tiny import tiny_distilbert, tiny_rows
+from torch import nn
 
 from lora_scratch.adapter import LoRAConfig, fingerprint, inject, load_adapter, save_adapter
 from lora_scratch.evaluation import measure, predict_logits
+from lora_scratch.layers import LoRALinear
 from lora_scratch.layers.dropout import CheapDropout
 from lora_scratch.model.packed import is_packed
 from lora_scratch.runtime.precision import Precision, resolve_precision
@@ -30,7 +32,8 @@ def config(**settings):
 
 def levers(model):
     """Which levers are on."""
-    return any(isinstance(module, CheapDropout) for module in model.modules()), is_packed(model)
+    own = {type(module) for module in model.modules() if "forward" in vars(module)}
+    return any(isinstance(m, CheapDropout) for m in model.modules()), is_packed(model), LoRALinear in own, nn.Linear in own
 
 
 def test_fast_path_turns_every_lever_on_and_off_again():
@@ -38,9 +41,9 @@ def test_fast_path_turns_every_lever_on_and_off_again():
     model = adapted(dropout=0.1)
     before = record(model)
     with suppress(KeyError), fast_path(model, Precision(torch.bfloat16, CPU)):
-        assert levers(model) == (True, True)
+        assert levers(model) == (True,) * 4
         raise KeyError
-    assert levers(model) == (False, False)
+    assert levers(model) == (False,) * 4
     assert record(model) == before
 
 
@@ -48,7 +51,7 @@ def test_plain_turns_every_lever_off():
     """The path that people study is the one that runs."""
     model = adapted(dropout=0.1)
     with fast_path(model, Precision(torch.bfloat16, CPU), plain=True):
-        assert levers(model) == (False, False)
+        assert levers(model) == (False,) * 4
 
 
 @pytest.mark.parametrize("plain", [True, False])
@@ -57,9 +60,9 @@ def test_training_and_its_validation_run_on_the_path_that_was_asked_for(plain):
     model, seen = adapted(dropout=0.1), set()
     model.classifier.register_forward_hook(lambda *_: seen.add((model.training, levers(model))))
     train(model, tiny_rows(16), tiny_rows(16), config(epochs=1, precision="bf16", plain=plain), **QUIET)
-    on = (not plain,) * 2
+    on = (not plain,) * 4
     assert seen == {(True, on), (False, on)}
-    assert levers(model) == (False, False)
+    assert levers(model) == (False,) * 4
 
 
 def test_fast_training_follows_plain_training_step_by_step_without_dropout():
@@ -87,8 +90,8 @@ def test_an_adapter_trained_fast_loads_and_measures_the_same_on_the_plain_path(t
 
 
 def test_a_family_that_is_not_known_to_pack_trains_with_padding_and_says_so():
-    """The other lever stays on."""
+    """Cheap dropout stays on; the other two know `nn.Linear` alone, and GPT-2 has none that is frozen."""
     model = inject(tiny("gpt2"), LoRAConfig(rank=4, alpha=8, targets=["c_attn"], dropout=0.1))
     warned = pytest.warns(UserWarning, match="GPT2ForSequenceClassification trains with padding")
     with warned, fast_path(model, Precision(torch.bfloat16, CPU)):
-        assert levers(model) == (True, False)
+        assert levers(model) == (True, False, False, False)
