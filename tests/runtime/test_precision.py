@@ -49,6 +49,7 @@ def test_unknown_precision_is_refused_with_the_known_ones():
 
 def test_auto_device_is_cuda_where_there_is_one(monkeypatch):
     """And the CPU elsewhere."""
+    monkeypatch.setattr(torch, "empty", lambda *size, device: device)  # this machine need not have the device
     for available, expected in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
         assert resolve_device("auto").type == expected
