@@ -21,9 +21,9 @@ from tqdm import tqdm
 from lora_scratch.adapter.bank import BASE
 from lora_scratch.data.rows import checked_row, listed
 from lora_scratch.errors import DataError
-from lora_scratch.jobs import ServedBank, classify_rows, open_bank, run_command
+from lora_scratch.jobs import classify_rows, open_bank, run_command
 from lora_scratch.runtime.device import resolve_device
-from lora_scratch.runtime.precision import Precision, resolve_precision
+from lora_scratch.runtime.precision import resolve_precision
 
 
 def main() -> None:
@@ -34,19 +34,10 @@ def main() -> None:
     rows = read_rows(options.file, [*served.bank.adapters, BASE])
     rows = iter(tqdm(rows, desc="classify", unit="row", disable=options.file == "-"))
     while chunk := list(islice(rows, options.chunk)):
-        classify(served, chunk, precision)
-
-
-def classify(served: ServedBank, rows: list[tuple[str, str]], precision: Precision) -> None:
-    """Print the answer to each row."""
-    texts, adapters = [text for text, _ in rows], [adapter for _, adapter in rows]
-    logits = classify_rows(served, texts, adapters, precision=precision)
-    for text, adapter, own in zip(texts, adapters, logits, strict=True):
-        best, labels = int(own.argmax()), served.bank.labels[adapter]
-        scores = [round(score, 6) for score in own.softmax(-1).tolist()]
-        answer = {"label": labels[best], "score": scores[best], "scores": dict(zip(labels, scores, strict=True))}
-        print(json.dumps({"text": text, "adapter": adapter, **answer}))
-    sys.stdout.flush()
+        texts, adapters = zip(*chunk, strict=True)
+        for adapter, found in zip(adapters, classify_rows(served, texts, adapters, precision=precision), strict=True):
+            print(json.dumps({"adapter": adapter, **found.as_json()}))
+        sys.stdout.flush()
 
 
 def parse() -> argparse.Namespace:

@@ -13,8 +13,8 @@ the base that shares its memory; only a twin that is in order is copied into a f
 gets a name. So whatever fails leaves the bank as it was.
 
 LoRA of any rank, rsLoRA and DoRA on Linear and Conv1D, LoRA on Embedding, pissa and olora (stored as LoRA), trained heads
-and trained biases of Linear, Conv1D and LayerNorm can stand side by side. A name used in two ways (LoRA on a module that is
-another adapter's head) is refused.
+and trained biases of Linear, Conv1D and LayerNorm can stand side by side, also on a four-bit base. A name used in two ways
+(LoRA on a module that is another adapter's head) is refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError, TargetError
-from ..layers import AdapterLayer, BankEmbedding, BankHead, BankLayer, BankLinear, Routing, stores_in_out
+from ..layers import AdapterLayer, BankEmbedding, BankHead, BankLayer, BankLinear, NF4Linear, Routing, stores_in_out
 from ..layers.bank import BASE_SLOT
 from .inject import replace_module
 from .state import adapter_layers, is_adapted, trained_biases
@@ -247,7 +247,7 @@ def _kinds(twin: AdaptedTwin) -> dict[str, type[BankLayer]]:
     for name in trained_biases(twin.model):
         owner = name.rpartition(".")[0]
         module = twin.model.get_submodule(owner)
-        known = isinstance(module, (AdapterLayer, nn.Linear, nn.LayerNorm)) or stores_in_out(module)
+        known = isinstance(module, (AdapterLayer, nn.Linear, NF4Linear, nn.LayerNorm)) or stores_in_out(module)
         if not known:
             raise ConfigError(f"the trained bias of a {type(module).__name__} can't stand in a bank", where=owner)
         kinds.setdefault(owner, BankLinear)

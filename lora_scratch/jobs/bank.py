@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..adapter import AdapterBank, read_provenance
+from ..adapter import NF4, AdapterBank, quantise_base, read_provenance
 from ..adapter.bank import BASE
-from ..data import Batch, Example
+from ..adapter.quantise import FULL
+from ..data import Batch, encode
 from ..errors import AdapterFileError, ConfigError, DataError
 from ..evaluation.predict import evaluating, map_rows
 from ..model import Base
+from ..model.storage import multiplied_in
 from ..runtime.precision import Precision
-from .opening import encode_rows, open_base
+from .classify import Classified
+from .opening import open_base
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,15 @@ def open_bank(
         ConfigError: adapters of different bases. AdapterFileError, ModelError: as for `open_adapter`.
     """
     notes = {name: _notes(folder) for name, folder in folders.items()}
-    bases = {str(each["base"]["name"]) for each in notes.values()} if model is None else {model}
+    bases = {f"{model or each['base']['name']} ({each['base'].get('precision', FULL)})": each for each in notes.values()}
     if len(bases) != 1:
         raise ConfigError(
             f"the adapters are for different bases: {', '.join(sorted(bases))}", remedy="name one that fits all with --model"
         )
-    base = open_base(bases.pop())
+    (first,) = bases.values()
+    base = open_base(model or first["base"]["name"])
+    if first["base"].get("precision") == NF4:
+        quantise_base(base.model, heads=first["config"]["head_modules"])
     bank = AdapterBank(base.model.to(device), capacity=len(folders), must_cover=base.fresh)
     for name, folder in folders.items():
         bank.add(name, folder)
@@ -61,8 +69,8 @@ def open_bank(
 
 def classify_rows(
     served: ServedBank, texts: Sequence[str], adapters: Sequence[str], *, precision: Precision, batch_size: int = 64
-) -> list[Tensor]:
-    """The logits of every row from the adapter it names, one for each of that adapter's labels, in the order of the rows.
+) -> list[Classified]:
+    """Every text with the label that the adapter it names gives it, in the order of the texts.
 
     Raises:
         DataError: a row for `base`, whose own head would be random.
@@ -74,29 +82,45 @@ def classify_rows(
             expected=f"one of {', '.join(served.bank.adapters)}",
         )
     limits = [served.max_tokens[adapter] for adapter in adapters]
-    found: dict[int, Tensor] = {}
-    for limit in sorted(set(limits)):
-        rows = [row for row, own in enumerate(limits) if own == limit]
-        encoded = encode_rows([Example(texts[row], 0) for row in rows], served.base, max_tokens=limit)
-
-        def logits(batch: Batch, rows: Sequence[int] = rows) -> Tensor:
-            with served.bank.rows([adapters[rows[index]] for index in batch.rows.tolist()]) as model:
-                return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits  # type: ignore[no-any-return]
-
-        with evaluating(served.base.model):
-            parts = map_rows(
-                logits, encoded, precision=precision, pad_token_id=served.base.pad_token_id, batch_size=batch_size
+    found: dict[int, Classified] = {}
+    with evaluating(served.base.model), _rounded_once(served.base.model, precision):
+        for limit in sorted(set(limits)):
+            rows = [row for row, own in enumerate(limits) if own == limit]
+            named = [adapters[row] for row in rows]
+            encoded = encode([texts[row] for row in rows], [0] * len(rows), served.base.tokenizer, max_tokens=limit)
+            answer = partial(_answer, served.bank, named)
+            logits = map_rows(
+                answer, encoded, precision=precision, pad_token_id=served.base.pad_token_id, batch_size=batch_size
             )
-        found |= dict(zip(rows, parts, strict=True))
-    labels = served.bank.labels
-    return [found[row][: len(labels[adapter])] for row, adapter in enumerate(adapters)]
+            for row, adapter, own in zip(rows, named, logits, strict=True):
+                found[row] = _classified(texts[row], own, served.bank.labels[adapter])
+    return [found[row] for row in range(len(texts))]
+
+
+def _answer(bank: AdapterBank, named: Sequence[str], batch: Batch) -> Tensor:
+    """The logits of a batch of rows; `named` are the adapters of all rows."""
+    with bank.rows([named[row] for row in batch.rows.tolist()]) as model:
+        return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits  # type: ignore[no-any-return]
+
+
+def _classified(text: str, logits: Tensor, labels: Sequence[str]) -> Classified:
+    """The label of one row. Shape: logits (widest,), -inf behind the labels of its adapter."""
+    scores = logits.softmax(-1).tolist()
+    return Classified(text, labels[int(logits.argmax())], dict(zip(labels, scores, strict=False)))
+
+
+def _rounded_once(model: Any, precision: Precision) -> AbstractContextManager[None]:
+    """Frozen weights in the compute dtype for all batches."""
+    return nullcontext() if precision.dtype is torch.float32 else multiplied_in(model, precision.dtype)
 
 
 def _notes(folder: str | Path) -> dict[str, Any]:
     if not Path(folder).is_dir():
         raise AdapterFileError(["no such folder"], where=str(folder), expected="an adapter folder")
     notes = read_provenance(Path(folder))
-    if not (notes.get("labels") and notes.get("base", {}).get("name") and "max_tokens" in notes.get("data", {})):
+    data = notes.get("data")
+    limit = data.get("max_tokens") if isinstance(data, dict) else None
+    if not (notes.get("labels") and notes["base"]["name"] and isinstance(limit, int)):
         raise AdapterFileError(
             ["provenance.json does not name the labels, the base model and the length of its rows"],
             where=str(folder),

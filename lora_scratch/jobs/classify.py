@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..adapter import merge_and_remove
+from ..adapter import NF4, base_precision, merge_and_remove
 from ..data import encode
 from ..evaluation import predict_logits
 from ..runtime.precision import Precision
@@ -39,7 +39,9 @@ class Classifier:
     """
 
     def __init__(self, saved: SavedAdapter, *, precision: Precision, batch_size: int = 64, plain: bool = False) -> None:
-        self.model = merge_and_remove(saved.base.model.to(precision.device)).requires_grad_(False)
+        model = saved.base.model.to(precision.device)
+        # four bits can't hold W + ΔW: there the adapter stays beside its base
+        self.model = (model if base_precision(model) == NF4 else merge_and_remove(model)).requires_grad_(False)
         self.base, self.labels, self.max_tokens = saved.base, saved.labels, int(saved.notes["data"]["max_tokens"])
         self.precision, self.batch_size, self.plain = precision, batch_size, plain
 

@@ -110,7 +110,7 @@ class BankLayer(nn.Module, ABC):
 
 
 class BankLinear(BankLayer):
-    """Slots of LoRA, DoRA and trained biases on `nn.Linear` or transformers' `Conv1D`; of biases alone on `nn.LayerNorm`.
+    """Slots of LoRA, DoRA and biases on `nn.Linear`, `NF4Linear` or `Conv1D`; of biases alone on `nn.LayerNorm`.
 
     Args:
         rank: there is room for this rank from the start; a higher one makes its own.

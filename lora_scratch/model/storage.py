@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..layers import BankHead
 from ..runtime.distributed import is_sharded
 
 
@@ -23,9 +24,12 @@ from ..runtime.distributed import is_sharded
 def multiplied_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Inside, frozen `nn.Linear` layers compute with a copy in `dtype`, made now. For use under autocast to it.
 
+    Not those of a bank's heads: there every row brings weights of its own.
+
     The model must not be moved, and its frozen weights not be written to, inside.
     """
-    linears = [module for module in model.modules() if _is_frozen_linear(module)]
+    heads = {part for module in model.modules() if isinstance(module, BankHead) for part in module.modules()}
+    linears = [module for module in model.modules() if _is_frozen_linear(module) and module not in heads]
     for linear in linears:
         bias = None if linear.bias is None else linear.bias.detach().to(dtype)
         linear.forward = partial(  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lora_scratch import AdapterBank
-from lora_scratch.adapter import LoRAConfig, inject, load_adapter, save_adapter, scaled
+from lora_scratch.adapter import LoRAConfig, inject, load_adapter, quantise_base, save_adapter, scaled
 from lora_scratch.data import Batch
 from lora_scratch.errors import AdapterFileError, BaseMismatchError, ConfigError, TargetError
 from lora_scratch.layers import BankLayer, BankLinear
@@ -42,6 +42,13 @@ def reloaded(model, family):
     with tempfile.TemporaryDirectory() as place:
         load_adapter(other, save_adapter(model, f"{place}/a"))
     return other
+
+
+def quantised():
+    """A base whose linear layers have four bits a weight."""
+    model = tiny("distilbert")
+    quantise_base(model)
+    return model
 
 
 def mixture(family):
@@ -136,6 +143,26 @@ class TestAnswers:
         for i, name in enumerate(names):
             expected = logits(adapters[name], rows=len(names))[i]
             assert relative_error(found[i, : len(expected)], expected) < 6e-2
+
+    def test_bank_on_a_four_bit_base_equals_separate_models(self, tmp_path):
+        """LoRA, DoRA and biases learnt on the quantised numbers; on the full ones they are refused."""
+        config = {"rank": 2, "alpha": 3, "dropout": 0.0, "targets": ["q_lin", "lin1"]}
+        models = {
+            kind: inject(quantised(), LoRAConfig(**config, **options)).eval()
+            for kind, options in {"lora": {}, "dora": {"variant": "dora"}, "biases": {"bias": "all"}}.items()
+        }
+        bank = AdapterBank(quantised())
+        for seed, (name, model) in enumerate(models.items()):
+            move_adapter(model, seed=seed)
+            with torch.no_grad():
+                [p.add_(0.1) for key, p in model.named_parameters() if p.requires_grad and key.endswith("bias")]
+            bank.add(name, save_adapter(model, tmp_path / name))
+        names = [*models, "base"]
+        found = answer(bank, names)
+        for i, model in enumerate([*models.values(), quantised()]):
+            assert relative_error(found[i], logits(model, rows=4)[i]) < 1e-5
+        with pytest.raises(BaseMismatchError):
+            AdapterBank(tiny("distilbert")).add("lora", tmp_path / "lora")
 
     def test_disabled_is_the_base_bit_for_bit(self, adapters):
         """With rows and without, head and label count included; an exception inside switches it on again."""

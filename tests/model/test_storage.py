@@ -7,7 +7,7 @@ import torch
 from families import record, tiny
 from passes import adapted, batch_of, logits_and_gradients
 
-from lora_scratch.adapter import LoRAConfig, fingerprint, inject
+from lora_scratch.adapter import AdapterBank, LoRAConfig, fingerprint, inject
 from lora_scratch.model.storage import multiplied_in
 
 ROWS = batch_of([7, 3, 5, 2])
@@ -76,3 +76,15 @@ def test_a_layer_that_is_trained_keeps_its_own_forward():
     with multiplied_in(model, torch.bfloat16):
         assert "forward" not in vars(model.classifier)
         assert model.classifier.weight.requires_grad
+
+
+def test_heads_of_a_bank_keep_the_weights_of_every_row():
+    """Their base is frozen too, but each row goes through weights of its own: in every bit as under autocast alone."""
+    bank = AdapterBank(tiny("distilbert"))
+    bank.add("one", adapted("distilbert"))
+    batch = {"input_ids": ROWS.input_ids, "attention_mask": ROWS.attention_mask}
+    with bank.rows(["one", "base", "one", "base"]) as model, torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = model(**batch).logits
+        with multiplied_in(model, torch.bfloat16):
+            assert "forward" in vars(model.distilbert.transformer.layer[0].attention.q_lin.base)
+            assert torch.equal(model(**batch).logits, expected)

@@ -13,21 +13,28 @@ from command_line import call
 from damage import reseal
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from lora_scratch.adapter import LoRAConfig, inject, save_adapter
+from lora_scratch.adapter import LoRAConfig, inject, quantise_base, save_adapter
 from lora_scratch.jobs import open_base
 from lora_scratch.testing import move_adapter
 
 TEXTS = ["i am so happy today", "my brother is furious but i feel calm", "what a day", "happy " * 12 + "am i"]
 
 
-@pytest.fixture(scope="module")
-def second(job, tmp_path_factory):
+def save_second(job, place, *, four_bits=False):
     """An adapter of two labels that cuts its rows short."""
     base = open_base(str(job.base), labels=("yes", "no"))
+    if four_bits:
+        quantise_base(base.model)
     model = inject(base.model, LoRAConfig(rank=2, alpha=3, dropout=0.0))
     move_adapter(model)
     notes = {"labels": ["yes", "no"], "data": {"max_tokens": 8}}
-    return save_adapter(model, tmp_path_factory.mktemp("second") / "adapter", base_model=str(job.base), notes=notes)
+    return save_adapter(model, place / "adapter", base_model=str(job.base), notes=notes)
+
+
+@pytest.fixture(scope="module")
+def second(job, tmp_path_factory):
+    """It, saved."""
+    return save_second(job, tmp_path_factory.mktemp("second"))
 
 
 def rows_file(place, *rows):
@@ -59,6 +66,29 @@ def test_every_row_gets_what_predict_says_with_its_adapter(job, second, tmp_path
         assert list(found["scores"]) == list(alone["scores"])
         assert list(found["scores"].values()) == pytest.approx(list(alone["scores"].values()), abs=2e-6)
         assert found["score"] == max(found["scores"].values())
+
+
+def test_adapter_of_a_four_bit_base_is_served_on_one(job, tmp_path, capsys):
+    """As predict.py does; next to an adapter of the full base it is refused."""
+    quantised = save_second(job, tmp_path, four_bits=True)
+    assert call(predict, "--adapter", quantised, "--precision", "fp32", "--plain", TEXTS[0]) == 0
+    (alone,) = output(capsys)
+    arguments = ["--file", rows_file(tmp_path, (TEXTS[0], "two")), "--precision", "fp32", "--adapters", f"two={quantised}"]
+    assert call(predict_bank, *arguments) == 0
+    (found,) = output(capsys)
+    assert found["scores"] == pytest.approx(alone["scores"], abs=2e-6)
+    assert call(predict_bank, *arguments, f"one={job.adapter}") == 1
+    assert re.search(r"for different bases: .*base \(full\), .*base \(nf4\);", capsys.readouterr().err)
+
+
+def test_bf16_answers_are_those_of_predict(job, tmp_path, capsys):
+    """Weights are rounded once for all batches there; the merged weights of predict.py are rounded otherwise."""
+    assert call(predict, "--adapter", job.adapter, "--precision", "bf16", *TEXTS) == 0
+    alone = output(capsys)
+    rows = rows_file(tmp_path, *((text, "one") for text in TEXTS))
+    assert call(predict_bank, "--adapters", f"one={job.adapter}", "--file", rows, "--precision", "bf16") == 0
+    for found, expected in zip(output(capsys), alone, strict=True):
+        assert found["scores"] == pytest.approx(expected["scores"], abs=3e-2)
 
 
 def test_base_rows_get_the_base_model_with_its_own_head(job, second, tmp_path, capsys):
@@ -121,6 +151,7 @@ def test_stray_byte_is_the_fault_of_its_row(second, tmp_path, capsys):
         (["--adapters", "a=FOLDER", "a=FOLDER"], 2, "each name once"),
         (["--adapters", "a=FOLDER", "--chunk", "0"], 2, "--chunk: found 0"),
         (["--adapters", "a=absent"], 1, "absent: no such folder"),
+        (["--adapters", "a=UNSAID"], 1, "unsaid: provenance.json does not name the labels, the base model and the length"),
         (["--adapters", "a=FOLDER", "--file", "absent"], 1, "absent: no such file"),
         (["--adapters", "a=FOLDER", "b=MOVED"], 1, "the adapters are for different bases: .*; name one that fits all"),
     ],
@@ -132,8 +163,12 @@ def test_bad_flag_is_one_line(second, tmp_path, capsys, flags, code, message):
     notes["base"]["name"] = "elsewhere"
     (moved / "provenance.json").write_text(json.dumps(notes))
     reseal(moved)
+    reseal(shutil.copytree(second, tmp_path / "unsaid"), data={"max_tokens": "eight"})
     arguments = ["--file", rows_file(tmp_path, ("a", "a")), *flags]
-    arguments = [str(each).replace("FOLDER", str(second)).replace("MOVED", str(moved)) for each in arguments]
+    arguments = [
+        str(each).replace("FOLDER", str(second)).replace("MOVED", str(moved)).replace("UNSAID", f"{tmp_path}/unsaid")
+        for each in arguments
+    ]
     assert call(predict_bank, *arguments) == code
     captured = capsys.readouterr().err
     assert re.search(message, captured)
