@@ -5,13 +5,13 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from ..data import Encoded
+from ..runtime.onednn import through_onednn
 from .watch import Watch
 from .work import Work
 
@@ -55,7 +55,7 @@ def train_peer(
     from transformers import Trainer
 
     collator = _CountingCollator(work.base.tokenizer)
-    with tempfile.TemporaryDirectory() as folder, _float32_through_onednn() if onednn else nullcontext():
+    with tempfile.TemporaryDirectory() as folder, through_onednn() if onednn else nullcontext():
         trainer = Trainer(
             model=model,
             args=_arguments(work, folder, validated=validation is not None, **arguments),
@@ -66,17 +66,6 @@ def train_peer(
         )
         _attach(trainer, watch, collator)
         trainer.train()
-
-
-@contextmanager
-def _float32_through_onednn() -> Iterator[None]:
-    """torch's switch, set inside, and set back."""
-    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before
 
 
 def _arguments(work: Work, folder: str, *, validated: bool, **arguments: Any) -> Any:

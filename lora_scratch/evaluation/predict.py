@@ -16,6 +16,7 @@ from ..data import Batch, Encoded, collate, plan_in_order
 from ..errors import DataError
 from ..model.packed import can_pack, classify, packed
 from ..model.storage import multiplied_in
+from ..runtime import onednn
 from ..runtime.distributed import is_main, rank, sum_over_processes, world_size
 from ..runtime.precision import Precision
 
@@ -53,9 +54,11 @@ def predict_logits(
 
 
 def _enter_fast_path(levers: ExitStack, model: Any, precision: Precision) -> None:
-    """No padding (model/packed.py), and frozen weights rounded to the compute dtype once (model/storage.py)."""
+    """No padding (model/packed.py), weights rounded once (model/storage.py), float32 by oneDNN (runtime/onednn.py)."""
     if precision.dtype is not torch.float32:
         levers.enter_context(multiplied_in(model, precision.dtype))
+    elif precision.device.type == "cpu" and onednn.serves(model):
+        levers.enter_context(onednn.through_onednn())
     if not can_pack(model) and precision.device.type == "cpu":
         warnings.warn(f"{type(model).__name__} predicts with padding: no packing for it", stacklevel=1)  # so it is said once
     levers.enter_context(packed(model))

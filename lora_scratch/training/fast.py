@@ -10,6 +10,7 @@ data, dropout 0.1, one thread of an AMD EPYC, medians):
     model/storage.py     frozen weights rounded once             equal in bits          1.00         1.05
     layers/fused.py      the update in one node of the graph     equal to rounding      1.08         1.02
     all four                                                                            1.51         1.32
+    runtime/onednn.py    float32 through oneDNN, in float32      equal to rounding         -         1.16
 
 `TrainingConfig(plain=True)`, the flag `--plain`, turns all of them off.
 """
@@ -27,6 +28,7 @@ from ..layers.dropout import cheap_dropouts
 from ..layers.fused import fused_updates
 from ..model.packed import can_pack, packed
 from ..model.storage import multiplied_in
+from ..runtime import onednn
 from ..runtime.precision import Precision
 
 
@@ -42,6 +44,8 @@ def fast_path(model: Any, precision: Precision, *, plain: bool = False) -> Itera
             levers.enter_context(multiplied_in(model, precision.dtype))
         if not plain:
             levers.enter_context(fused_updates(model))
+        if not plain and precision.dtype is torch.float32 and precision.device.type == "cpu" and onednn.serves(model):
+            levers.enter_context(onednn.through_onednn())
         if not plain and precision.device.type == "cpu":
             levers.enter_context(cheap_dropouts(model))
             levers.enter_context(packed(model))

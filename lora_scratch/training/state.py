@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from ..errors import CheckpointError
 from ..evaluation import Metrics
 from ..layers import AdapterLayer
+from ..runtime import onednn
 from ..runtime.random_state import random_state, set_random_state
 from .log import MetricsLog
 from .step import Stepper
@@ -55,6 +56,7 @@ class TrainingState:
             **{name: getattr(self, name) for name in COUNTERS},
             "best": None if self.best is None else asdict(self.best),
             "log_bytes": self.log.position(),
+            "onednn": onednn.finding(),
             **_prefixed("best_tensors", self.best_tensors),
             **_prefixed("model", changing_tensors(self.model)),
             **_prefixed("stepper", self.stepper.state_dict()),
@@ -78,6 +80,7 @@ class TrainingState:
         self.best = None if state["best"] is None else Metrics(**state["best"])
         self.best_tensors = {name: t.to(present[name].device) for name, t in _under("best_tensors", state).items()}
         self.log.rewind(state["log_bytes"])
+        onednn.keep_to(state["onednn"])
         set_random_state(_under("random", state))
 
 

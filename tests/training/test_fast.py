@@ -54,6 +54,21 @@ def test_plain_turns_every_lever_off():
         assert levers(model) == (False,) * 4
 
 
+@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="this torch has no such switch")
+@pytest.mark.parametrize(("dtype", "plain"), [(torch.float32, True), (torch.bfloat16, False), (torch.float32, False)])
+def test_only_fast_float32_goes_through_onednn(monkeypatch, dtype, plain):
+    """In training and in prediction, where the machine gains by it; the switch is put back."""
+    monkeypatch.setattr("lora_scratch.runtime.onednn.serves", lambda _: True)
+    model, seen = adapted(), []
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    model.classifier.register_forward_hook(lambda *_: seen.append(torch.backends.mkldnn.matmul.fp32_precision))
+    train(model, tiny_rows(8), tiny_rows(8), config(epochs=1, precision=Precision(dtype, CPU).name, plain=plain), **QUIET)
+    predict_logits(model, tiny_rows(8), precision=Precision(dtype, CPU), pad_token_id=0, plain=plain)
+    assert len(seen) == 3
+    assert set(seen) == ({"bf16"} if dtype is torch.float32 and not plain else {before})
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
 @pytest.mark.parametrize("plain", [True, False])
 def test_training_and_its_validation_run_on_the_path_that_was_asked_for(plain):
     """Seen from inside a forward pass, in training and in evaluation mode."""

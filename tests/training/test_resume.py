@@ -11,6 +11,7 @@ from tiny import tiny_distilbert, tiny_rows
 
 from lora_scratch.adapter import LoRAConfig, inject
 from lora_scratch.errors import CheckpointError, TrainingError
+from lora_scratch.runtime import onednn
 from lora_scratch.runtime.random_state import random_state
 from lora_scratch.training import Checkpoints, MetricsLog, TrainingConfig, train
 
@@ -161,3 +162,12 @@ def test_the_movement_guard_looks_once_also_when_the_run_was_stopped_before_its_
     expected = pytest.raises(TrainingError, match="frozen weights have changed") if caught else nullcontext()
     with expected:
         run(place, config(), model=model)
+
+
+def test_products_go_on_by_the_library_that_the_run_began_with(tmp_path, monkeypatch):
+    """Two measurements near the limit may disagree, and float32's last bits with them."""
+    monkeypatch.setattr(onednn, "_found", [True])
+    run(tmp_path, config(epochs=1))
+    monkeypatch.setattr(onednn, "_found", [False])
+    run(tmp_path, config(epochs=1))
+    assert onednn.finding() is True
