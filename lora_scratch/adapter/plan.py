@@ -41,7 +41,7 @@ class PlannedLayer:
         memo = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in self.module.parameters()}
         with NoRandomNumbers():
             twin = self._wrap(copy.deepcopy(self.module, memo), None)
-        return sum(p.numel() for p in twin.adapter_tensors().values())
+        return sum(p.numel() for p in twin.adapter_tensors().values() if p.requires_grad)
 
     def build(self, generator: torch.Generator) -> AdapterLayer:
         """The adapter layer around the module.

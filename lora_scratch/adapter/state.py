@@ -85,7 +85,8 @@ def trained_biases(model: nn.Module) -> dict[str, Tensor]:
 
 def count_parameters(model: nn.Module) -> ParameterCount:
     """Total, trainable, and the trainable ones apart: in adapter layers (`lora`), biases of the base, the rest (`head`)."""
-    lora = sum(p.numel() for layer in adapter_layers(model).values() for p in layer.adapter_tensors().values())
+    adapters = (layer.adapter_tensors().values() for layer in adapter_layers(model).values())
+    lora = sum(p.numel() for tensors in adapters for p in tensors if p.requires_grad)
     bias = sum(t.numel() for t in trained_biases(model).values()) if is_adapted(model) else 0
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     # a four-bit weight is in buffers, and a parameter of the model all the same

@@ -68,15 +68,18 @@ def check_gradients(make: Make, x: Tensor, *, constants: Collection[str] = ()) -
 
 
 @law
-def check_base_frozen(make: Make, x: Tensor) -> None:
-    """Backward reaches every adapter tensor with a float32 gradient, and no tensor of the base."""
+def check_base_frozen(make: Make, x: Tensor, *, frozen: Collection[str] = ()) -> None:
+    """Backward reaches every adapter tensor with a float32 gradient, but for the `frozen` ones, and no tensor of the base."""
     layer = off_init(make())
     layer(x).float().square().sum().backward()
     for name, parameter in layer.base.named_parameters():
         if parameter.requires_grad or parameter.grad is not None:
             raise LawError(f"base.{name} is trained", expected="a base without gradients")
     for name, tensor in layer.adapter_tensors().items():
-        if tensor.grad is None or not tensor.grad.any() or tensor.grad.dtype != torch.float32:
+        if name in frozen:
+            if tensor.grad is not None:
+                raise LawError(f"{name} has a gradient", expected="none, as it is frozen")
+        elif tensor.grad is None or not tensor.grad.any() or tensor.grad.dtype != torch.float32:
             raise LawError(f"{name} has the gradient {tensor.grad}", expected="a float32 one, not zero")
 
 
@@ -120,15 +123,17 @@ def check_dtypes_and_shapes(make: Make, x: Tensor) -> None:
 
 
 @law
-def check_adapter_tensors(make: Make, x: Tensor) -> None:
-    """The adapter tensors are float32, finite, trainable, and all that is trainable in the layer."""
+def check_adapter_tensors(make: Make, x: Tensor, *, frozen: Collection[str] = ()) -> None:
+    """The adapter tensors are float32, finite and, but for the `frozen` ones, all that is trainable in the layer."""
     layer = make()
     tensors = layer.adapter_tensors()
     for name, tensor in tensors.items():
-        if tensor.dtype != torch.float32 or not tensor.requires_grad or not tensor.isfinite().all():
+        is_frozen = name in frozen
+        if tensor.dtype != torch.float32 or tensor.requires_grad is is_frozen or not tensor.isfinite().all():
             found = f"{name} is {tensor.dtype}, requires_grad={tensor.requires_grad}"
-            raise LawError(found, expected="finite float32 that requires a gradient")
+            raise LawError(found, expected=f"finite float32 with requires_grad={not is_frozen}")
+    meant = {name: tensor for name, tensor in tensors.items() if name not in frozen}
     trained = {id(p): name for name, p in layer.named_parameters() if p.requires_grad}
-    if set(trained) != {id(t) for t in tensors.values()} or len(trained) != len(tensors):
-        found = f"adapter_tensors() has {sorted(tensors)} and the layer trains {sorted(trained.values())}"
+    if set(trained) != {id(t) for t in meant.values()} or len(trained) != len(meant):
+        found = f"adapter_tensors() has {sorted(meant)} to train and the layer trains {sorted(trained.values())}"
         raise LawError(found, expected="the same tensors, each once")

@@ -13,6 +13,8 @@ A layer that is not meant to obey a law says so: DoRA's update has no rank bound
 its gradient takes the row norm for a constant,
 
     check_all(make, x, skip=["low_rank", "linear_in_scaling"], constants=["row_norm"])
+
+and LoRA-FA, which trains B alone, `check_all(make, x, frozen=["lora_A.weight"])`.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ def law(check: Check) -> Check:
     return named  # type: ignore[return-value]
 
 
-def check_all(make: Make, x: Tensor, *, skip: Collection[str] = (), constants: Collection[str] = ()) -> None:
+def check_all(
+    make: Make, x: Tensor, *, skip: Collection[str] = (), constants: Collection[str] = (), frozen: Collection[str] = ()
+) -> None:
     """Check every law of `LAWS` that is not named in `skip`.
 
     Args:
@@ -58,6 +62,7 @@ def check_all(make: Make, x: Tensor, *, skip: Collection[str] = (), constants: C
         x: an input of the layer.
         skip: laws that this kind of layer is not meant to obey.
         constants: methods of the layer whose value its gradient takes for a constant by design.
+        frozen: adapter tensors that are not trained by design.
 
     Raises:
         LawError: the first law that is broken.
@@ -66,6 +71,7 @@ def check_all(make: Make, x: Tensor, *, skip: Collection[str] = (), constants: C
     unknown = sorted(set(skip) - set(LAWS))
     if unknown:
         raise ValueError(f"no such law: {', '.join(unknown)}; there are {', '.join(LAWS)}")
+    given = {"gradients": {"constants": constants}, "base_frozen": {"frozen": frozen}, "adapter_tensors": {"frozen": frozen}}
     for name, check in LAWS.items():
         if name not in skip:
-            check(make, x, **({"constants": constants} if name == "gradients" else {}))
+            check(make, x, **given.get(name, {}))
