@@ -184,7 +184,7 @@ class BankEmbedding(BankLayer):
             self.register_buffer(name, None, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """W[ids[i]] + t[i] · A[k][:, ids[i]]ᵀ B[k]ᵀ; where the routing is switched off, the base."""
+        """`W[ids[i]] + t[i] · A[k][:, ids[i]]ᵀ B[k]ᵀ`; where the routing is switched off, the base."""
         y: Tensor = self.base(ids)  # (B, ..., dim)
         if self.lora_A is None or self.lora_B is None or not self.routing.enabled:
             return y

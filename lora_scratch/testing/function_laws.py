@@ -69,7 +69,7 @@ def check_gradients(make: Make, x: Tensor, *, constants: Collection[str] = ()) -
 
 @law
 def check_base_frozen(make: Make, x: Tensor, *, frozen: Collection[str] = ()) -> None:
-    """Backward reaches every adapter tensor with a float32 gradient, but for the `frozen` ones, and no tensor of the base."""
+    """Backward reaches every adapter tensor but the `frozen` ones with a float32 gradient, and no tensor of the base."""
     layer = off_init(make())
     layer(x).float().square().sum().backward()
     for name, parameter in layer.base.named_parameters():

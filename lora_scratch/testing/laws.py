@@ -5,8 +5,8 @@ r"""The laws of an adapter layer, as functions that take any layer, also one tha
     check_all(lambda: MyLayer(nn.Linear(6, 4), rank=2, alpha=3), torch.randn(5, 6))
 
 A law that does not hold raises `LawError`, an AssertionError that names the law, what was found and what was expected.
-`make` gives a fresh layer at each call, in float32, with whatever dropout and scaling you want proven; `x` is an input
-of it. Laws look at the layer as it is made and away from its start (every adapter tensor moved by seeded noise),
+`make` gives a fresh layer at each call, its base too, in float32, with whatever dropout and scaling you want proven; `x` is
+an input of it. Laws look at the layer as it is made and away from its start (every adapter tensor moved by seeded noise),
 since most mistakes multiply by zero where B is zero. They leave torch's global random state alone.
 
 A layer that is not meant to obey a law says so: DoRA's update has no rank bound and is not linear in the scaling, and

@@ -1,0 +1,108 @@
+"""docs/: its snippets run, its commands and links exist, its notebook runs, and the whole builds without a warning."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pages import blocks, commands, missing_flags
+
+ROOT = Path(__file__).parent.parent.parent
+DOCS = ROOT / "docs"
+PAGES = {str(path.relative_to(DOCS)): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A folder to write to, from which docs/lora_fa.py can be imported; what it registers is forgotten."""
+    from lora_scratch.layers import registry
+
+    monkeypatch.setattr(registry, "_classes", {variant: dict(classes) for variant, classes in registry._classes.items()})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(DOCS))
+    yield tmp_path
+    sys.modules.pop("lora_fa", None)
+
+
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if blocks(text, "python")])
+def test_snippets_of_a_page_run_in_order(page, elsewhere):
+    """As a reader would paste them, one after the other."""
+    exec(compile("\n".join(blocks(PAGES[page], "python")), page, "exec"), {"__name__": page})  # noqa: S102
+
+
+@pytest.mark.parametrize("line", sorted({line for text in PAGES.values() for line in commands(text) if "scripts/" in line}))
+def test_commands_name_flags_that_exist(line):
+    """Every flag is in that script's `--help`."""
+    assert missing_flags(line) == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_between_pages_lead_somewhere(page):
+    """Relative ones; nothing is fetched."""
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", PAGES[page]):
+        if "://" not in target:
+            assert ((DOCS / page).parent / target).resolve().exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_a_page_names_exist(page):
+    """`lora_scratch/...`, `scripts/...` and `tests/...` in backticks."""
+    for name in re.findall(r"`((?:lora_scratch|scripts|tests)/[\w/.-]+)`", PAGES[page]):
+        assert (ROOT / name).exists(), name
+
+
+def test_lora_fa_is_short_obeys_the_laws_trains_and_loads_in_peft(elsewhere):
+    """A new layer in under 60 lines and without touching another room: proven, injected, trained, saved, read by PEFT."""
+    import peft
+    import torch
+    from tiny import tiny_distilbert, tiny_rows
+    from torch import nn
+
+    from lora_scratch.adapter import LoRAConfig, inject, save_adapter
+    from lora_scratch.testing import LawError, check_all
+    from lora_scratch.training import TrainingConfig, train
+
+    lora_fa = __import__("lora_fa")
+    assert len((DOCS / "lora_fa.py").read_text().splitlines()) < 60
+
+    def make():
+        return lora_fa.LoRAFALinear(nn.Linear(6, 4), rank=2, alpha=3)
+
+    check_all(make, torch.randn(5, 6), frozen=["lora_A.weight"])
+    with pytest.raises(LawError, match=r"lora_A\.weight has the gradient None"):
+        check_all(make, torch.randn(5, 6))
+    base = tiny_distilbert()
+    base.save_pretrained("base")
+    inject(base, LoRAConfig(rank=4, alpha=8, variant="lora_fa"), seed=0)
+    drawn = {name: p.clone() for name, p in base.named_parameters() if "lora_A" in name}
+    settings = TrainingConfig(epochs=2, learning_rate=1e-2, device="cpu", precision="fp32")
+    train(base, tiny_rows(16), tiny_rows(16), settings, pad_token_id=0, show_progress=False)
+    assert all(torch.equal(p, drawn[name]) for name, p in base.named_parameters() if "lora_A" in name)
+    save_adapter(base, "adapter", base_model="base")
+    theirs = peft.PeftModel.from_pretrained(type(base).from_pretrained("base"), "adapter").eval()
+    ids = torch.randint(5, 40, (2, 7))
+    assert torch.allclose(theirs(ids).logits, base.eval()(ids).logits, atol=1e-5)
+
+
+def test_tutorial_runs_from_top_to_bottom(tmp_path):
+    """The story on the demo, as it is stored, cell by cell."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.read(DOCS / "tutorial.ipynb", as_version=4)
+    nbclient.NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("The adapted model is better than the frozen baseline" in text for text in shown)
+    assert all(cell.outputs or "import" in cell.source for cell in notebook.cells if cell.cell_type == "code")
+
+
+def test_documentation_builds_without_a_warning(tmp_path):
+    """`mkdocs build --strict`, where mkdocs is installed."""
+    pytest.importorskip("mkdocs_jupyter")
+    pytest.importorskip("mkdocstrings_handlers.python")
+    command = [Path(sys.executable).with_name("mkdocs"), "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"]
+    assert shutil.which(str(command[0]))
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    assert "LoRALinear" in (tmp_path / "site" / "reference" / "layers" / "index.html").read_text(encoding="utf-8")
