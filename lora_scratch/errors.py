@@ -77,6 +77,14 @@ class CheckpointError(LoraScratchError, ValueError):
     """A checkpoint that is damaged, or that belongs to another run than the one that wants to go on from it."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal has asked to stop, and what had been done is saved. `signal_number` gives the exit code, 128 more."""
+
+    def __init__(self, message: str, *, signal_number: int) -> None:
+        self.signal_number = signal_number
+        super().__init__(message)
+
+
 def _one_line(found: str, *, where: str, expected: str, remedy: str) -> str:
     clauses = [f"{where}: {found}" if where else found, f"expected {expected}" if expected else "", remedy]
     return " ".join("; ".join(clause for clause in clauses if clause).split())

@@ -3,8 +3,10 @@
     python scripts/train.py                                     the embedded demo: offline, under a minute
     python scripts/train.py --preset emotion                    DistilBERT SST-2 to six emotions, from the hub
     python scripts/train.py --model DIR --dataset DIR --rank 8 --alpha 16 --targets q_lin k_lin v_lin
+    python scripts/train.py --resume checkpoints/<run>          goes on where a run was stopped or killed
 
-Writes checkpoints/<run>/: config.json, metrics.jsonl, adapter/ (best by validation, loads in PEFT) and report.json.
+Writes checkpoints/<run>/: config.json, metrics.jsonl, state/ (what a resume needs), adapter/ (best by validation, loads in
+PEFT) and, last, report.json. Ctrl-C and SIGTERM save first.
 """
 
 from __future__ import annotations
@@ -37,20 +39,22 @@ from lora_scratch.jobs import (
     ModelOptions,
     RunOptions,
     check_free,
+    check_same_run,
     encode_rows,
     model_card,
-    new_run_folder,
     open_base,
     open_splits,
     parse,
+    recorded_run,
     resolve_adapter,
     run_command,
+    run_folder,
 )
 from lora_scratch.model import Base
 from lora_scratch.runtime.atomic import write_json, write_text
 from lora_scratch.runtime.device import resolve_device, use_threads
 from lora_scratch.runtime.precision import resolve_precision
-from lora_scratch.training import MetricsLog, TrainingConfig, TrainResult, train
+from lora_scratch.training import Checkpoints, MetricsLog, TrainingConfig, TrainResult, train
 
 
 def main() -> None:
@@ -59,7 +63,11 @@ def main() -> None:
     model_options, data, adapter, training, run = options
     use_threads(training.threads)
     precision = resolve_precision(training.precision, resolve_device(training.device))
-    if run.output_dir:
+    recorded = recorded_run(run.resume) if run.resume else None
+    if run.resume and (Path(run.resume) / "report.json").exists():
+        print(f"{run.resume} is finished: report.json is there, nothing is left to do")
+        return
+    if run.output_dir and recorded is None:
         check_free(Path(run.output_dir))
 
     # text -> examples -> token ids
@@ -71,6 +79,9 @@ def main() -> None:
         quantised = quantise_base(base.model, heads=adapter.head_modules)
     rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     sets = {name: encode_rows(each, base, max_tokens=data.max_tokens) for name, each in rows.items()}
+    settings = {type(each).__name__: asdict(each) for each in (model_options, data, adapter, training, run)}
+    record = {**settings, **history(splits, data, training), "computed_in": [precision.name, precision.device.type]}
+    check_same_run(recorded, record, folder=run.resume)
     describe(base, splits, sets)
     if quantised:
         print(f"nf4    {quantised}")
@@ -87,39 +98,52 @@ def main() -> None:
     # freeze, inject, train; the best adapter by validation is on disk at every moment
     inject(model, adapter, seed=training.seed, batches=first_batches(sets["train"], pad, precision.device))
     prints = fingerprint(model)
-    folder = new_run_folder(run.output_dir, job=run.preset or "run")
-    notes = history(splits, data, training)
-    settings = {type(each).__name__: asdict(each) for each in (model_options, data, adapter, training, run)}
-    write_json(folder / "config.json", {**settings, **notes, "base": {"name": base.name, "tensors": prints}})
-    save = partial(save_adapter, model, folder / "adapter", base_model=base.name, base=prints)
-    log = MetricsLog(folder / "metrics.jsonl")
+    record["base"] = {"name": base.name, "tensors": prints}
+    check_same_run(recorded, record, folder=run.resume)
+    notes = {name: (recorded or record)[name] for name in history(splits, data, training)}
+    with run_folder(run, record) as folder:
 
-    def keep(metrics: Metrics) -> None:
-        """Save the best so far."""
-        save(notes={**notes, "validation": asdict(metrics)})
+        def keep(metrics: Metrics) -> None:
+            """Save the best so far."""
+            about = {**notes, "validation": asdict(metrics)}
+            save_adapter(model, folder / "adapter", base_model=base.name, base=prints, notes=about)
 
-    result = train(model, sets["train"], sets["validation"], training, pad_token_id=pad, log=log, on_best=keep)
+        checkpoints = Checkpoints(folder / "state", save_steps=run.save_steps, keep=run.keep)
+        if run.resume:
+            print(f"resume {folder}: {from_where(checkpoints)}")
+        log = MetricsLog(folder / "metrics.jsonl")
+        learn = partial(train, model, sets["train"], sets["validation"], training, pad_token_id=pad)
+        result = learn(log=log, on_best=keep, checkpoints=checkpoints)
 
-    # the same rows again, against the frozen baseline
+        # the same rows again, against the frozen baseline
+        adapted = predict(sets["test"], progress="adapted")
+        figures = {"parameters": asdict(count_parameters(model)), "train": took(result)}
+        logits = {"baseline_logits": baseline, "adapted_logits": adapted, "probe_logits": probe}
+        report = report_on(splits, sets["test"], **logits, **figures)
+        report.update({"quantisation": quantised.summary()} if quantised else {})
+        write_text(folder / "adapter" / "README.md", model_card(base.name, adapter, notes, render_markdown(report)))
+        write_json(folder / "report.json", report)
+    print(render(report))
+    print(f"\nadapter: {folder / 'adapter'}    report: {folder / 'report.json'}")
+
+
+def report_on(splits: Splits, rows: Encoded, **figures: Any) -> dict[str, Any]:
+    """What report.json holds."""
     report = build_report(
-        baseline_logits=baseline,
-        adapted_logits=predict(sets["test"], progress="adapted"),
-        probe_logits=probe,
-        labels=sets["test"].labels,
+        **figures,
+        labels=rows.labels,
         names=splits.labels,
-        lengths=sets["test"].lengths,
-        parameters=asdict(count_parameters(model)),
-        train=took(result),
+        lengths=rows.lengths,
         versions=versions(),
         command=command_line(),
     )
-    report = with_texts(report, [row.text for row in splits.test])
-    if quantised:
-        report["quantisation"] = quantised.summary()
-    write_json(folder / "report.json", report)
-    write_text(folder / "adapter" / "README.md", model_card(base.name, adapter, notes, render_markdown(report)))
-    print(render(report))
-    print(f"\nadapter: {folder / 'adapter'}    report: {folder / 'report.json'}")
+    return with_texts(report, [row.text for row in splits.test])
+
+
+def from_where(checkpoints: Checkpoints) -> str:
+    """Where a run goes on."""
+    steps = checkpoints.steps()
+    return f"goes on after step {steps[-1]:,}" if steps else "no checkpoint yet, so from the beginning"
 
 
 def first_batches(rows: Encoded, pad: int, device: torch.device) -> Iterator[dict[str, Tensor]]:

@@ -36,6 +36,11 @@ class Batch:
         """The same batch on `device`."""
         return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device), self.rows.to(device))
 
+    def pieces(self, count: int) -> list[Batch]:
+        """The same rows in at most `count` batches of like size."""
+        fields = (self.input_ids, self.attention_mask, self.labels, self.rows)
+        return [Batch(*parts) for parts in zip(*(field.chunk(count) for field in fields), strict=True)]
+
 
 def plan_batches(lengths: Tensor, *, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """The batches of one epoch: random, of like lengths, every row once.

@@ -23,7 +23,9 @@ from .options import DataOptions as DataOptions
 from .options import ModelOptions as ModelOptions
 from .options import RunOptions as RunOptions
 from .options import parse as parse
+from .resume import check_same_run as check_same_run
+from .resume import recorded_run as recorded_run
 from .run_folder import check_free as check_free
-from .run_folder import new_run_folder as new_run_folder
+from .run_folder import run_folder as run_folder
 from .saved import SavedAdapter as SavedAdapter
 from .saved import open_adapter as open_adapter

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from transformers import HfArgumentParser
@@ -12,6 +13,7 @@ from transformers import HfArgumentParser
 from ..adapter import BASE_PRECISIONS
 from ..errors import ConfigError
 from .presets import PRESETS
+from .resume import recorded_flags, recorded_run
 
 
 def _flag(default: Any, meaning: str) -> Any:
@@ -59,31 +61,61 @@ class RunOptions:
 
     preset: str | None = _flag(None, f"a named job whose settings other flags override: {', '.join(PRESETS)}")
     output_dir: str | None = _flag(None, "folder of the run; must not hold a run yet (default: checkpoints/<job>, numbered)")
+    resume: str | None = _flag(None, "go on with the run in this folder, with its settings; with --output_dir, or start it")
+    save_steps: int = _flag(0, "optimizer steps between two checkpoints; 0 for one after every epoch")
+    keep: int = _flag(2, "checkpoints to keep; older ones are removed")
     linear_probe: bool = _flag(False, "also measure a linear probe on the frozen features")
+
+    def __post_init__(self) -> None:
+        if self.save_steps < 0:
+            raise ConfigError(f"found {self.save_steps}", where="--save_steps", expected="at least 0")
+        if self.keep < 1:
+            raise ConfigError(f"found {self.keep}", where="--keep", expected="at least 1")
+        if self.resume and self.output_dir and Path(self.resume).resolve() != Path(self.output_dir).resolve():
+            raise ConfigError(
+                f"is not --resume {self.resume}", where=f"--output_dir {self.output_dir}", expected="one folder"
+            )
 
 
 def parse(kinds: Sequence[Any], description: str, *, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
     """One object of each dataclass from the command line: the preset's values first, the flags over them.
 
-    Without `--preset`, `--model` and `--dataset` the preset is `demo`. Wrong usage exits with 2, as argparse does.
+    Without `--preset`, `--model` and `--dataset` the preset is `demo`. With `--resume` the run's settings take its place.
+    Wrong usage exits with 2, as argparse does.
+
+    Raises:
+        ConfigError: a value out of bounds, or a run to go on with that is not there.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = HfArgumentParser(tuple(kinds), description=description)
     given, _ = parser.parse_known_args(arguments)
+    begun = _begun(given)
     name = getattr(given, "preset", None)
-    if name is None and given.model is None and given.dataset is None:
+    if name is None and not begun and given.model is None and given.dataset is None:
         name = "demo"
     if name is not None and name not in PRESETS:
         parser.error(f"--preset: there is no {name!r}; choose from {', '.join(PRESETS)}")
     known = {each.name for kind in kinds for each in fields(kind)}
-    parser.set_defaults(
-        **{key: value for key, value in {**PRESETS.get(name or "", {}), "preset": name}.items() if key in known}
-    )
+    defaults = begun or {**PRESETS.get(name or "", {}), "preset": name}
+    parser.set_defaults(**{key: value for key, value in defaults.items() if key in known})
     *objects, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     if unknown:
         parser.error(f"unknown: {' '.join(unknown)}; --help lists the flags")
     _check_complete(parser, objects)
     return tuple(objects)
+
+
+def _begun(given: Any) -> dict[str, Any]:
+    """The flags of the run to go on with; none for a new run."""
+    folder = getattr(given, "resume", None)
+    recorded = recorded_run(folder) if folder else None
+    if folder and recorded is None and given.output_dir is None:
+        raise ConfigError(
+            "no run was started here (there is no config.json)",
+            where=f"--resume {folder}",
+            remedy=f"name another folder, or add --output_dir {folder} to start one here",
+        )
+    return recorded_flags(recorded) if recorded else {}
 
 
 def _check_complete(parser: Any, objects: Sequence[Any]) -> None:

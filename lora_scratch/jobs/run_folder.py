@@ -1,24 +1,35 @@
-"""The folder of a run: one run, one folder, never written over."""
+"""The folder of a run: one run, one folder, one writer, never written over."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..errors import ConfigError, LoraScratchError
+from ..runtime.atomic import remove_leftovers, write_json
+from ..runtime.lock import LOCK, sole_writer
+from .options import RunOptions
+from .resume import CONFIG
 
 
-def new_run_folder(wanted: str | None, *, job: str) -> Path:
-    """Create `wanted`, or the first of checkpoints/<job>, checkpoints/<job>-2, ... that is not there yet.
+@contextmanager
+def run_folder(options: RunOptions, record: Mapping[str, Any]) -> Iterator[Path]:
+    """The folder of a run, for this process alone: a new one with `record` in it, or the one to go on with.
+
+    A new one without a name is the first of checkpoints/<preset>, checkpoints/<preset>-2, ... that is not there yet.
 
     Raises:
-        ConfigError: `wanted` holds files already. LoraScratchError: it can't be created.
+        ConfigError: it holds files already. LoraScratchError: it can't be created, or another process writes to it.
     """
-    if wanted is not None:
-        return _create(check_free(Path(wanted)))
-    number = 1
-    while (folder := Path("checkpoints") / (job if number == 1 else f"{job}-{number}")).exists():
-        number += 1
-    return _create(folder)
+    folder = _create(Path(options.resume or options.output_dir or _numbered(options.preset or "run")))
+    with sole_writer(folder):
+        if not (options.resume and (folder / CONFIG).exists()):
+            check_free(folder)
+            write_json(folder / CONFIG, record)
+        remove_leftovers(folder)
+        yield folder
 
 
 def check_free(folder: Path, *, flag: str = "--output_dir") -> Path:
@@ -27,8 +38,15 @@ def check_free(folder: Path, *, flag: str = "--output_dir") -> Path:
     Raises:
         ConfigError: it holds files, or is a file.
     """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    if folder.is_file() or (folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())):
         raise ConfigError("holds files already", where=f"{flag} {folder}", remedy="choose a new folder, or remove this one")
+    return folder
+
+
+def _numbered(job: str) -> Path:
+    number = 1
+    while (folder := Path("checkpoints") / (job if number == 1 else f"{job}-{number}")).exists():
+        number += 1
     return folder
 
 

@@ -40,6 +40,11 @@ def use_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is a device that has no memory left. The CPU's allocator has no error of its own, only a message."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: " in str(error)
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """The most memory held so far: CUDA's allocator peak, or the process's peak resident set on a CPU."""
     if device.type == "cuda":

@@ -31,6 +31,7 @@ class TrainingConfig:
     schedule: str = _flag("linear", f"how the learning rate falls after the warm-up: {', '.join(SCHEDULES)}")
     accumulation_steps: int = _flag(1, "forward passes in an optimizer step")
     clip_norm: float = _flag(1.0, "largest global gradient norm; 0 switches clipping off")
+    max_skipped: int = _flag(25, "steps in a row without a finite loss and gradient after which the run stops")
     precision: str = _flag("auto", "compute dtype: fp32, bf16, fp16, or auto for what the device does well")
     seed: int = _flag(0, "seed of the head, the adapter, the order of rows and dropout")
     device: str = _flag("auto", "cpu, cuda, or auto for CUDA where there is a GPU")
@@ -48,6 +49,7 @@ class TrainingConfig:
             (self.schedule in SCHEDULES, "--schedule", self.schedule, " or ".join(SCHEDULES)),
             (self.accumulation_steps >= 1, "--accumulation_steps", self.accumulation_steps, "at least 1"),
             (0 <= self.clip_norm < float("inf"), "--clip_norm", self.clip_norm, "at least 0"),
+            (self.max_skipped >= 1, "--max_skipped", self.max_skipped, "at least 1"),
             (self.precision in {"auto", *DTYPES}, "--precision", self.precision, f"auto, {', '.join(DTYPES)}"),
             (0 <= self.threads <= 4096, "--threads", self.threads, "at least 0"),
             (0 <= self.seed < 2**63, "--seed", self.seed, "from 0 to 2^63 - 1"),

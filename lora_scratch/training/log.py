@@ -43,7 +43,9 @@ class MetricsLog:
                 os.fsync(file.fileno())
                 return file.tell()
         except OSError as error:
-            raise LoraScratchError(f"could not be flushed ({error.strerror})", where=str(self.path)) from error
+            raise LoraScratchError(
+                f"could not be flushed ({error.strerror})", where=str(self.path), remedy="free some space and resume"
+            ) from error
 
     def rewind(self, position: int) -> None:
         """Forget the lines after `position`: the run is about to write them again.

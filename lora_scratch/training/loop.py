@@ -16,25 +16,29 @@ checkpoints goes on from the last one as if it had never stopped.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
+import torch
 from torch import nn
 from tqdm import tqdm
 
 from ..adapter import check_trainable
 from ..data import Batch, Encoded, plan_batches, share
-from ..errors import ConfigError, TrainingError
+from ..errors import ConfigError, Interrupted, TrainingError
 from ..evaluation import Metrics, measure, predict_logits
 from ..runtime.device import peak_memory_bytes, resolve_device
-from ..runtime.distributed import check_same, check_same_tensors, is_main, rank, world_size
+from ..runtime.distributed import check_same, check_same_tensors, is_main, rank, sum_over_processes, world_size
 from ..runtime.precision import Precision, resolve_precision
 from ..runtime.seeds import named_seed, seed_everything
 from .checkpoint import Checkpoints, share_state
 from .config import TrainingConfig
 from .fast import fast_path
 from .guard import STEPS, MovementGuard
+from .interrupt import SIGNALS, StopRequest, stop_request
 from .log import MetricsLog
 from .state import TrainingState
 from .step import Stepper, StepReport
@@ -81,8 +85,9 @@ def train(
             rows and config have to be those of the run that wrote it, the model as it was before that training.
 
     Raises:
+        Interrupted: a signal asked to stop, and there is a checkpoint of the step before; only with `checkpoints`.
         CheckpointError: the last checkpoint is damaged, or of a model that trains other tensors.
-        TrainingError: nothing to train, an adapter that does not move, frozen weights that do, gradients that stay infinite.
+        TrainingError: nothing to train, an adapter that does not move, frozen weights that do, losses that stay infinite.
     """
     check_trainable(model)
     if not len(train_set) or not len(validation):
@@ -96,8 +101,9 @@ def train(
     if not is_main():
         log = on_best = None  # process 0 writes
     run = _Run(model, train_set, validation, config, precision, pad_token_id, log or MetricsLog(), on_best, checkpoints)
-    with fast_path(model, precision, plain=config.plain):
-        return run.run(show_progress=show_progress and is_main())
+    listening = stop_request() if checkpoints else nullcontext(StopRequest())
+    with fast_path(model, precision, plain=config.plain), listening as stop:
+        return run.run(stop, show_progress=show_progress and is_main())
 
 
 def _check_processes(model: nn.Module, train_set: Encoded, validation: Encoded, config: TrainingConfig) -> None:
@@ -137,13 +143,15 @@ class _Run:
         saved = share_state(checkpoints.load() if is_main() else None) if checkpoints else None
         if saved is not None:
             self.state.load_state_dict(saved)
+        elif checkpoints:
+            log.rewind(0)  # what a run that was killed before its first checkpoint wrote
         if self.stepper.step - self.state.skipped >= STEPS:
             self.guard = None  # checked before that checkpoint was written
 
-    def run(self, *, show_progress: bool) -> TrainResult:
+    def run(self, stop: StopRequest, *, show_progress: bool) -> TrainResult:
         """All epochs that are left, then the best tensors back in the model."""
         state, step = self.state, self.stepper
-        self.start = time.perf_counter() - state.seconds
+        self.stop, self.start = stop, time.perf_counter() - state.seconds
         with tqdm(total=step.total_steps, initial=step.step, desc="train", unit="step", disable=not show_progress) as bar:
             while state.epoch < self.config.epochs:
                 self._epoch(bar)
@@ -183,13 +191,29 @@ class _Run:
             tokens = int(self.train_set.lengths[rows].sum())
             self._record(report, rows=len(rows), tokens=tokens, seconds=time.perf_counter() - start, bar=bar)
             self._check_movement()
-            if self.checkpoints and self.checkpoints.save_steps and self.stepper.step % self.checkpoints.save_steps == 0:
-                self._save()
+            save_steps = self.checkpoints.save_steps if self.checkpoints else 0
+            self._between_steps(save=save_steps > 0 and self.stepper.step % save_steps == 0)
 
-    def _save(self) -> None:
-        if self.checkpoints is not None and is_main():
+    def _between_steps(self, *, save: bool) -> None:
+        """Save if it is time; if a signal has come, save and stop."""
+        if self.checkpoints is None:
+            return
+        stop = self._asked_to_stop()
+        if (save or stop) and is_main():
             self.state.seconds = time.perf_counter() - self.start
             self.checkpoints.save(self.stepper.step, self.state.state_dict())
+        if stop:
+            message = f"{stop.name}, saved after step {self.stepper.step:,} of {self.stepper.total_steps:,}"
+            raise Interrupted(message, signal_number=stop)
+
+    def _asked_to_stop(self) -> signal.Signals | None:
+        """The signal that came, to whichever process: all have to stop after the same step."""
+        if world_size() == 1:
+            return self.stop.signal
+        here = self.stop.signal or 0
+        seen = torch.tensor([float(here == each) for each in SIGNALS], device=self.precision.device)
+        sum_over_processes([seen])
+        return next((each for each, count in zip(SIGNALS, seen.tolist(), strict=True) if count), None)
 
     def _batch(self, rows: list[int]) -> Batch:
         """What this process has to do of the batch of these rows."""
@@ -240,5 +264,4 @@ class _Run:
         if self.state.offer(metrics) and self.on_best is not None:
             self.on_best(metrics)
         self.state.epoch += 1
-        if self.checkpoints and not self.checkpoints.save_steps:
-            self._save()
+        self._between_steps(save=self.checkpoints is not None and not self.checkpoints.save_steps)

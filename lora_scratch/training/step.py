@@ -7,6 +7,7 @@ processes once a step, after the last micro-batch, in one message: all that trav
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +19,14 @@ from torch import nn
 from ..data import Batch
 from ..errors import TrainingError
 from ..model.packed import classify
+from ..runtime.device import is_out_of_memory
 from ..runtime.distributed import sum_over_processes, world_size
 from ..runtime.precision import Precision
 from .config import TrainingConfig
 from .optimizer import build_optimizer
 from .schedule import learning_rate_factor
 
-MAX_SKIPPED = 25  # float16's scale starts at 2^16 and halves at every overflow, so a healthy run skips a few steps at most
+COUNTERS = ("step", "skipped_in_a_row", "pieces")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Stepper:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.step = 0
         self.skipped_in_a_row = 0
+        self.pieces = 1  # that a batch goes through in; doubled when memory runs out
 
     def __call__(self, batches: Sequence[Batch], *, rows: int | None = None) -> StepReport:
         """One optimizer step over the rows of all micro-batches of all processes, each row with the same weight.
@@ -57,20 +60,21 @@ class Stepper:
             rows: how many rows all processes have together; those of `batches` if None.
 
         Raises:
-            TrainingError: too many steps in a row without a finite gradient.
+            TrainingError: too many steps in a row without a finite loss and gradient, or no memory even for one row.
         """
         rate = self._set_learning_rate()
         rows = rows or sum(len(batch.labels) for batch in batches)
-        loss = self._sum_over_processes(sum(self._backward(batch, rows) for batch in batches))
+        loss = self._sum_over_processes(self._accumulate(batches, rows))
         self.scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf))
-        if math.isfinite(norm):
+        finite = math.isfinite(norm) and math.isfinite(loss)
+        if finite:
             self.scaler.step(self.optimizer)
-        self._count(batches, finite=math.isfinite(norm))
+        self._count(batches, finite=finite)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return StepReport(loss, norm, rate, skipped=not math.isfinite(norm))
+        return StepReport(loss, norm, rate, skipped=not finite)
 
     def state_dict(self) -> dict[str, Any]:
         """Counters, the scaler's state, and AdamW's moments by parameter name. (Learning rates follow from the step.)"""
@@ -79,11 +83,13 @@ class Stepper:
             for name, p in self._named_parameters()
             for key, value in self.optimizer.state.get(p, {}).items()
         }
-        return {"step": self.step, "skipped_in_a_row": self.skipped_in_a_row, "scaler": self.scaler.state_dict(), **moments}
+        counters = {name: getattr(self, name) for name in COUNTERS}
+        return {**counters, "scaler": self.scaler.state_dict(), **moments}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave."""
-        self.step, self.skipped_in_a_row = state["step"], state["skipped_in_a_row"]
+        for name in COUNTERS:
+            setattr(self, name, state[name])
         self.scaler.load_state_dict(state["scaler"])
         for name, p in self._named_parameters():
             moments = {key.removeprefix(f"{name}/"): t for key, t in state.items() if key.startswith(f"{name}/")}
@@ -92,6 +98,29 @@ class Stepper:
 
     def _named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+
+    def _accumulate(self, batches: Sequence[Batch], rows: int) -> float:
+        """The mean loss, its gradient in the parameters. Out of memory: again, in pieces half as large, to the same sum."""
+        while True:
+            try:
+                return sum(self._backward(piece, rows) for batch in batches for piece in batch.pieces(self.pieces))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.pieces >= max(len(batch.labels) for batch in batches):
+                    raise TrainingError(
+                        "out of memory with one row at a time", where=f"step {self.step + 1}", remedy="lower --max_tokens"
+                    ) from error
+            # past the handler, whose error keeps the graph of the failed pass alive
+            self.pieces *= 2
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.precision.device.type == "cuda":
+                torch.cuda.empty_cache()
+            warnings.warn(
+                f"out of memory at step {self.step + 1}: batches go through in {self.pieces} pieces now; the mean over "
+                "their rows, and so the gradient, is the same",
+                stacklevel=3,
+            )
 
     def _backward(self, batch: Batch, rows: int) -> float:
         with self.precision.autocast():
@@ -123,10 +152,10 @@ class Stepper:
 
     def _count(self, batches: Sequence[Batch], *, finite: bool) -> None:
         self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
-        if self.skipped_in_a_row > MAX_SKIPPED:
+        if self.skipped_in_a_row >= self.config.max_skipped:
             rows = torch.cat([batch.rows for batch in batches]).tolist()
             raise TrainingError(
-                f"the gradient was not finite {self.skipped_in_a_row} steps in a row, last on rows {rows[:8]} ...",
-                where=f"step {self.step}",
+                f"loss or gradient was not finite {self.skipped_in_a_row} steps in a row, last on rows {rows[:8]} ...",
+                where=f"step {self.step + 1}",
                 remedy="lower --learning_rate, or use --precision fp32",
             )

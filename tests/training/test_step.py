@@ -1,6 +1,8 @@
 """lora_scratch/training/step.py: one optimizer step, its order and its arithmetic."""
 
 import copy
+import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,9 +11,10 @@ from tiny import tiny_distilbert, tiny_rows
 from lora_scratch.adapter import LoRAConfig, inject
 from lora_scratch.data import collate
 from lora_scratch.errors import TrainingError
+from lora_scratch.model.packed import packed
 from lora_scratch.runtime.precision import resolve_precision
-from lora_scratch.training import TrainingConfig
-from lora_scratch.training.step import MAX_SKIPPED, Stepper
+from lora_scratch.training import TrainingConfig, step
+from lora_scratch.training.step import Stepper
 
 CPU = torch.device("cpu")
 
@@ -86,10 +89,10 @@ def test_training_stops_when_gradients_stay_infinite_and_names_the_rows():
     """A run that can't learn ends with a clear line."""
     model = adapted()
     model.classifier.register_full_backward_hook(lambda *_: (torch.full((4, 32), torch.inf),))
-    run = stepper(model)
-    for _ in range(MAX_SKIPPED):
+    run = stepper(model, max_skipped=3)
+    for _ in range(2):
         run(batches(4))
-    with pytest.raises(TrainingError, match=rf"not finite {MAX_SKIPPED + 1} steps in a row, last on rows \[0, 1, 2, 3\]"):
+    with pytest.raises(TrainingError, match=r"step 3: .* not finite 3 steps in a row, last on rows \[0, 1, 2, 3\]"):
         run(batches(4))
 
 
@@ -128,3 +131,73 @@ def test_a_frozen_weight_is_the_same_object_and_bits_after_a_step():
     bits = copy.deepcopy(frozen)
     stepper(model)(batches(8))
     assert all(torch.equal(p, bits[name]) and p.grad is None for name, p in frozen.items())
+
+
+def test_a_loss_that_is_not_finite_skips_the_step_though_the_gradient_is(monkeypatch):
+    """The gradient of a loss that overflowed says nothing."""
+    model = adapted()
+    before, real = trainables(model), torch.nn.functional.cross_entropy
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda *a, **k: real(*a, **k) + torch.inf)
+    report = stepper(model)(batches(4))
+    assert report.skipped
+    assert report.gradient_norm < torch.inf
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainables(model).items())
+
+
+def short_of_memory(monkeypatch, *, rows):
+    """A device that has memory for so many rows in a forward pass."""
+    real = step.classify
+
+    def classify(model, batch):
+        if len(batch.labels) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(model, batch)
+
+    monkeypatch.setattr(step, "classify", classify)
+
+
+def first_gradient(model):
+    """A step over 12 and 9 rows: its loss, its gradient by name, and the stepper afterwards."""
+    run, found = stepper(model, clip_norm=0), {}
+    names = {p: name for name, p in model.named_parameters()}
+    hook = run.optimizer.register_step_pre_hook(lambda *_: found.update({names[p]: p.grad.clone() for p in run.parameters}))
+    loss = run(batches(12, 9)).loss
+    hook.remove()
+    return loss, found, run
+
+
+@pytest.mark.parametrize("path", [nullcontext, packed])
+def test_out_of_memory_halves_the_batch_and_gives_the_same_gradient(monkeypatch, path):
+    """Equal to 1e-6 in float32 without dropout; said aloud, once for each halving; the next step starts with what fits."""
+    whole, halved = adapted(), adapted()
+    with path(whole):
+        loss, expected, _ = first_gradient(whole)
+    short_of_memory(monkeypatch, rows=3)
+    with path(halved), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        loss_of_pieces, found, run = first_gradient(halved)
+        run(batches(12, 9))
+    assert run.pieces == 4
+    start = "out of memory at step 1: batches go through in"
+    assert [str(each.message).split(" pieces")[0] for each in said] == [f"{start} 2", f"{start} 4"]
+    assert loss_of_pieces == pytest.approx(loss, rel=1e-6)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).abs().max() <= 1e-6 * gradient.abs().max(), name
+
+
+def test_no_memory_for_one_row_ends_in_one_line(monkeypatch):
+    """There is nothing left to halve."""
+    short_of_memory(monkeypatch, rows=0)
+    with (
+        pytest.warns(UserWarning, match="in (2|4) pieces"),
+        pytest.raises(TrainingError, match="step 1: out of memory with one row"),
+    ):
+        stepper(adapted())(batches(4))
+
+
+def test_an_error_that_is_not_about_memory_is_not_retried(monkeypatch):
+    """A defect shows at once."""
+    monkeypatch.setattr(step, "classify", lambda *_: torch.zeros(2, 3) @ torch.zeros(2, 3))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        stepper(adapted())(batches(4))

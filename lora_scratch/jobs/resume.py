@@ -1,0 +1,94 @@
+"""Whether a command goes on with the run that it names: the same mathematics, or a refusal that says what differs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+
+CONFIG = "config.json"
+# What may differ, by the beginning of its name in config.json: it changes no number, or something else stands for it, as
+# digests do for the place of the rows and the fingerprint for the name of the base.
+FREE = (
+    "TrainingConfig.threads",
+    "TrainingConfig.max_skipped",
+    "RunOptions.",
+    "ModelOptions.model",
+    "data.dataset",
+    "data.source",
+    "base.name",
+    "versions.",
+)
+# Where the run is, how it was called, and what config.json holds twice.
+UNCOMPARED = ("RunOptions.resume", "RunOptions.output_dir", "command", "training.", "DataOptions.")
+
+
+def recorded_run(folder: str | Path) -> dict[str, Any] | None:
+    """config.json of the run in `folder`, or nothing if none was started there.
+
+    Raises:
+        ConfigError: it is not what a run writes.
+    """
+    path = Path(folder) / CONFIG
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"can't be read ({error})", where=str(path)) from error
+    if not isinstance(content, dict) or "TrainingConfig" not in content:
+        raise ConfigError("is not the record of a run", where=str(path))
+    return content
+
+
+def recorded_flags(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of every flag that the run was started with, but for its place."""
+    sections = [section for name, section in recorded.items() if name.endswith(("Options", "Config"))]
+    flags = {name: value for section in sections for name, value in section.items()}
+    return {name: value for name, value in flags.items() if name not in ("output_dir", "resume")}
+
+
+def check_same_run(recorded: Mapping[str, Any] | None, present: Mapping[str, Any], *, folder: str | Path | None) -> None:
+    """Compare what stands in `present` with the record; say on stderr what differs and may.
+
+    Args:
+        recorded: None for a new run, which is like no other.
+
+    Raises:
+        ConfigError: a difference that would change the mathematics; all of them are listed.
+    """
+    if recorded is None:
+        return
+    here = _flat(json.loads(json.dumps(present)))
+    there = _flat({name: recorded.get(name) for name in present})
+    differing = {
+        name: f"{_flag(name)} is {here.get(name)!r}, in the run {there.get(name)!r}"
+        for name in {**there, **here}
+        if here.get(name) != there.get(name) and not name.startswith(UNCOMPARED)
+    }
+    refused = [clause for name, clause in differing.items() if not name.startswith(FREE)]
+    if refused:
+        more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
+        raise ConfigError(
+            "; ".join(refused[:5]) + more,
+            where=f"--resume {folder}",
+            expected="what the run was started with",
+            remedy="leave these flags out, or start a new run",
+        )
+    for clause in differing.values():
+        print(f"resume: {clause}", file=sys.stderr)
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {name: value}
+    return {key: leaf for part, inner in value.items() for key, leaf in _flat(inner, f"{name}.{part}".strip(".")).items()}
+
+
+def _flag(name: str) -> str:
+    section, _, field = name.partition(".")
+    return f"--{field}" if section.endswith(("Options", "Config")) else name

@@ -1,0 +1,26 @@
+"""lora_scratch/runtime/device.py: what counts as running out of memory."""
+
+import torch
+
+from lora_scratch.runtime.device import is_out_of_memory
+
+
+def error_of(action):
+    try:
+        action()
+    except (RuntimeError, MemoryError, ValueError) as error:
+        return error
+    raise AssertionError
+
+
+def test_running_out_of_memory_is_recognised_on_every_device():
+    """The CPU's allocator asked for a petabyte, CUDA's own error, Python's own."""
+    assert is_out_of_memory(error_of(lambda: torch.empty(2**50)))
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert is_out_of_memory(MemoryError())
+
+
+def test_other_errors_are_not_taken_for_it():
+    """Halving the batch would hide a defect."""
+    assert not is_out_of_memory(error_of(lambda: torch.zeros(2, 3) @ torch.zeros(2, 3)))
+    assert not is_out_of_memory(ValueError("memory"))
