@@ -32,10 +32,10 @@ def stop(monkeypatch, *, at_step, how):
     """In the step of this number, `how` happens."""
     real = loop.Stepper.__call__
 
-    def step(stepper, batches):
+    def step(stepper, batches, **options):
         if stepper.step + 1 == at_step:
             how()
-        return real(stepper, batches)
+        return real(stepper, batches, **options)
 
     monkeypatch.setattr(loop.Stepper, "__call__", step)
 
