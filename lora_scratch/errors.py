@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+LONGEST_LINE = 8000  # characters of a message; what is left out stands in the middle, and `problems` has all of it
+
 
 class LoraScratchError(Exception):
     """Base of all errors of the project: `where: found; expected ...; remedy`, on one line.
@@ -87,4 +89,12 @@ class Interrupted(KeyboardInterrupt):
 
 def _one_line(found: str, *, where: str, expected: str, remedy: str) -> str:
     clauses = [f"{where}: {found}" if where else found, f"expected {expected}" if expected else "", remedy]
-    return " ".join("; ".join(clause for clause in clauses if clause).split())
+    return printable("; ".join(clause for clause in clauses if clause))
+
+
+def printable(text: str) -> str:
+    """The text on one line of bounded length. Names come from files of others, and some would drive the terminal."""
+    if len(text) > LONGEST_LINE:
+        text = f"{text[: LONGEST_LINE // 2]} [...] {text[-LONGEST_LINE // 2 :]}"
+    letters = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in letters)

@@ -15,7 +15,16 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from lora_scratch.jobs import Combination, check_free, combined, open_parts, run_command, save_combination
+from lora_scratch.jobs import (
+    Combination,
+    check_file,
+    check_free,
+    check_given,
+    combined,
+    open_parts,
+    run_command,
+    save_combination,
+)
 from lora_scratch.runtime.atomic import write_json
 
 
@@ -23,6 +32,7 @@ def main() -> None:
     """Open, add up, print, write."""
     options = parse()
     place = check_free(Path(options.output), flag="--output")
+    check_file(options.json)
     folders, weights = terms(options)
     parts = open_parts(folders, weights, model=options.model)
     found = combined(parts, rank=options.rank, heads_from=options.heads_from)
@@ -49,6 +59,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write the table to this file too")
     parser.add_argument("--model", help="base model, if not the one the adapters name")
     options = parser.parse_args()
+    check_given(parser, options)
     folders, weights = terms(options)
     if options.weights and not options.add:
         parser.error("--weights goes with --add")

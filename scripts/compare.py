@@ -10,7 +10,6 @@ comparison goes on where it stopped, and one with more rungs or seeds adds to it
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import shutil
@@ -25,7 +24,7 @@ from lora_scratch.errors import ConfigError, LoraScratchError
 from lora_scratch.evaluation import markdown_table
 from lora_scratch.jobs import run_command
 from lora_scratch.jobs.ladder import RUNGS, Climb, summarise
-from lora_scratch.runtime.atomic import write_json, write_text
+from lora_scratch.runtime.atomic import read_json, write_json, write_text
 
 TRAIN = Path(__file__).with_name("train.py")
 OURS = ("--seed", "--output_dir")  # flags of train.py that a comparison sets itself
@@ -37,7 +36,8 @@ def main() -> None:
     folder = Path(options.output_dir)
     check_same_work(folder, others)
     wanted = [(rung, seed) for seed in options.seeds for rung in options.rungs]
-    climbs = [climb(rung, seed, folder, others) for rung, seed in tqdm(wanted, desc="compare", unit="run")]
+    with tqdm(wanted, desc="compare", unit="run") as bar:  # closed before an error is printed
+        climbs = [climb(rung, seed, folder, others) for rung, seed in bar]
     table = markdown_table(summarise(climbs))
     write_json(folder / "comparison.json", [each.as_json() for each in climbs])
     write_text(folder / "comparison.md", table + "\n")
@@ -71,9 +71,10 @@ def check_same_work(folder: Path, others: list[str]) -> None:
         ConfigError: the folder was begun with others.
     """
     record = folder / "command.json"
-    if record.exists() and json.loads(record.read_text()) != others:
+    begun = read_json(record) if record.exists() else others
+    if begun != others:
         raise ConfigError(
-            f"was begun with {shlex.join(json.loads(record.read_text()))}",
+            f"was begun with {shlex.join(map(str, begun)) if isinstance(begun, list) else repr(begun)}",
             where=f"--output_dir {folder}",
             expected=f"the same flags, not {shlex.join(others)}",
             remedy="choose a new folder",
@@ -88,9 +89,9 @@ def climb(rung: str, seed: int, folder: Path, others: list[str]) -> Climb:
     if not cost.exists():  # it is written last
         shutil.rmtree(place, ignore_errors=True)  # what an interrupted comparison left
         write_json(cost, run_train([*others, *RUNGS[rung].flags, "--seed", str(seed), "--output_dir", str(place)], place))
-    report: dict[str, Any] = json.loads((place / "report.json").read_text())
+    report: dict[str, Any] = read_json(place / "report.json")
     size = (place / "adapter" / "adapter_model.safetensors").stat().st_size
-    return Climb(rung, seed, report, json.loads(cost.read_text())["cpu_seconds"], size)
+    return Climb(rung, seed, report, read_json(cost)["cpu_seconds"], size)
 
 
 def run_train(flags: list[str], place: Path) -> dict[str, float]:

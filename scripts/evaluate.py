@@ -13,7 +13,6 @@ import sys
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from transformers import HfArgumentParser
 
@@ -21,7 +20,18 @@ from lora_scratch.adapter import count_parameters, disabled
 from lora_scratch.data import Splits
 from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import build_report, check_requirement, predict_logits, render, require, versions, with_texts
-from lora_scratch.jobs import DataOptions, encode_rows, open_adapter, open_splits, relabel, run_command
+from lora_scratch.jobs import (
+    DataOptions,
+    SavedAdapter,
+    check_file,
+    encode_rows,
+    left_out,
+    open_adapter,
+    open_splits,
+    parse_flags,
+    relabel,
+    run_command,
+)
 from lora_scratch.runtime.atomic import write_json
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.precision import resolve_precision
@@ -52,12 +62,12 @@ class EvaluateOptions:
 
 def main() -> None:
     """Base and adapter over the same rows."""
-    (options,) = HfArgumentParser(EvaluateOptions, description=__doc__).parse_args_into_dataclasses()
+    (options,) = parse_flags(HfArgumentParser(EvaluateOptions, description=__doc__))
     check_options(options)
     saved = open_adapter(options.adapter, model=options.model)
-    wanted = options.precision or saved.notes["training"]["precision"]
+    wanted = options.precision or saved.noted("training", "precision", str)
     precision = resolve_precision(wanted, resolve_device(options.device))
-    splits, max_tokens = open_rows(options, saved.notes, saved.labels)
+    splits, max_tokens = open_rows(options, saved)
     rows = getattr(splits, options.split)
     encoded = encode_rows(rows, saved.base, max_tokens=max_tokens)
     model = saved.base.model.to(precision.device)
@@ -86,7 +96,7 @@ def main() -> None:
         **validation,
     )
     report = with_texts(report, [row.text for row in rows])
-    print(render(report))
+    print("\n".join([render(report), *left_out(splits)]))
     if options.json:
         write_json(Path(options.json), report)
     if options.require:
@@ -105,14 +115,17 @@ def check_options(options: EvaluateOptions) -> None:
         check_requirement(options.require)
     if options.temperature and options.split == "validation":
         raise ConfigError("the rows are the validation rows themselves", where="--temperature", remedy="use --split test")
+    check_file(options.json)
 
 
-def open_rows(options: EvaluateOptions, notes: dict[str, Any], labels: tuple[str, ...]) -> tuple[Splits, int]:
+def open_rows(options: EvaluateOptions, saved: SavedAdapter) -> tuple[Splits, int]:
     """All rows, with the adapter's own label numbers, and the length they are cut to."""
-    recorded = {each.name: notes["data"][each.name] for each in fields(DataOptions) if each.name in notes["data"]}
+    max_tokens, seed = saved.noted("data", "max_tokens", int), saved.noted("training", "seed", int)
+    notes = saved.notes["data"]
+    recorded = {each.name: notes[each.name] for each in fields(DataOptions) if each.name in notes}
     data = DataOptions(**{**recorded, "limit_train": None, "limit_eval": options.limit_eval})
-    data.dataset = options.dataset or data.dataset
-    return relabel(open_splits(data, seed=notes["training"]["seed"]), labels), data.max_tokens
+    data.dataset = options.dataset or saved.noted("data", "dataset", str)
+    return relabel(open_splits(data, seed=seed), saved.labels), max_tokens
 
 
 if __name__ == "__main__":

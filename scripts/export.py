@@ -15,7 +15,7 @@ import math
 from pathlib import Path
 
 from lora_scratch.adapter import dequantise_base
-from lora_scratch.jobs import Gate, check_free, gate_rows, merge_through_gate, open_adapter, run_command
+from lora_scratch.jobs import Gate, check_free, check_given, gate_rows, merge_through_gate, open_adapter, run_command
 from lora_scratch.jobs.gate import DTYPES, TOLERANCES
 from lora_scratch.runtime.atomic import new_folder, write_json
 from lora_scratch.runtime.device import resolve_device
@@ -61,6 +61,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--device", default="auto", help="where the logits are computed: cpu, cuda or auto (default)")
     options = parser.parse_args()
+    check_given(parser, options)
     if options.rows < 1:
         parser.error(f"--rows: found {options.rows}; expected at least 1")
     if options.tolerance is not None and not 0 <= options.tolerance < math.inf:

@@ -8,15 +8,16 @@ python scripts/inspect_adapter.py checkpoints/demo/adapter --verify --model demo
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lora_scratch.adapter import Anatomy, anatomy, problems_in_folder, shares_by_depth, shares_by_projection
-from lora_scratch.errors import AdapterFileError, ConfigError, LoraScratchError
-from lora_scratch.jobs import open_adapter, run_command
-from lora_scratch.runtime.atomic import write_json
+from lora_scratch.errors import AdapterFileError, ConfigError, LoraScratchError, printable
+from lora_scratch.jobs import check_file, check_given, open_adapter, run_command
+from lora_scratch.runtime.atomic import write_bytes, write_json
 
 COLUMNS = f"{'rank':>5} {'|dW|/|W|':>9} {'stable':>7} {'effective':>9} {'aligned':>8} {'intruders':>9}"
 
@@ -30,16 +31,18 @@ def main() -> None:
     parser.add_argument("--figures", metavar="DIR", help="draw pictures to this folder; needs matplotlib")
     parser.add_argument("--verify", action="store_true", help="report all that is wrong instead; the base only with --model")
     options = parser.parse_args()
+    check_given(parser, options)
     if options.verify:
         verify(Path(options.adapter), model=options.model)
         return
+    check_file(options.json)
     rows = anatomy(open_adapter(options.adapter, model=options.model).base.model)
     shares = {"projection": shares_by_projection(rows), "depth": shares_by_depth(rows)}
     print(table(rows, shares))
-    if options.json:
-        write_json(Path(options.json), {"modules": [asdict(row) for row in rows], "shares": shares})
     if options.figures:
         draw(rows, Path(options.figures))
+    if options.json:
+        write_json(Path(options.json), {"modules": [asdict(row) for row in rows], "shares": shares})
 
 
 def verify(folder: Path, *, model: str | None) -> None:
@@ -56,7 +59,7 @@ def verify(folder: Path, *, model: str | None) -> None:
             found = error.problems if isinstance(error, AdapterFileError) else [str(error)]
             problems += [problem for problem in found if not any(known.endswith(problem) for known in problems)]
     for problem in problems:
-        print(f"wrong: {problem}")
+        print(f"wrong: {printable(problem)}")
     if problems:
         number = f"{len(problems)} thing{'s' if len(problems) > 1 else ''} wrong"
         raise AdapterFileError([number], where=str(folder), remedy="copy the adapter folder again, or train it again")
@@ -89,20 +92,26 @@ def draw(rows: Sequence[Anatomy], folder: Path) -> None:
         from matplotlib.figure import Figure  # only here: an extra, and slow to import
     except ImportError as error:
         raise ConfigError("matplotlib is not installed", where="--figures", remedy="pip install matplotlib") from error
-    folder.mkdir(parents=True, exist_ok=True)
     spectrum: Any = Figure(figsize=(9, 5), layout="constrained")
     axes = spectrum.subplots()
     for row in rows:
         axes.plot(range(1, row.rank + 1), row.singular_values, marker=".", label=row.name)
     axes.set(xlabel="number", ylabel="singular value of the update", ylim=(0, None))
     axes.legend(fontsize=5, ncols=2)
-    spectrum.savefig(folder / "spectrum.png", dpi=150)
+    write_bytes(folder / "spectrum.png", png(spectrum))
     norms: Any = Figure(figsize=(9, 1.5 + 0.22 * len(rows)), layout="constrained")
     axes = norms.subplots()
     axes.barh([row.name for row in rows], [row.relative_norm for row in rows])
     axes.set(xlabel="norm of the update / norm of the weight")
     axes.invert_yaxis()
-    norms.savefig(folder / "norms.png", dpi=150)
+    write_bytes(folder / "norms.png", png(norms))
+
+
+def png(figure: Any) -> bytes:
+    """The picture as a file."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    return content.getvalue()
 
 
 if __name__ == "__main__":

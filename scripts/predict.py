@@ -4,7 +4,8 @@ python scripts/predict.py --adapter checkpoints/demo/adapter "i am so happy toda
 python scripts/predict.py --adapter checkpoints/demo/adapter --file texts.txt --output labels.jsonl
 cat texts.txt | python scripts/predict.py --adapter checkpoints/demo/adapter - > labels.jsonl
 
-Lines come out in the order they went in. A file of any size is classified in flat memory.
+Lines come out in the order they went in. A file of any size is classified in flat memory. The first text that can't be
+classified (empty, NUL, no UTF-8) ends the command; with --skip_bad_rows its error stands in its place.
 """
 
 from __future__ import annotations
@@ -15,12 +16,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from tqdm import tqdm
-
-from lora_scratch.errors import ConfigError, DataError
-from lora_scratch.jobs import Classifier, open_adapter, run_command
+from lora_scratch.data import checked_text, read_texts
+from lora_scratch.errors import DataError
+from lora_scratch.jobs import Classified, Classifier, check_file, check_given, open_adapter, run_command
 from lora_scratch.runtime.atomic import new_file
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.precision import resolve_precision
@@ -30,11 +30,16 @@ def main() -> None:
     """Texts in, one JSON object a line out."""
     options = parse()
     precision = resolve_precision(options.precision, resolve_device(options.device))
-    texts = read_texts(options)
+    check_file(options.output, flag="--output")
+    texts = given_texts(options)
     classify = Classifier(open_adapter(options.adapter, model=options.model), precision=precision, plain=options.plain)
     with open_output(options.output) as output:
+        bad = 0
         for found in classify(texts):
-            output.write(json.dumps(found.as_json()) + "\n")
+            output.write(json.dumps(answer(found)) + "\n")
+            bad += isinstance(found, DataError)
+    if bad:
+        print(f"{bad:,} texts could not be classified; `error` says why in the place of each", file=sys.stderr)
 
 
 def parse() -> argparse.Namespace:
@@ -44,6 +49,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--adapter", required=True, help="adapter folder, as scripts/train.py writes it")
     parser.add_argument("--file", help="UTF-8 file with one text a line")
     parser.add_argument("--output", help="file for the results, whole or absent, in place of standard output")
+    parser.add_argument(
+        "--skip_bad_rows", action="store_true", help="answer a text that can't be classified with its error; go on"
+    )
     parser.add_argument("--model", help="base model, if not the one the adapter names")
     parser.add_argument("--precision", default="auto", help="compute dtype: fp32, bf16, fp16 or auto (default)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
@@ -55,6 +63,7 @@ def parse() -> argparse.Namespace:
         options.texts, options.file = [], "-"
     if bool(options.texts) == bool(options.file):
         parser.error("pass texts, or --file FILE, or - for standard input: one of the three")
+    check_given(parser, options)
     return options
 
 
@@ -63,36 +72,27 @@ def open_output(path: str | None) -> AbstractContextManager[TextIO]:
     return nullcontext(sys.stdout) if path is None else new_file(Path(path))
 
 
-def read_texts(options: argparse.Namespace) -> Iterable[str]:
-    """The texts from the command line, or the lines of the file, one at a time."""
-    if options.texts:
-        return [checked(text, f"text {number}") for number, text in enumerate(options.texts, 1)]
-    if options.file != "-" and not Path(options.file).is_file():
-        raise DataError("no such file", where=options.file, expected="a UTF-8 file with one text a line")
-    return lines(options.file)
+def given_texts(options: argparse.Namespace) -> Iterable[str | DataError]:
+    """The texts of the command line or of the file, in order."""
+    numbered = enumerate(options.texts, 1)
+    given = [checked_text(f"text {number}", text) for number, text in numbered]
+    texts = given or read_texts(options.file, progress="classify")
+    return texts if options.skip_bad_rows else refuse_bad(texts)
 
 
-def lines(path: str) -> Iterator[str]:
-    """The lines of a file (or `-`, standard input) without their ends, under a bar of the bytes that have been read."""
-    stdin = path == "-"
-    name, size = ("standard input", None) if stdin else (path, Path(path).stat().st_size)
-    bar = tqdm(total=size, desc="classify", unit="B", unit_scale=True)
-    with open(sys.stdin.fileno() if stdin else path, "rb", closefd=not stdin) as file, bar:
-        for number, line in enumerate(file, 1):
-            bar.update(len(line))
-            try:
-                yield checked(line.decode().rstrip("\r\n"), f"{name}:{number}")
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"not UTF-8 ({error.reason})", where=f"{name}:{number}", remedy="convert the file to UTF-8"
-                ) from error
+def refuse_bad(texts: Iterable[str | DataError]) -> Iterator[str]:
+    """The texts up to the first bad one, which is raised."""
+    for text in texts:
+        if isinstance(text, DataError):
+            raise text
+        yield text
 
 
-def checked(text: str, where: str) -> str:
-    """The text itself, if there is anything in it."""
-    if not text.strip():
-        raise ConfigError("an empty text can't be classified", where=where)
-    return text
+def answer(found: Classified | DataError) -> dict[str, Any]:
+    """What is written of a text; of one that can't be classified, why."""
+    if isinstance(found, Classified):
+        return found.as_json()
+    return {"text": None, "label": None, "error": f"{found.where}: {found.found}"}
 
 
 if __name__ == "__main__":

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 
 from tqdm import tqdm
 
 from lora_scratch.adapter.bank import BASE
 from lora_scratch.data.rows import checked_row, listed
 from lora_scratch.errors import DataError
-from lora_scratch.jobs import classify_rows, open_bank, run_command
+from lora_scratch.jobs import check_given, classify_rows, open_bank, run_command
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.precision import resolve_precision
 
@@ -50,6 +50,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", default="auto", help="compute dtype: fp32, bf16, fp16 or auto (default)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     options = parser.parse_args()
+    check_given(parser, options)
     names = [name for name, _ in options.adapters]
     if len(set(names)) < len(names) or BASE in names:
         parser.error(f"--adapters: each name once, and not {BASE!r}, which is the base model")
@@ -69,7 +70,7 @@ def named_folder(argument: str) -> tuple[str, str]:
 def read_rows(path: str, adapters: list[str]) -> Iterator[tuple[str, str]]:
     """(text, adapter) of every line of a file, or of standard input; blank lines are no rows."""
     name = "standard input" if path == "-" else path
-    if path != "-" and not Path(path).is_file():
+    if path != "-" and not os.path.isfile(path):
         raise DataError("no such file", where=path, expected="a UTF-8 file with one JSON object a line")
     # surrogateescape: a stray byte is the fault of its row, which says so
     with open(

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from lora_scratch.adapter import NF4, LoRAConfig, count_parameters, fingerprint, inject, quantise_base, save_adapter
 from lora_scratch.data import Encoded, Splits, collate, plan_batches
+from lora_scratch.errors import printable
 from lora_scratch.evaluation import (
     Metrics,
     build_report,
@@ -41,6 +42,7 @@ from lora_scratch.jobs import (
     check_free,
     check_same_run,
     encode_rows,
+    left_out,
     model_card,
     open_base,
     open_splits,
@@ -185,12 +187,12 @@ def describe(base: Base, splits: Splits, sets: dict[str, Encoded]) -> None:
     """What goes in, and what was done to it, before the long work starts."""
     print(f"base   {base.name}; fresh values in {', '.join(base.fresh) or 'nothing'}")
     counts = ", ".join(f"{len(each):,} {name}" for name, each in sets.items())
-    print(f"data   {splits.source}: {counts} rows; labels {', '.join(splits.labels)}")
+    print(printable(f"data   {splits.source}: {counts} rows; labels {', '.join(splits.labels)}"))
     cut = {name: each.truncated for name, each in sets.items() if each.truncated}
     for name, count in cut.items():
         print(f"       {count:,} of {len(sets[name]):,} {name} rows are cut to {sets[name].max_tokens} tokens")
-    for problem in splits.skipped:
-        print(f"       left out {problem}")
+    for line in left_out(splits):
+        print(f"       {line}")
 
 
 if __name__ == "__main__":

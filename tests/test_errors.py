@@ -6,6 +6,7 @@ import pytest
 
 from lora_scratch import errors
 from lora_scratch.errors import (
+    LONGEST_LINE,
     AdapterFileError,
     BaseMismatchError,
     ConfigError,
@@ -40,6 +41,23 @@ def test_message_is_where_found_expected_remedy(options, message):
 def test_message_is_one_line_whatever_goes_in():
     """A script prints it on stderr and stops: no break, no run of blanks."""
     assert str(DataError("a\nb\t c", where="x\r\ny", remedy="do\n\nthis")) == "x y: a b c; do this"
+
+
+@pytest.mark.parametrize("raw", ["\x1b[2J", "\x00", "\u202e", "\udcff", "\u2028"], ids=ascii)
+def test_message_holds_no_letter_that_drives_a_terminal(raw):
+    """Names of tensors, columns and files come from others: what is not printable is shown as its escape."""
+    message = str(AdapterFileError([f"a{raw}b is unexpected"], where=f"place{raw}"))
+    assert message.isprintable()
+    assert raw.isspace() or "a\\" in message
+
+
+def test_message_stays_readable_however_much_is_wrong():
+    """A megabyte of names is cut in the middle; `problems` has them all."""
+    error = AdapterFileError([f"tensor {i} is missing" for i in range(10**5)], where="w", remedy="do this")
+    assert len(str(error)) < LONGEST_LINE + 100
+    assert str(error).startswith("w: tensor 0 is missing; ")
+    assert str(error).endswith("tensor 99999 is missing; do this")
+    assert len(error.problems) == 10**5
 
 
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)

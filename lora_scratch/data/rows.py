@@ -50,6 +50,12 @@ def checked_row(place: str, text: object, label: object, *, class_names: Sequenc
     return Row(place, str(text), name)
 
 
+def checked_text(place: str, text: str) -> str | DataError:
+    """The text of a row that has no label, or what is wrong with it."""
+    problem = _text_problem(text)
+    return bad_row(place, *problem) if problem else text
+
+
 def bad_row(place: str, found: str, expected: str = "") -> DataError:
     """The error for one row that can't be used, `where` = `path:line`."""
     return DataError(

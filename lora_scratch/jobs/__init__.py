@@ -15,6 +15,7 @@ from .gate import Gate as Gate
 from .gate import gate_rows as gate_rows
 from .gate import merge_through_gate as merge_through_gate
 from .opening import encode_rows as encode_rows
+from .opening import left_out as left_out
 from .opening import open_base as open_base
 from .opening import open_splits as open_splits
 from .opening import relabel as relabel
@@ -22,9 +23,12 @@ from .opening import resolve_adapter as resolve_adapter
 from .options import DataOptions as DataOptions
 from .options import ModelOptions as ModelOptions
 from .options import RunOptions as RunOptions
+from .options import check_given as check_given
 from .options import parse as parse
+from .options import parse_flags as parse_flags
 from .resume import check_same_run as check_same_run
 from .resume import recorded_run as recorded_run
+from .run_folder import check_file as check_file
 from .run_folder import check_free as check_free
 from .run_folder import run_folder as run_folder
 from .saved import SavedAdapter as SavedAdapter

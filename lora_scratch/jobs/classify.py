@@ -8,6 +8,7 @@ from typing import Any
 
 from ..adapter import NF4, base_precision, merge_and_remove
 from ..data import encode
+from ..errors import DataError
 from ..evaluation import predict_logits
 from ..runtime.precision import Precision
 from .saved import SavedAdapter
@@ -42,17 +43,23 @@ class Classifier:
         model = saved.base.model.to(precision.device)
         # four bits can't hold W + ΔW: there the adapter stays beside its base
         self.model = (model if base_precision(model) == NF4 else merge_and_remove(model)).requires_grad_(False)
-        self.base, self.labels, self.max_tokens = saved.base, saved.labels, int(saved.notes["data"]["max_tokens"])
+        self.base, self.labels, self.max_tokens = saved.base, saved.labels, saved.noted("data", "max_tokens", int)
         self.precision, self.batch_size, self.plain = precision, batch_size, plain
 
     def __call__(
-        self, texts: Iterable[str], *, rows: int = WINDOW_ROWS, characters: int = WINDOW_CHARACTERS
-    ) -> Iterator[Classified]:
-        """Every text with its label, in the order of `texts`, of which no more than a window is read ahead."""
+        self, texts: Iterable[str | DataError], *, rows: int = WINDOW_ROWS, characters: int = WINDOW_CHARACTERS
+    ) -> Iterator[Classified | DataError]:
+        """Every text with its label, in the order of `texts`, of which no more than a window is read ahead.
+
+        A text that could not be read comes as the error that it is, and keeps its place.
+        """
         for window in windows(texts, rows=rows, characters=characters):
-            yield from self._classify(window)
+            found = self._classify([text for text in window if isinstance(text, str)])
+            yield from (next(found) if isinstance(text, str) else text for text in window)
 
     def _classify(self, texts: Sequence[str]) -> Iterator[Classified]:
+        if not texts:
+            return
         encoded = encode(texts, [0] * len(texts), self.base.tokenizer, max_tokens=self.max_tokens)
         logits = predict_logits(
             self.model,
@@ -67,13 +74,13 @@ class Classifier:
             yield Classified(text, self.labels[index], dict(zip(self.labels, scores, strict=True)))
 
 
-def windows(texts: Iterable[str], *, rows: int, characters: int) -> Iterator[list[str]]:
+def windows(texts: Iterable[str | DataError], *, rows: int, characters: int) -> Iterator[list[str | DataError]]:
     """The texts in order, in lists of up to `rows`; a list also ends with the text that brings it to `characters`."""
-    window: list[str] = []
+    window: list[str | DataError] = []
     held = 0
     for text in texts:
         window.append(text)
-        held += len(text)
+        held += len(text) if isinstance(text, str) else 0
         if len(window) == rows or held >= characters:
             yield window
             window, held = [], 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,9 @@ INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
 
 def run_command(main: Callable[[], None]) -> None:
     """Call `main` and exit. An error of the project is one line; any other exception is a defect and keeps its traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without these letters
     try:
         main()
         sys.stdout.flush()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ..adapter import LoRAConfig, dry_run
 from ..data import Encoded, Example, Splits, encode, load_splits
 from ..demo import demo_splits, foundation_folder
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, printable
 from ..model import Base, load_base
 from .options import DataOptions
 
@@ -37,6 +37,12 @@ def open_splits(options: DataOptions, *, seed: int = 0) -> Splits:
         validation=splits.validation[: options.limit_eval],
         test=splits.test[: options.limit_eval],
     )
+
+
+def left_out(splits: Splits) -> list[str]:
+    """How many rows --skip_bad_rows left out and, line by line, which and why; nothing if there are none."""
+    count = len(splits.skipped)
+    return [f"left out {count:,} bad rows:", *(printable(f"  {line}") for line in splits.skipped)] if count else []
 
 
 def relabel(splits: Splits, labels: Sequence[str]) -> Splits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -11,7 +12,7 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from ..adapter import BASE_PRECISIONS
-from ..errors import ConfigError
+from ..errors import ConfigError, printable
 from .presets import PRESETS
 from .resume import recorded_flags, recorded_run
 
@@ -98,10 +99,20 @@ def parse(kinds: Sequence[Any], description: str, *, arguments: Sequence[str] | 
     known = {each.name for kind in kinds for each in fields(kind)}
     defaults = begun or {**PRESETS.get(name or "", {}), "preset": name}
     parser.set_defaults(**{key: value for key, value in defaults.items() if key in known})
-    *objects, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
-    if unknown:
-        parser.error(f"unknown: {' '.join(unknown)}; --help lists the flags")
+    objects = parse_flags(parser, arguments)
     _check_complete(parser, objects)
+    return objects
+
+
+def parse_flags(parser: HfArgumentParser, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """One object of each of the parser's dataclasses; a word that is none of theirs, or an empty value, exits with 2."""
+    *objects, unknown = parser.parse_args_into_dataclasses(
+        arguments, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        parser.error(printable(f"unknown: {' '.join(unknown)}; --help lists the flags"))
+    for each in objects:
+        check_given(parser, each)
     return tuple(objects)
 
 
@@ -116,6 +127,13 @@ def _begun(given: Any) -> dict[str, Any]:
             remedy=f"name another folder, or add --output_dir {folder} to start one here",
         )
     return recorded_flags(recorded) if recorded else {}
+
+
+def check_given(parser: argparse.ArgumentParser, options: object) -> None:
+    """Exit with 2 where a flag has an empty value: an unset shell variable leaves one, and it is no wish for the default."""
+    for name, value in vars(options).items():
+        if value == "":
+            parser.error(f"--{name}: found an empty value")
 
 
 def _check_complete(parser: Any, objects: Sequence[Any]) -> None:

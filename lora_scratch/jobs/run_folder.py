@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +40,13 @@ def check_free(folder: Path, *, flag: str = "--output_dir") -> Path:
     Raises:
         ConfigError: it holds files, or is a file.
     """
-    if folder.is_file() or (folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())):
+    try:
+        str(folder).encode()  # the tokenizer and safetensors can write nowhere else
+        taken = folder.exists() and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir()))
+    except (OSError, UnicodeEncodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(f"can't be used ({reason})", where=f"{flag} {folder}", remedy="choose another") from error
+    if taken:
         raise ConfigError("holds files already", where=f"{flag} {folder}", remedy="choose a new folder, or remove this one")
     return folder
 
@@ -48,6 +56,24 @@ def _numbered(job: str) -> Path:
     while (folder := Path("checkpoints") / (job if number == 1 else f"{job}-{number}")).exists():
         number += 1
     return folder
+
+
+def check_file(path: str | None, *, flag: str = "--json") -> None:
+    """Refuse a place for a file, if one is named, before the work whose result would find no place there.
+
+    Raises:
+        ConfigError: it is a folder, a device or a name that can't be.
+    """
+    if path is None:
+        return
+    try:
+        usable = stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        usable = True
+    except OSError as error:
+        raise ConfigError(f"can't be used ({error.strerror})", where=f"{flag} {path}", remedy="choose another") from error
+    if not usable:
+        raise ConfigError("is no regular file", where=f"{flag} {path}", expected="a file, or nothing yet")
 
 
 def _create(folder: Path) -> Path:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..adapter import NF4, LoRAConfig, load_adapter, quantise_base, read_provenance
 from ..errors import AdapterFileError
 from ..model import Base
 from .opening import open_base
+
+Noted = TypeVar("Noted", str, int)
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,30 @@ class SavedAdapter:
         base: the base with the adapter in it.
         labels: the label names, in the order of the logits.
         notes: provenance.json.
+        folder: where it lies.
     """
 
     base: Base
     config: LoRAConfig
     labels: tuple[str, ...]
     notes: dict[str, Any]
+    folder: Path = Path()
+
+    def noted(self, section: str, name: str, kind: type[Noted]) -> Noted:
+        """What scripts/train.py noted under `section` in provenance.json.
+
+        Raises:
+            AdapterFileError: another program wrote the folder, and did not.
+        """
+        found = self.notes.get(section)
+        value = found.get(name) if isinstance(found, dict) else None
+        if type(value) is not kind:
+            raise AdapterFileError(
+                [f"{section}.{name} is {value!r}, which is no {kind.__name__}"],
+                where=str(self.folder / "provenance.json"),
+                expected="an adapter folder that scripts/train.py wrote",
+            )
+        return value
 
 
 def open_adapter(folder: str | Path, *, model: str | None = None, verify_base: bool = True) -> SavedAdapter:
@@ -37,7 +57,7 @@ def open_adapter(folder: str | Path, *, model: str | None = None, verify_base: b
     """
     folder = Path(folder)
     notes = read_provenance(folder)
-    labels, base_name = notes.get("labels"), model or notes.get("base", {}).get("name")
+    labels, base_name = _labels(notes), model or notes.get("base", {}).get("name")
     if not labels or not base_name:
         raise AdapterFileError(
             ["provenance.json does not name the labels and the base model"],
@@ -48,7 +68,7 @@ def open_adapter(folder: str | Path, *, model: str | None = None, verify_base: b
     base = open_base_of(notes, base_name)
     config = load_adapter(base.model, folder, verify_base=verify_base, must_cover=base.fresh)
     base.model.eval()
-    return SavedAdapter(base, config, tuple(labels), notes)
+    return SavedAdapter(base, config, tuple(labels), notes, folder)
 
 
 def open_base_of(notes: Mapping[str, Any], name: str) -> Base:
@@ -61,3 +81,10 @@ def open_base_of(notes: Mapping[str, Any], name: str) -> Base:
     if notes.get("base", {}).get("precision") == NF4:
         quantise_base(base.model, heads=notes["config"]["head_modules"])
     return base
+
+
+def _labels(notes: Mapping[str, Any]) -> list[str]:
+    """Different names, or none at all."""
+    found = notes.get("labels")
+    names = found if isinstance(found, list) and all(isinstance(label, str) for label in found) else []
+    return names if len(set(names)) == len(names) else []

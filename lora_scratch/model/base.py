@@ -5,9 +5,9 @@ Weights are read from safetensors alone and `trust_remote_code` stays off: loadi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,11 +49,13 @@ def load_base(name: str, *, labels: Sequence[str] | None = None, seed: int = 0, 
     Raises:
         ModelError: not a folder with a model and not to be had from the hub, or no sequence classifier.
     """
+    if not name:
+        raise ModelError("no model is named", where="--model", expected="a folder or a name on the hub")
     with _quiet():
         try:
-            trained_for = AutoConfig.from_pretrained(name).id2label
+            trained_for = AutoConfig.from_pretrained(name, trust_remote_code=False).id2label
             names = trained_for if labels is None else dict(enumerate(labels))
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 name,
                 num_labels=len(names),
@@ -63,8 +65,9 @@ def load_base(name: str, *, labels: Sequence[str] | None = None, seed: int = 0, 
                 ignore_mismatched_sizes=True,
                 use_safetensors=True,
                 output_loading_info=True,
+                trust_remote_code=False,  # None would ask on the terminal
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except Exception as error:  # of transformers, tokenizers (plain Exception), safetensors and the hub client alike
             raise _cannot_load(name, error) from error
     fresh = {str(key) for key in info["missing_keys"]} | {str(entry[0]) for entry in info["mismatched_keys"]}
     if trained_for != names:
@@ -117,7 +120,7 @@ class _quiet:
 
 def _cannot_load(name: str, error: Exception) -> ModelError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if Path(name).exists():
+    if os.path.exists(name):  # Path raises where the name is too long
         return ModelError(
             f"no sequence classifier could be loaded ({reason})",
             where=name,

@@ -22,6 +22,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         LoraScratchError: the disk is full, the folder is read-only, or the like; the old file is untouched.
     """
     path = Path(path)
+    _check_regular(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,13 +44,35 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """`write_bytes` for UTF-8 text."""
-    write_bytes(path, content.encode())
+    """`write_bytes` for UTF-8 text; a lone surrogate, which a file name may hold, is written as an escape."""
+    write_bytes(path, content.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, content: Any) -> None:
     """`write_bytes` for JSON: sorted keys, two spaces, no NaN (JSON has none)."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _check_regular(path: Path) -> None:
+    """Renamed onto /dev/null, a file would take its place for everyone."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise LoraScratchError("could not be written (no regular file)", where=str(path), expected="a file, or nothing yet")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        LoraScratchError: it is not there, no regular file, or no JSON.
+    """
+    try:
+        if not os.path.isfile(path) and os.path.exists(path):  # a pipe would be waited on for ever
+            raise LoraScratchError("is no regular file", where=str(path))
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise LoraScratchError(f"can't be read ({error.strerror})", where=str(path)) from error
+    except (ValueError, RecursionError) as error:
+        raise LoraScratchError(f"not valid JSON ({error})", where=str(path), remedy="remove it, or put it right") from error
 
 
 @contextmanager
@@ -62,10 +85,9 @@ def new_file(path: Path) -> Iterator[TextIO]:
         LoraScratchError: as for `write_bytes`; a file that was at `path` is untouched.
     """
     path = Path(path)
+    _check_regular(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "w", encoding="utf-8") as file:
             yield file
@@ -90,7 +112,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     An existing folder at `path` is replaced in two renames, so it is the old one or the new one, never a mixture.
     """
     path = Path(path)
-    if path.exists() and not path.is_dir():
+    if os.path.exists(path) and not os.path.isdir(path):
         raise LoraScratchError("is a file", where=str(path), expected="a folder, or nothing yet")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

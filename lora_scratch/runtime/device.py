@@ -10,7 +10,7 @@ from ..errors import ConfigError
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA where there is a GPU, else the CPU; any other name is torch's own (`cpu`, `cuda:1`).
+    """`auto` is CUDA where there is a GPU, else the CPU; any other name is torch's own for one (`cpu`, `cuda:1`).
 
     Where torchrun started several processes on this machine, `cuda` is another GPU in each (runtime/distributed.py).
 
@@ -29,7 +29,9 @@ def resolve_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        if device.type not in ("cpu", "cuda"):  # a model on `meta` holds no numbers
+            raise RuntimeError(f"device type {device.type}")
+    except (RuntimeError, AssertionError, ValueError) as error:
         raise ConfigError(f"no device {name!r} here", where="--device", expected="auto, cpu or cuda") from error
     return device
 

@@ -1,5 +1,8 @@
 """lora_scratch/model/base.py: the base comes from where it says, and only its head is ever new."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from folders import save_base
@@ -71,3 +74,21 @@ def test_pickled_weights_are_never_read(folder, tmp_path):
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelError, match="no sequence classifier could be loaded"):
         load_base(str(tmp_path), labels="ab")
+
+
+def test_code_that_comes_with_a_model_is_neither_run_nor_asked_about(folder, tmp_path, monkeypatch):
+    """Left open, transformers would ask on the terminal, and run the folder's code at a y."""
+    place = shutil.copytree(folder, tmp_path / "own_code")
+    config = json.loads((place / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
+    (place / "config.json").write_text(json.dumps(config))
+    (place / "own.py").write_text("raise SystemExit('this code ran')\n")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
+    with pytest.raises(ModelError, match="no sequence classifier could be loaded"):
+        load_base(str(place), labels="ab")
+
+
+def test_no_name_is_no_folder():
+    """An empty one would be the folder that the command stands in."""
+    with pytest.raises(ModelError, match="--model: no model is named"):
+        load_base("", labels="ab")

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from lora_scratch.errors import LoraScratchError
-from lora_scratch.runtime.atomic import new_file, new_folder, write_bytes, write_json, write_text
+from lora_scratch.runtime.atomic import new_file, new_folder, read_json, write_bytes, write_json, write_text
 
 
 def contents(folder):
@@ -204,3 +204,38 @@ def test_new_file_can_not_be_a_folder(tmp_path):
     """Said before anything is computed for it."""
     with pytest.raises(LoraScratchError, match="could not be written"), new_file(tmp_path):
         raise AssertionError
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_write_refuses_what_is_no_regular_file(tmp_path, make):
+    """Renamed onto /dev/null, a file would take its place for everyone."""
+    make(tmp_path / "place")
+    with pytest.raises(LoraScratchError, match=r"place: could not be written .no regular file.; expected a file, or"):
+        write_bytes(tmp_path / "place", b"x")
+    with pytest.raises(LoraScratchError, match="no regular file"), new_file(tmp_path / "place"):
+        raise AssertionError
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+
+
+def test_text_with_a_lone_surrogate_is_written_with_an_escape(tmp_path):
+    """A file name that is no UTF-8 stands in a model card: hours of training must not end there."""
+    write_text(tmp_path / "card.md", "at \udcff")
+    assert (tmp_path / "card.md").read_bytes() == b"at \\udcff"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 10**5, b"9" * 5000], ids=lambda raw: str(raw[:9]))
+def test_read_json_names_the_file_that_is_none(tmp_path, content):
+    """Whatever is in it, one typed error."""
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(LoraScratchError, match=r"a\.json: not valid JSON"):
+        read_json(tmp_path / "a.json")
+
+
+def test_read_json_reads_what_write_json_wrote_and_waits_on_no_pipe(tmp_path):
+    """The two are a pair."""
+    write_json(tmp_path / "a.json", {"a": [1, None]})
+    assert read_json(tmp_path / "a.json") == {"a": [1, None]}
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in (("pipe", "is no regular file"), ("gone", "can't be read .No such file")):
+        with pytest.raises(LoraScratchError, match=message):
+            read_json(tmp_path / name)

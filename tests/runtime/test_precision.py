@@ -55,7 +55,7 @@ def test_auto_device_is_cuda_where_there_is_one(monkeypatch):
         assert resolve_device("auto").type == expected
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:x", ""])
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:x", "", "meta", "mps", "xpu:0", "9" * 40, "cpu\n"])
 def test_device_that_is_not_here_is_refused(name):
     """In words of the flag, not torch's."""
     with pytest.raises(ConfigError, match=r"--device: no device .* here; expected auto, cpu or cuda"):

@@ -81,6 +81,21 @@ def test_a_bad_data_file_is_named_with_its_line(job, tmp_path, capsys, name, con
     assert not (tmp_path / "run").exists()
 
 
+def test_bad_rows_are_counted_and_listed_where_they_are_to_be_skipped(job, tmp_path, capsys):
+    """In training, and again in every evaluation on those rows."""
+    data = shutil.copytree(job.data, tmp_path / "data")
+    with open(data / "train.txt", "ab") as file:
+        file.write(b"no label\n\x1b[2J\xff;joy\n")
+    arguments = train_arguments(job.base, data, tmp_path / "run")
+    assert call(train, *arguments, "--epochs", 1, "--skip_bad_rows") == 0
+    assert call(evaluate, "--adapter", tmp_path / "run" / "adapter") == 0
+    out = capsys.readouterr().out
+    assert out.count("left out 2 bad rows:\n") == 2
+    assert out.count("train.txt:65: no ';' in 'no label'") == 2
+    assert out.count("train.txt:66: the text is not UTF-8: byte 0xff at character 5") == 2
+    assert "\x1b" not in out
+
+
 def test_a_test_label_that_train_lacks_is_named(job, tmp_path, capsys):
     """The model has no output for it."""
     data = shutil.copytree(job.data, tmp_path / "data")
@@ -159,7 +174,7 @@ def test_an_adapter_for_another_base_is_refused(job, tmp_path, capsys):
 def test_an_empty_text_is_refused(job, capsys, text):
     """There is nothing to classify."""
     assert call(predict, "--adapter", job.adapter, "fine", text) == 1
-    assert "text 2: an empty text" in one_line(capsys)
+    assert "text 2: the text is empty" in one_line(capsys)
     assert capsys.readouterr().out == ""
 
 
@@ -167,7 +182,7 @@ def test_a_file_that_is_not_utf8_is_named_with_its_line(job, tmp_path, capsys):
     """Latin-1 is a common surprise."""
     (tmp_path / "texts.txt").write_bytes(b"fine\ncaf\xe9\n")
     assert call(predict, "--adapter", job.adapter, "--file", tmp_path / "texts.txt") == 1
-    assert "texts.txt:2: not UTF-8" in one_line(capsys)
+    assert "texts.txt:2: the text is not UTF-8: byte 0xe9 at character 4" in one_line(capsys)
 
 
 @pytest.mark.parametrize("arguments", [[], ["text", "--file", "x"]])

@@ -131,7 +131,7 @@ def run(tmp_path: Path, seeds: range) -> Counter[str]:
                 if path.suffix == ".parquet" and what.startswith("bytes") and found != ONE_ERROR:
                     check_checksums(path, good)
         except Exception as error:
-            failures.append(f"{path.name}, seed {seed}, {what}: {type(error).__name__}: {str(error)[:300]}")
+            failures.append(f"{path.name}, seed {seed}, {what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
     assert not failures, "\n".join([f"{len(failures)} of {len(seeds)}:", *failures[:40]])
     return counts
 

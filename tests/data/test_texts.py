@@ -1,0 +1,54 @@
+"""Laws of lora_scratch/data/texts.py: every line comes out in its place, as a text or as what is wrong with it."""
+
+import os
+
+import pytest
+
+from lora_scratch.data import read_texts
+from lora_scratch.errors import DataError
+
+
+def read(path):
+    """Texts, and the messages of bad ones from the line number on."""
+    return [str(t).removeprefix(f"{path}:") if isinstance(t, DataError) else t for t in read_texts(str(path))]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", []),
+        (b"one", ["one"]),
+        (b"one\ntwo\n", ["one", "two"]),
+        (b"one\r\ntwo\r\n", ["one", "two"]),
+        (b"\xef\xbb\xbfone\n\xef\xbb\xbftwo\n", ["one", "\ufefftwo"]),
+        (b"one\n\n \n\t\r\n", ["one"]),
+        ("a\rb\x0bc\x0cd\x1ce\x85f\u2028g\n".encode(), ["a\rb\x0bc\x0cd\x1ce\x85f\u2028g"]),
+        ("مرحبا\n👩‍👩‍👧\n<script>\n\x1b[2J".encode(), ["مرحبا", "👩‍👩‍👧", "<script>", "\x1b[2J"]),
+        (b"a" * 10**6, ["a" * 10**6]),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_texts_are_the_lines_as_they_are(tmp_path, content, expected):
+    """Only a line end and a byte order mark at the start are no part of a text; blank lines at the end are none."""
+    (tmp_path / "texts.txt").write_bytes(content)
+    assert read(tmp_path / "texts.txt") == expected
+
+
+def test_bad_texts_keep_their_place(tmp_path):
+    """Blank in the middle, NUL, bytes that are no UTF-8: each is an error that names its line, and the rest is there."""
+    path = tmp_path / "texts.txt"
+    path.write_bytes(b"one\n\n \nnul\0\ncaf\xe9\n\xed\xa0\x80\nlast\n")
+    found = read(path)
+    assert [found[0], found[-1]] == ["one", "last"]
+    starts = ["2: the text is empty", "3: the text is empty", "4: the text holds a NUL byte at character 4"]
+    starts += ["5: the text is not UTF-8: byte 0xe9 at character 4", "6: the text is not UTF-8: byte 0xed at character 1"]
+    assert [text.partition(";")[0] for text in found[1:-1]] == starts
+
+
+@pytest.mark.parametrize("make", [None, os.mkdir, os.mkfifo], ids=["nothing", "folder", "pipe"])
+def test_what_is_no_file_is_refused_at_once(tmp_path, make):
+    """Before the first text is asked for, and a pipe is not waited on."""
+    if make:
+        make(tmp_path / "texts.txt")
+    with pytest.raises(DataError, match=r"texts\.txt: no such file; expected a UTF-8 file with one text a line"):
+        read_texts(str(tmp_path / "texts.txt"))

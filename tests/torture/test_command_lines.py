@@ -1,0 +1,185 @@
+"""Damaged command lines of every script: exit code 0, 1 or 2, one line of error, no traceback, nothing left half done.
+
+pytest -m torture tests/torture/test_command_lines.py -s       the counts by script
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import random
+import re
+import shutil
+from collections import Counter
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import compare
+import pytest
+import train
+from alarm import no_hang
+from command_damage import Line, command_lines, damage_line, flags_of
+from command_line import call, train_arguments
+from damage import told
+from folders import save_base, save_rows
+
+from lora_scratch.errors import LoraScratchError
+
+SHORT, FULL = 40, 1000
+SCRIPTS = Path(train.__file__).parent
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What the commands work on, and a place where they write."""
+
+    base: Path
+    data: Path
+    adapter: Path
+    out: Path
+
+    @property
+    def places(self) -> list[Path]:
+        """Paths that are there, each the wrong kind for most flags."""
+        return [
+            self.base,
+            self.data,
+            self.adapter,
+            self.data / "train.txt",
+            self.out.parent / "pipe",
+            self.base / "config.json",
+        ]
+
+    def clear(self) -> Path:
+        """An empty place to work in, so that a relative path leads nowhere else."""
+        shutil.rmtree(self.out, ignore_errors=True)
+        work = self.out / "work" / "here"
+        work.mkdir(parents=True)
+        return work
+
+    def written(self) -> set[str]:
+        """The files that are there now."""
+        return {str(path.relative_to(self.out)) for path in self.out.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory) -> Desk:
+    """A base, rows, a trained adapter."""
+    place = tmp_path_factory.mktemp("desk")
+    base, data = save_base(place / "base", labels=("negative", "positive")), save_rows(place / "data")
+    (place / "rows.jsonl").write_text(json.dumps({"text": "so it goes", "adapter": "one"}) + "\n")
+    os.mkfifo(place / "pipe")
+    assert call(train, *train_arguments(base, data, place / "run"), "--epochs", 1) == 0
+    return Desk(base, data, place / "run" / "adapter", place / "out")
+
+
+BAR = re.compile(r"\d+%\||(unit|batch|text|row|run|step|it|B)/s|[:,] \d+(text|row|it)")
+
+
+def check_ending(code: int, error: str) -> None:
+    """What a person sees on stderr: nothing but progress, or one line; with wrong usage argparse's usage before it."""
+    lines = [line for line in re.split(r"[\r\n]", error) if line.strip() and not BAR.search(line)]
+    assert code in (0, 1, 2), f"exit code {code}"
+    assert "Traceback" not in error
+    if code == 0:
+        assert lines == [], f"words on stderr: {lines[:3]}"
+    if code == 1:
+        assert len(lines) == 1, f"{len(lines)} lines"
+        assert lines[0].startswith("error: ")
+        assert len(lines[0]) < 10_000
+    if code == 2:
+        assert lines[0].startswith("usage: ")
+        assert sum(": error: " in line for line in lines) == 1
+
+
+def check_place(desk: Desk, code: int) -> None:
+    """No part of a file is left, and after an error nothing but a run that had started."""
+    written = desk.written()
+    parts = [name for name in written if re.search(r"(^|/)\.[^/]+\.(\d+\.part|[a-z0-9_]{8}(\.old)?)(/|$)", name)]
+    assert parts == []
+    if code:
+        begun = [name.rpartition("/") for name in written]  # command.json: a comparison
+        started = {folder for folder, _, name in begun if name in ("config.json", "command.json")}
+        assert all(any(name.startswith(folder) for folder in started) for name in written), f"left behind: {written}"
+
+
+def inputs(desk: Desk) -> dict[str, bytes]:
+    """What no command may change."""
+    return {str(path): path.read_bytes() for root in (desk.base, desk.data, desk.adapter) for path in root.rglob("*")}
+
+
+def run_one(desk: Desk, script: str, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> int:
+    """Run the command in an empty folder, with an empty standard input; its exit code."""
+    monkeypatch.chdir(desk.clear())
+    with no_hang(), open(os.devnull) as nothing:
+        monkeypatch.setattr("sys.stdin", nothing)
+        code = call(importlib.import_module(script), *line)
+    check_ending(code, capsys.readouterr().err)
+    check_place(desk, code)
+    return code
+
+
+@pytest.fixture(autouse=True)
+def in_process(monkeypatch, tmp_path):
+    """compare.py starts a process for each run: here the run is made in this one, with its own output."""
+
+    def run_train(flags: Line, place: Path) -> dict[str, float]:
+        with open(tmp_path / "log", "w+") as log, redirect_stdout(log), redirect_stderr(log):
+            code = call(train, *flags)
+            log.seek(0)
+            if code:
+                raise LoraScratchError(log.read().strip().splitlines()[-1], where="train.py")
+        return {"cpu_seconds": 1.0}
+
+    monkeypatch.setattr(compare, "run_train", run_train)
+
+
+@pytest.fixture
+def go(desk, monkeypatch, capsys):
+    """Damage and run for every seed; the counts by script and exit code."""
+    lines = command_lines(desk.base, desk.data, desk.adapter, desk.out)
+    flags = {}
+    for script in lines:
+        assert call(importlib.import_module(script), "--help") == 0
+        flags[script] = flags_of(capsys.readouterr().out)
+    before = inputs(desk)
+
+    def run(seeds: range, scripts: list[str]) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        failures: list[str] = []
+        for seed in seeds:
+            script, rng = scripts[seed % len(scripts)], random.Random(seed)  # noqa: S311
+            line = list(lines[script])
+            what = damage_line(line, flags[script], desk.places, rng)
+            try:
+                counts[f"{script:<16} exit code {run_one(desk, script, line, monkeypatch, capsys)}"] += 1
+                assert inputs(desk) == before, "the inputs have changed"
+            except Exception as error:
+                failures.append(f"{script}, seed {seed}: {what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        assert not failures, "\n".join([f"{len(failures)} of {len(seeds)}:", *failures[:40]])
+        return counts
+
+    return run
+
+
+def test_every_script_has_a_command_line_here_that_works(desk, monkeypatch, capsys):
+    """A new script is a new row of `command_lines`; what is damaged below is whole to begin with."""
+    lines = command_lines(desk.base, desk.data, desk.adapter, desk.out)
+    assert set(lines) == {path.stem for path in SCRIPTS.glob("*.py")}
+    for script, line in lines.items():
+        assert run_one(desk, script, line, monkeypatch, capsys) == 0, script
+
+
+def test_damaged_command_line_ends_in_one_line_in_a_short_sample(go):
+    """The sample of the torture below that runs with the ordinary suite: the scripts that are quick to start."""
+    go(range(SHORT), ["predict", "export", "inspect_adapter", "combine", "predict_bank"])
+
+
+@pytest.mark.torture
+def test_damaged_command_line_ends_in_one_line(go, capsys):
+    """1,000 command lines of all scripts: exit code 0, 1 or 2; one line of error; no traceback, no part of a file."""
+    counts = go(range(FULL), sorted(path.stem for path in SCRIPTS.glob("*.py")))
+    with capsys.disabled():
+        print(told(counts))
