@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from lora_scratch.adapter import AdapterBank, LoRAConfig, inject, merge_all, save_adapter
-from lora_scratch.jobs import open_base, run_command
+from lora_scratch.errors import ConfigError
+from lora_scratch.jobs import check_given, open_base, run_command
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.precision import resolve_precision
 from lora_scratch.runtime.seeds import named_generator
@@ -66,6 +67,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", default="auto", help="compute dtype: fp32, bf16, fp16 or auto (default)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     options = parser.parse_args()
+    check_given(parser, options)
     for name in ("adapters", "batch_size", "tokens", "rounds"):
         if getattr(options, name) < 1:
             parser.error(f"--{name}: found {getattr(options, name)}, expected at least 1")
@@ -74,6 +76,9 @@ def parse() -> argparse.Namespace:
 
 def make_contenders(options: argparse.Namespace, place: str, device: torch.device) -> dict[str, Contender]:
     """What each contender does with the one batch; all have the same adapters, saved in `place`."""
+    longest = getattr(plain(options, device).config, "max_position_embeddings", options.tokens)
+    if options.tokens > longest:
+        raise ConfigError(f"found {options.tokens}", where="--tokens", expected=f"at most {longest}, what the model reads")
     loop = [adapted(options, number, device) for number in range(options.adapters)]
     folders = [save_adapter(model, f"{place}/{number}") for number, model in enumerate(loop)]
     merged = [adapted(options, number, device) for number in range(options.adapters)]

@@ -90,7 +90,13 @@ PATHS += [
     "0",
     "None",
 ]
-KNOWN_GOOD_AND_LONG = {"--epochs", "--threads", "--rounds"}  # more of these is no mistake, only a long wait
+KNOWN_GOOD_AND_LONG = {
+    "--epochs",
+    "--threads",
+    "--rounds",
+    "--batch_size",
+    "--adapters",
+}  # more of these is no mistake, only a long wait
 
 WRITTEN_OVER = {"--json", "--figures"}  # a file that is named there is meant to be replaced
 
@@ -168,6 +174,7 @@ def command_lines(base: Path, data: Path, adapter: Path, out: Path) -> dict[str,
         "export": [adapter, "--merged", out / "plain"],
         "inspect_adapter": [adapter, "--json", out / "anatomy.json"],
         "combine": ["--add", adapter, adapter, "--output", out / "sum"],
+        "benchmark_bank": ["--model", base, "--adapters", "1", "--batch_size", "2", "--rounds", "1", "--tokens", "4"],
         "compare": [*job, "--output_dir", out / "comparison", "--rungs", "lora", "--seeds", "0"],
         "predict_bank": ["--adapters", f"one={adapter}", "--file", data.parent / "rows.jsonl"],
     }
