@@ -39,7 +39,7 @@ from lora_scratch.benchmark import (
     tasks_of,
 )
 from lora_scratch.evaluation import versions
-from lora_scratch.jobs import parse, run_command
+from lora_scratch.jobs import check_file, parse, run_command
 from lora_scratch.runtime.atomic import write_json
 from lora_scratch.runtime.device import use_threads
 from lora_scratch.training import TrainingConfig
@@ -49,6 +49,7 @@ def main() -> None:
     """Every measurement in turn, or just one in this process."""
     kinds = (BenchmarkModel, BenchmarkRows, LoRAConfig, TrainingConfig, BenchmarkOptions)
     model, data, adapter, training, options = parse(kinds, str(__doc__))
+    check_file(options.json)
     use_threads(training.threads)
     if options.only:
         measure, _, contender = options.only.partition(":")

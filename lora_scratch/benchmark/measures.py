@@ -49,6 +49,10 @@ class BenchmarkOptions:
         _check_known(self.measures, MEASURES, "--measures")
         _check_known(self.contenders, CONTENDERS, "--contenders")
         _check_known([self.split], ("validation", "test"), "--split")
+        if self.only:
+            measure, _, contender = self.only.partition(":")
+            _check_known([measure], MEASURES, "--only")
+            _check_known([contender], [*CONTENDERS, *PREDICTORS, *GROWTHS, "lora_scratch"], "--only")
 
 
 Measure = Callable[[str, Work, BenchmarkOptions], dict[str, Any]]

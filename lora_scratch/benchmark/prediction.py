@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..adapter import LoRAConfig, adapter_layers, inject, merge_and_remove
-from ..jobs import Classifier, SavedAdapter, open_adapter
+from ..jobs import Classified, Classifier, SavedAdapter, open_adapter
 from ..runtime.seeds import named_generator
 from .work import Work
 
@@ -34,7 +34,7 @@ def pipeline(saved: SavedAdapter, work: Work) -> Classify:
 def ours(saved: SavedAdapter, work: Work, *, precision: str) -> Classify:
     """scripts/predict.py's way."""
     classify = Classifier(saved, precision=work.precision(precision))
-    return lambda texts: [each.label for each in classify(texts)]
+    return lambda texts: [each.label for each in classify(texts) if isinstance(each, Classified)]
 
 
 PREDICTORS: dict[str, Callable[[SavedAdapter, Work], Classify]] = {

@@ -103,7 +103,7 @@ WRITTEN_OVER = {"--json", "--figures"}  # a file that is named there is meant to
 
 def flags_of(help_text: str) -> list[str]:
     """The long flags that --help names."""
-    return sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z_]*", help_text)) - {"--help", "--only", "--contenders"})
+    return sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z_]*", help_text)) - {"--help", "--only", "--contenders", "--resume"})
 
 
 def value(line: Line, flags: list[str], places: list[Path], rng: random.Random) -> str:
@@ -168,7 +168,7 @@ def command_lines(base: Path, data: Path, adapter: Path, out: Path) -> dict[str,
     job = ["--model", base, "--dataset", data, "--precision", "fp32", *few]
     lines: dict[str, list[Any]] = {
         "train": [*job, "--output_dir", out / "run", "--rank", "2"],
-        "benchmark": [*job, "--only", "ours", "--rank", "2"],
+        "benchmark": [*job, "--only", "training:ours", "--steps", "1", "--rank", "2"],
         "evaluate": ["--adapter", adapter, "--limit_eval", "6", "--json", out / "report.json"],
         "predict": ["--adapter", adapter, "some text", "another"],
         "export": [adapter, "--merged", out / "plain"],
