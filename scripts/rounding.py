@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lora_scratch.errors import ConfigError
-from lora_scratch.jobs import open_base, run_command
+from lora_scratch.jobs import check_file, check_given, open_base, run_command
 from lora_scratch.jobs.rounding_figures import (
     CYCLES,
     STANDARD_DEVIATION,
@@ -34,6 +34,7 @@ RATIO = "‖ΔW‖/‖W‖"
 def main() -> None:
     """Measure, print, write."""
     options = parse()
+    check_file(options.json)
     weights = (
         random_weights(options.seed)
         if options.model is None
@@ -71,7 +72,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=8, help="rank of the updates (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     parser.add_argument("--json", metavar="FILE", help="write every figure to this file too")
-    return parser.parse_args()
+    options = parser.parse_args()
+    check_given(parser, options)
+    return options
 
 
 def lost_table(rows: Sequence[LostUpdate]) -> str:

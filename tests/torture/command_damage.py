@@ -176,6 +176,7 @@ def command_lines(base: Path, data: Path, adapter: Path, out: Path) -> dict[str,
         "combine": ["--add", adapter, adapter, "--output", out / "sum"],
         "benchmark_bank": ["--model", base, "--adapters", "1", "--batch_size", "2", "--rounds", "1", "--tokens", "4"],
         "compare": [*job, "--output_dir", out / "comparison", "--rungs", "lora", "--seeds", "0"],
+        "rounding": ["--model", base, "--rank", "2", "--json", out / "rounding.json"],
         "predict_bank": ["--adapters", f"one={adapter}", "--file", data.parent / "rows.jsonl"],
     }
     return {script: [str(word) for word in line] for script, line in lines.items()}
