@@ -7,11 +7,13 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 torch.set_num_threads(1)  # the tests' tensors are tiny: two threads spend their time waiting for each other
 
-settings.register_profile("house", deadline=None, derandomize=True, database=None, max_examples=50)
+# under mutation.py a failure is to be noticed, not to be made small and explained
+phases = [Phase.explicit, Phase.generate] if "MUTANT_UNDER_TEST" in os.environ else list(Phase)
+settings.register_profile("house", deadline=None, derandomize=True, database=None, max_examples=50, phases=phases)
 settings.load_profile("house")
 
 

@@ -19,12 +19,15 @@ import libcst as cst
 from mutmut.__main__ import cli
 from mutmut.mutation import file_mutation
 from mutmut.runners.harness import PytestRunner
+from mutmut.state import state
+from mutmut.workers.isolation import ForkServerRunner
 
 PLAIN = ("no_grad", "property", "contextmanager")  # decorators that only wrap what they are given
 
 arrange = file_mutation.function_trampoline_arrangement
 skips = file_mutation.MutationVisitor._skip_node_and_children
 warm_up = PytestRunner.warm_up
+submit = ForkServerRunner.submit
 
 
 def wraps_only(function: cst.FunctionDef) -> bool:
@@ -56,8 +59,14 @@ def warm_up_and_freeze(runner: PytestRunner) -> None:
     gc.freeze()
 
 
+def submit_fastest_first(runner: ForkServerRunner, mutant: str, tests: list[str], *limits: Any) -> None:
+    """The first test that fails ends a mutant, so the cheap ones come first."""
+    submit(runner, mutant, sorted(tests, key=state().duration_by_test.__getitem__), *limits)
+
+
 if __name__ == "__main__":
     file_mutation.MutationVisitor._skip_node_and_children = skips_unless_plain  # type: ignore[method-assign]
     file_mutation.function_trampoline_arrangement = arrange_undecorated  # type: ignore[assignment]
     PytestRunner.warm_up = warm_up_and_freeze  # type: ignore[method-assign]
+    ForkServerRunner.submit = submit_fastest_first  # type: ignore[method-assign]
     cli()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
+from transformers.pytorch_utils import Conv1D
 
 from lora_scratch.data import Encoded
 
@@ -28,6 +29,13 @@ def tiny_distilbert(
         seq_classif_dropout=dropout,
     )
     return DistilBertForSequenceClassification(config).eval()
+
+
+def tiny_conv1d(outputs: int, inputs: int) -> Conv1D:
+    """A Conv1D whose bias is not zero, as that of a new one is: a bias that got lost would not show."""
+    conv = Conv1D(outputs, inputs)
+    torch.nn.init.normal_(conv.bias)
+    return conv
 
 
 def tiny_rows(count: int = 48, *, labels: int = 3, seed: int = 0, longest: int = 12) -> Encoded:

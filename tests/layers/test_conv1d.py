@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny import tiny_conv1d
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -12,7 +13,7 @@ from lora_scratch.testing import check_all, move_adapter
 
 def make(**options):
     """A layer whose in, out, rank and alpha are all different."""
-    return LoRAConv1D(Conv1D(4, 6), **{"rank": 2, "alpha": 3} | options)
+    return LoRAConv1D(tiny_conv1d(4, 6), **{"rank": 2, "alpha": 3} | options)
 
 
 @pytest.mark.parametrize("options", [{}, {"rslora": True, "alpha": 5}, {"dropout": 0.5}])

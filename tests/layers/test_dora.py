@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from tiny import tiny_conv1d
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -12,7 +13,11 @@ from lora_scratch.testing import check_all, move_adapter
 
 # the rank of DoRA's update has no bound, it is not linear in the scaling, and the gradient takes the norm for a constant
 NOT_LORA = {"skip": ["low_rank", "linear_in_scaling"], "constants": ["row_norm"]}
-BASES = {"linear": lambda: nn.Linear(6, 4), "no_bias": lambda: nn.Linear(6, 4, bias=False), "conv1d": lambda: Conv1D(4, 6)}
+BASES = {
+    "linear": lambda: nn.Linear(6, 4),
+    "no_bias": lambda: nn.Linear(6, 4, bias=False),
+    "conv1d": lambda: tiny_conv1d(4, 6),
+}
 
 
 def make(base="linear", *, off_init=True, **options):

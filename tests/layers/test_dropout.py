@@ -69,6 +69,14 @@ def test_the_global_generator_seeds_and_resumes_the_masks():
     assert torch.equal(cheap_dropout(x, 0.5), second)
 
 
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_a_probability_that_decides_nothing_draws_no_random_number(p):
+    """At 0 every entry is kept, at 1 none is, and the state of the generator stays."""
+    x, state = torch.randn(9), torch.get_rng_state()
+    assert torch.equal(cheap_dropout(x, p), (1 - p) * x)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_module_is_the_identity_in_evaluation_and_at_zero():
     """The very tensor in evaluation; at p = 0 every value; at p = 1 nothing is left."""
     x = torch.randn(5)

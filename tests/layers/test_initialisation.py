@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from tiny import tiny_conv1d
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from lora_scratch.layers import (
     METHODS,
@@ -22,10 +22,10 @@ from lora_scratch.layers import (
 
 LAYERS = {
     "linear": lambda **options: LoRALinear(nn.Linear(12, 8), 4, 6, **options),
-    "conv1d": lambda **options: LoRAConv1D(Conv1D(8, 12), 4, 6, **options),
+    "conv1d": lambda **options: LoRAConv1D(tiny_conv1d(8, 12), 4, 6, **options),
     "dora": lambda **options: DoRALinear(nn.Linear(12, 8), 4, 6, **options),
     "offset": lambda **options: OffsetLoRALinear(nn.Linear(12, 8), 4, 6, **options),
-    "offset_conv1d": lambda **options: OffsetLoRALinear(Conv1D(8, 12), 4, 6, **options),
+    "offset_conv1d": lambda **options: OffsetLoRALinear(tiny_conv1d(8, 12), 4, 6, **options),
 }
 # pissa and olora are what OffsetLoRALinear is for
 PAIRS = [(kind, method) for kind in LAYERS for method in METHODS if (method in OFFSET_METHODS) == kind.startswith("offset")]
@@ -43,6 +43,18 @@ def test_every_initialisation_starts_from_exactly_the_base(kind, method, rslora)
         assert torch.equal(layer(x), layer.base(x))
     layer(x).square().sum().backward()
     assert any(p.grad.any() for p in layer.adapter_tensors().values())
+
+
+@pytest.mark.parametrize("method", ["gaussian", "orthogonal", "peft"])
+def test_random_start_comes_from_the_generator_alone(method):
+    """One seed, one start; torch's global state is not drawn from."""
+    layers, state = [LAYERS["linear"]() for _ in range(3)], torch.get_rng_state()
+    for layer, seed in zip(layers, (1, 1, 2), strict=True):
+        initialise(layer, method, torch.Generator().manual_seed(seed))
+    assert torch.equal(torch.get_rng_state(), state)
+    first, same, other = ([*layer.adapter_tensors().values()] for layer in layers)
+    assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True))
+    assert not torch.equal(first[0], other[0])
 
 
 def test_gaussian_has_a_deviation_of_one_over_rank():
@@ -89,6 +101,15 @@ def test_orthogonal_leaves_neither_factor_zero_and_both_with_a_gradient():
     layer(torch.randn(5, 12)).square().sum().backward()
     assert layer.lora_A.grad.any()
     assert layer.lora_B.grad.any()
+
+
+def test_orthogonal_shares_out_the_directions_in_turn():
+    """Even rows of A and odd columns of B are normal/10, all of them; the others are zero."""
+    layer = LoRALinear(nn.Linear(2000, 1500), 6)
+    initialise(layer, "orthogonal", torch.Generator().manual_seed(1))
+    for directions, zeros in ((layer.lora_A[0::2], layer.lora_A[1::2]), (layer.lora_B.T[1::2], layer.lora_B.T[0::2])):
+        assert directions.std(dim=1).tolist() == pytest.approx([0.1] * 3, rel=0.08)
+        assert not zeros.any()
 
 
 def test_orthogonal_refuses_an_odd_rank():
@@ -179,6 +200,18 @@ class TestPrincipalInputs:
             principal.add(torch.randn(100, 30))
         assert principal._sketch.shape == (8, 30)
 
+    @pytest.mark.parametrize("size", [1e-5, 1.0, 1e5])
+    def test_directions_do_not_depend_on_the_size_of_the_inputs(self, size):
+        """Three of them span three directions, exactly as many as are asked for; a fourth is noise at any size."""
+        inputs = torch.randn(3, 10)
+        principal, four = PrincipalInputs(3), PrincipalInputs(4)
+        for each in (principal, four):
+            each.add(size * torch.cat([inputs, inputs]))
+        rows = torch.linalg.qr(inputs.T).Q.T
+        assert torch.linalg.svdvals(principal.directions() @ rows.T).min() > 0.999
+        with pytest.raises(ValueError, match="span 3 directions; expected at least the rank, 4"):
+            four.directions()
+
     @pytest.mark.parametrize("inputs", [None, torch.ones(50, 12), torch.zeros(3, 12)])
     def test_directions_refuses_inputs_that_span_too_little(self, inputs):
         """Nothing, or one direction many times, can't fill four rows of A."""
@@ -195,6 +228,7 @@ def test_no_random_numbers_leaves_the_random_state_alone():
     before = torch.get_rng_state()
     with NoRandomNumbers():
         layer, embedding = DoRALinear(linear, 4), LoRAEmbedding(table, 2)
+        assert torch.ones(2, dtype=torch.float64).dtype is torch.float64  # other calls keep their options
     assert torch.equal(torch.get_rng_state(), before)
     assert not layer.lora_B.any()
     assert not embedding.lora_embedding_A.any()

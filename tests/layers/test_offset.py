@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from tiny import tiny_conv1d
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from lora_scratch.layers import LoRALinear, OffsetLoRALinear, stored_tensors
 from lora_scratch.testing import check_all, move_adapter
 
-BASES = {"linear": lambda: nn.Linear(12, 8), "conv1d": lambda: Conv1D(8, 12)}
+BASES = {"linear": lambda: nn.Linear(12, 8), "conv1d": lambda: tiny_conv1d(8, 12)}
 
 
 def make(base="linear", **options):
