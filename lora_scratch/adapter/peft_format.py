@@ -169,9 +169,10 @@ def without_wrapper_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file without the second and third copy of head biases that PEFT writes where `bias` is "all".
 
     Beside `classifier.bias` stand `classifier.modules_to_save.bias`, the same, and `classifier.original_module.bias`, the
-    untrained one: PEFT collects every bias of its wrapped model. Only a copy of a tensor that is there is left out.
+    untrained one: PEFT collects every bias of its wrapped model. In a head of several layers the former goes by
+    `classifier.modules_to_save.default.dense.bias`. Only a copy of a tensor that is there is left out.
     """
-    copies = (".original_module.", ".modules_to_save.")
+    copies = (".original_module.", ".modules_to_save.default.", ".modules_to_save.")
     return {n: t for n, t in tensors.items() if not any(c in n and n.replace(c, ".") in tensors for c in copies)}
 
 

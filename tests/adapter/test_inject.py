@@ -149,7 +149,9 @@ class TestInject:
         """PAINS 22: no adapter inside an adapter."""
         model = adapted()
         before = record(model)
-        with pytest.raises(ConfigError, match=r"the model has an adapter already; call remove_adapter\(model\) first"):
+        with pytest.raises(
+            ConfigError, match=r"^inject: the model has an adapter already; call remove_adapter\(model\) first$"
+        ):
             inject(model, LoRAConfig())
         assert record(model) == before
 
@@ -330,6 +332,12 @@ class TestRemove:
         remove_adapter(inject(model, LoRAConfig(rank=4)))
         assert record(model) == before
 
+    def test_remove_puts_the_first_values_where_the_model_is_now(self):
+        """A model that went to another device in between is whole there: the meta device stands in for any other."""
+        model = inject(tiny_distilbert(), LoRAConfig(rank=4))
+        remove_adapter(model.to("meta"))
+        assert {tensor.device.type for tensor in model.parameters()} == {"meta"}
+
     def test_training_mode_goes_along(self):
         """A model in training mode stays in it, there and back."""
         model = tiny_distilbert().train()
@@ -448,7 +456,9 @@ class TestCheckTrainable:
         """PAINS 22: zero trainables abort."""
         model = adapted()
         model.requires_grad_(False)
-        with pytest.raises(TrainingError, match="no parameter requires a gradient; inject an adapter or unfreeze"):
+        with pytest.raises(
+            TrainingError, match=r"^train: no parameter requires a gradient; inject an adapter or unfreeze the model$"
+        ):
             check_trainable(model)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -456,12 +466,19 @@ class TestCheckTrainable:
         """PAINS 15: before GradScaler says `Attempting to unscale FP16 gradients`."""
         model = adapted()
         model.classifier.to(dtype)
-        with pytest.raises(TrainingError, match=rf"half precision: classifier\.weight \({dtype}\).*; expected float32"):
+        names = rf"classifier\.weight \({dtype}\), classifier\.bias \({dtype}\)"
+        message = rf"^train: trainable tensors in half precision: {names}; expected float32$"
+        with pytest.raises(TrainingError, match=message):
             check_trainable(model)
+        model.to(dtype)
+        with pytest.raises(TrainingError, match=r"half precision: ([^,]+, ){2}[^,]+; expected float32$"):
+            check_trainable(model)  # three of many
 
     def test_merged_layer_is_an_error_that_names_it(self):
         """A merged weight does not follow A and B."""
         model = adapted()
         adapter_layers(model)[Q0].merge()
-        with pytest.raises(TrainingError, match=rf"{Q0} is merged and would not learn; call unmerge_all\(model\) first"):
+        with pytest.raises(
+            TrainingError, match=rf"^train: {Q0} is merged and would not learn; call unmerge_all\(model\) first$"
+        ):
             check_trainable(model)
