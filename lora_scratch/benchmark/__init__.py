@@ -16,4 +16,5 @@ from .tables import render_targets as render_targets
 from .targets import TARGETS as TARGETS
 from .work import BenchmarkModel as BenchmarkModel
 from .work import BenchmarkRows as BenchmarkRows
+from .work import open_sized as open_sized
 from .work import open_work as open_work

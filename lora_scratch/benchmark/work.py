@@ -18,7 +18,6 @@ from ..training import TrainingConfig
 from . import emotion_shape
 
 SHAPE = "distilbert-base-shape"
-TARGETS = {SHAPE: ["q_lin", "k_lin", "v_lin"]}
 
 
 def _flag(default: Any, meaning: str) -> Any:
@@ -80,10 +79,15 @@ def open_work(model: ModelOptions, data: DataOptions, adapter: LoRAConfig, train
         splits = _limited(emotion_shape.emotion_shaped_splits(seed=training.seed), data)
     else:
         splits = open_splits(data, seed=training.seed)
-    base = _shaped(splits.labels) if model.model == SHAPE else open_base(str(model.model), labels=splits.labels)
+    base = open_sized(str(model.model), splits.labels)
     rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     sets = {name: encode_rows(each, base, max_tokens=data.max_tokens) for name, each in rows.items()}
     return Work(base, splits, sets, resolve_adapter(base, adapter), training, steps)
+
+
+def open_sized(name: str, labels: tuple[str, ...]) -> Base:
+    """The classifier that `name` stands for, with one output per label; SHAPE is one of that size with random weights."""
+    return _shaped(labels) if name == SHAPE else open_base(name, labels=labels)
 
 
 def _limited(splits: Splits, data: DataOptions) -> Splits:

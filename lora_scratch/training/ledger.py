@@ -1,0 +1,113 @@
+"""The memory ledger of a training step: what each kind of tensor should take, beside what it is found to take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..adapter import adapter_layers, count_parameters, is_adapted
+from ..data import Batch
+from ..model.packed import classify
+from ..runtime.precision import Precision
+from .activations import EncoderShape, full_activation_bytes, lora_activation_bytes
+from .config import TrainingConfig
+from .fast import fast_path
+from .optimizer import build_optimizer
+
+FLOAT32_BYTES = 4
+MOMENTS = 2  # AdamW's averages of the gradient and of its square
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Bytes of each kind.
+
+    Args:
+        weights: parameters and buffers outside the adapter, the head's included.
+        adapter: A and B of all layers.
+        gradients: of everything trained, head and adapter.
+        optimizer: its state for everything trained.
+        activations: what the forward pass keeps for the backward pass.
+    """
+
+    weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it, which the end of a forward pass and the start of an update do not hold at the same moment."""
+        return sum(astuple(self))
+
+
+def predict_ledger(model: Any, *, rows: int, tokens: int) -> Ledger:
+    """From numbers of parameters and the formula of `activations.py`, for `rows` rows of `tokens` tokens; nothing is run."""
+    count = count_parameters(model)
+    trained = FLOAT32_BYTES * count.trainable
+    return Ledger(
+        weights=FLOAT32_BYTES * (count.total - count.lora),
+        adapter=FLOAT32_BYTES * count.lora,
+        gradients=trained,
+        optimizer=MOMENTS * trained,
+        activations=_predicted_activations(model, rows=rows, tokens=tokens),
+    )
+
+
+def measure_ledger(model: Any, batch: Batch, precision: Precision, *, plain: bool = True) -> Ledger:
+    """From the tensors of one training step on `batch`, which is taken; of a frozen model, from a forward pass."""
+    adapter = [tensor for layer in adapter_layers(model).values() for tensor in layer.adapter_tensors().values()]
+    weights = _storages([*model.parameters(), *model.buffers()]) - _storages(adapter)
+    model.train()
+    with fast_path(model, precision, plain=plain), saved_bytes(model) as saved, precision.autocast():
+        loss = F.cross_entropy(classify(model, batch).float(), batch.labels)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    gradients = optimizer_state = 0
+    if trained:
+        torch.autograd.backward(loss)
+        gradients = _storages(p.grad for p in trained if p.grad is not None)
+        optimizer = build_optimizer(model, TrainingConfig())
+        optimizer.step()
+        optimizer_state = _storages(v for state in optimizer.state.values() for v in state.values())
+    return Ledger(weights, _storages(adapter), gradients, optimizer_state, saved())
+
+
+@contextmanager
+def saved_bytes(model: nn.Module) -> Iterator[Callable[[], int]]:
+    """Count what autograd saves inside; each storage once, however many operations share it, and the model's own not."""
+    own = {_address(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    saved: dict[int, Tensor] = {}  # the tensors are held, so that no address is given out twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        if _address(tensor) not in own:
+            saved.setdefault(_address(tensor), tensor.detach())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield lambda: _storages(saved.values())
+
+
+def _predicted_activations(model: Any, *, rows: int, tokens: int) -> int:
+    if not any(p.requires_grad for p in model.parameters()):
+        return 0
+    shape = EncoderShape.of(model.config)
+    if not is_adapted(model):
+        return full_activation_bytes(shape, rows=rows, tokens=tokens)
+    layer: Any = next(iter(adapter_layers(model).values()))
+    return lora_activation_bytes(shape, rows=rows, tokens=tokens, rank=layer.rank, dropout=layer.dropout.p)
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _storages(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the different storages."""
+    return sum({_address(tensor): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
