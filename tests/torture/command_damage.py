@@ -177,7 +177,7 @@ def command_lines(base: Path, data: Path, adapter: Path, out: Path) -> dict[str,
         "benchmark_bank": ["--model", base, "--adapters", "1", "--batch_size", "2", "--rounds", "1", "--tokens", "4"],
         "compare": [*job, "--output_dir", out / "comparison", "--rungs", "lora", "--seeds", "0"],
         "rounding": ["--model", base, "--rank", "2", "--json", out / "rounding.json"],
-        "memory": ["--model", base, "--rows", "2", "--tokens", "8", "--rank", "2", "--json", out / "ledger.json"],
+        "memory": ["--model", base, "--rows", "2", "--tokens", "8", "--rank", "2", "--json", out / "x.json"],
         "predict_bank": ["--adapters", f"one={adapter}", "--file", data.parent / "rows.jsonl"],
     }
     return {script: [str(word) for word in line] for script, line in lines.items()}

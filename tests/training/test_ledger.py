@@ -39,7 +39,7 @@ def batch(rows=ROWS, tokens=TOKENS):
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("trained", ["base", "LoRA", "full"])
 def test_the_ledger_predicts_what_a_step_holds(family, dropout, trained):
-    """Adapter to the byte, the rest but for step counters, position ids, an unused pooler; activations to 4 %, the head's."""
+    """Adapter to the byte, the rest but for step counters, position ids, an unused pooler; activations to 4 %, the head."""
     model = encoder(family, dropout).requires_grad_(trained == "full")
     if trained == "LoRA":
         inject(model, LoRAConfig(rank=4, alpha=8, dropout=dropout))
