@@ -4,12 +4,11 @@ python scripts/evaluate.py --adapter checkpoints/demo/adapter
 python scripts/evaluate.py --adapter checkpoints/demo/adapter --split validation --json report.json
 python scripts/evaluate.py --adapter checkpoints/demo/adapter --dataset other/rows.csv
 python scripts/evaluate.py --adapter checkpoints/demo/adapter --require better      exit code 1 unless it is
+torchrun --nproc_per_node 2 scripts/evaluate.py --adapter checkpoints/demo/adapter  each process takes a share of the rows
 """
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from lora_scratch.jobs import (
     DataOptions,
     SavedAdapter,
     check_file,
+    command_line,
     encode_rows,
     left_out,
     open_adapter,
@@ -32,8 +32,10 @@ from lora_scratch.jobs import (
     relabel,
     run_command,
 )
+from lora_scratch.model.sharding import shard_base
 from lora_scratch.runtime.atomic import write_json
 from lora_scratch.runtime.device import resolve_device
+from lora_scratch.runtime.distributed import is_main
 from lora_scratch.runtime.precision import resolve_precision
 
 SPLITS = ("train", "validation", "test")
@@ -51,6 +53,9 @@ class EvaluateOptions:
     precision: str | None = field(default=None, metadata={"help": "fp32, bf16, fp16 or auto (default: as trained)"})
     device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})
     plain: bool = field(default=False, metadata={"help": "with padding, by the model's own code: slower, equal to rounding"})
+    fsdp: bool = field(
+        default=False, metadata={"help": "share the base out over the processes, for one that does not fit one device"}
+    )
     json: str | None = field(default=None, metadata={"help": "write the report to this file too"})
     require: str | None = field(
         default=None, metadata={"help": "exit with 1 unless the verdict is this: better, or not_worse (better or not shown)"}
@@ -70,7 +75,8 @@ def main() -> None:
     splits, max_tokens = open_rows(options, saved)
     rows = getattr(splits, options.split)
     encoded = encode_rows(rows, saved.base, max_tokens=max_tokens)
-    model = saved.base.model.to(precision.device)
+    model = saved.base.model
+    model = shard_base(model, precision.device) if options.fsdp else model.to(precision.device)
     pad = saved.base.pad_token_id
     predict = partial(predict_logits, model, precision=precision, pad_token_id=pad, plain=options.plain)
     with disabled(model):
@@ -91,13 +97,13 @@ def main() -> None:
         parameters=asdict(count_parameters(model)),
         train=None,
         versions=versions(),
-        command=shlex.join(["python", *sys.argv]),
+        command=command_line(),
         lengths=encoded.lengths,
         **validation,
     )
     report = with_texts(report, [row.text for row in rows])
     print("\n".join([render(report), *left_out(splits)]))
-    if options.json:
+    if options.json and is_main():
         write_json(Path(options.json), report)
     if options.require:
         require(report["verdict"]["word"], options.require)
@@ -129,4 +135,4 @@ def open_rows(options: EvaluateOptions, saved: SavedAdapter) -> tuple[Splits, in
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, in_processes=True)

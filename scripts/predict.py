@@ -3,6 +3,7 @@
 python scripts/predict.py --adapter checkpoints/demo/adapter "i am so happy today"
 python scripts/predict.py --adapter checkpoints/demo/adapter --file texts.txt --output labels.jsonl
 cat texts.txt | python scripts/predict.py --adapter checkpoints/demo/adapter - > labels.jsonl
+torchrun --nproc_per_node 2 scripts/predict.py --adapter checkpoints/demo/adapter --file texts.txt --output labels.jsonl
 
 Lines come out in the order they went in. A file of any size is classified in flat memory. The first text that can't be
 classified (empty, NUL, no UTF-8) ends the command; with --skip_bad_rows its error stands in its place.
@@ -23,6 +24,7 @@ from lora_scratch.errors import DataError
 from lora_scratch.jobs import Classified, Classifier, check_file, check_given, open_adapter, run_command
 from lora_scratch.runtime.atomic import new_file
 from lora_scratch.runtime.device import resolve_device
+from lora_scratch.runtime.distributed import is_main
 from lora_scratch.runtime.precision import resolve_precision
 
 
@@ -30,10 +32,12 @@ def main() -> None:
     """Texts in, one JSON object a line out."""
     options = parse()
     precision = resolve_precision(options.precision, resolve_device(options.device))
-    check_file(options.output, flag="--output")
-    texts = given_texts(options)
-    classify = Classifier(open_adapter(options.adapter, model=options.model), precision=precision, plain=options.plain)
-    with open_output(options.output) as output:
+    if is_main():
+        check_file(options.output, flag="--output")
+    texts = given_texts(options) if is_main() else ()
+    saved = open_adapter(options.adapter, model=options.model)
+    classify = Classifier(saved, precision=precision, plain=options.plain, fsdp=options.fsdp)
+    with open_output(options.output if is_main() else None) as output:
         bad = 0
         for found in classify(texts):
             output.write(json.dumps(answer(found)) + "\n")
@@ -57,6 +61,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument(
         "--plain", action="store_true", help="with padding, by the model's own code: slower, equal to rounding"
+    )
+    parser.add_argument(
+        "--fsdp", action="store_true", help="share the base out over the processes, for one that does not fit one device"
     )
     options = parser.parse_args()
     if options.texts == ["-"]:
@@ -96,4 +103,4 @@ def answer(found: Classified | DataError) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, in_processes=True)

@@ -4,6 +4,7 @@
     python scripts/train.py --preset emotion                    DistilBERT SST-2 to six emotions, from the hub
     python scripts/train.py --model DIR --dataset DIR --rank 8 --alpha 16 --targets q_lin k_lin v_lin
     python scripts/train.py --resume checkpoints/<run>          goes on where a run was stopped or killed
+    torchrun --nproc_per_node 2 scripts/train.py                two processes share every batch
 
 Writes checkpoints/<run>/: config.json, metrics.jsonl, state/ (what a resume needs), adapter/ (best by validation, loads in
 PEFT) and, last, report.json. Ctrl-C and SIGTERM save first.
@@ -11,9 +12,7 @@ PEFT) and, last, report.json. Ctrl-C and SIGTERM save first.
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_scratch.adapter import NF4, LoRAConfig, count_parameters, fingerprint, inject, quantise_base, save_adapter
+from lora_scratch.adapter import (
+    NF4,
+    LoRAConfig,
+    count_parameters,
+    disabled,
+    fingerprint,
+    inject,
+    quantise_base,
+    save_adapter,
+)
 from lora_scratch.data import Encoded, Splits, collate, plan_batches
 from lora_scratch.errors import printable
 from lora_scratch.evaluation import (
@@ -41,7 +49,9 @@ from lora_scratch.jobs import (
     RunOptions,
     check_free,
     check_same_run,
+    command_line,
     encode_rows,
+    is_finished,
     left_out,
     model_card,
     open_base,
@@ -53,8 +63,10 @@ from lora_scratch.jobs import (
     run_folder,
 )
 from lora_scratch.model import Base
+from lora_scratch.model.sharding import shard_base
 from lora_scratch.runtime.atomic import write_json, write_text
 from lora_scratch.runtime.device import resolve_device, use_threads
+from lora_scratch.runtime.distributed import is_main, world_size
 from lora_scratch.runtime.precision import resolve_precision
 from lora_scratch.training import Checkpoints, MetricsLog, TrainingConfig, TrainResult, train
 
@@ -66,10 +78,10 @@ def main() -> None:
     use_threads(training.threads)
     precision = resolve_precision(training.precision, resolve_device(training.device))
     recorded = recorded_run(run.resume) if run.resume else None
-    if run.resume and (Path(run.resume) / "report.json").exists():
+    if run.resume and is_finished(run.resume):
         print(f"{run.resume} is finished: report.json is there, nothing is left to do")
         return
-    if run.output_dir and recorded is None:
+    if run.output_dir and recorded is None and is_main():
         check_free(Path(run.output_dir))
 
     # text -> examples -> token ids
@@ -82,24 +94,29 @@ def main() -> None:
     rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     sets = {name: encode_rows(each, base, max_tokens=data.max_tokens) for name, each in rows.items()}
     settings = {type(each).__name__: asdict(each) for each in (model_options, data, adapter, training, run)}
-    record = {**settings, **history(splits, data, training), "computed_in": [precision.name, precision.device.type]}
+    record = {**settings, **history(splits, data, training), "processes": world_size()}
+    record["computed_in"] = [precision.name, precision.device.type]
     check_same_run(recorded, record, folder=run.resume)
     describe(base, splits, sets)
     if quantised:
         print(f"nf4    {quantised}")
 
     # the untouched model, measured before anything is changed
-    model, pad = base.model.to(precision.device), base.pad_token_id
-    predict = partial(predict_logits, model, precision=precision, pad_token_id=pad, plain=training.plain)
-    baseline = predict(sets["test"], progress="baseline")
-    probe = None
-    if run.linear_probe:
-        walk = partial(linear_probe, model, precision=precision, pad_token_id=pad)
-        probe = walk(sets["train"], sets["test"], progress="linear probe")
+    model, pad = base.model, base.pad_token_id
+    walk: dict[str, Any] = {"precision": precision, "pad_token_id": pad}
+    predict = partial(predict_logits, model, sets["test"], plain=training.plain, **walk)
+    measure = partial(measure_frozen, model, sets, predict, probe=run.linear_probe, **walk)
+    if not run.fsdp:
+        model.to(precision.device)
+        frozen = measure()
 
     # freeze, inject, train; the best adapter by validation is on disk at every moment
-    inject(model, adapter, seed=training.seed, batches=first_batches(sets["train"], pad, precision.device))
+    inject(model, adapter, seed=training.seed, batches=first_batches(sets["train"], pad, model.device))
     prints = fingerprint(model)
+    if run.fsdp:  # only as shares does the model fit
+        shard_base(model, precision.device)
+        with disabled(model):
+            frozen = measure()
     record["base"] = {"name": base.name, "tensors": prints}
     check_same_run(recorded, record, folder=run.resume)
     notes = {name: (recorded or record)[name] for name in history(splits, data, training)}
@@ -118,15 +135,24 @@ def main() -> None:
         result = learn(log=log, on_best=keep, checkpoints=checkpoints)
 
         # the same rows again, against the frozen baseline
-        adapted = predict(sets["test"], progress="adapted")
+        adapted = predict(progress="adapted")
         figures = {"parameters": asdict(count_parameters(model)), "train": took(result)}
-        logits = {"baseline_logits": baseline, "adapted_logits": adapted, "probe_logits": probe}
-        report = report_on(splits, sets["test"], **logits, **figures)
+        report = report_on(splits, sets["test"], adapted_logits=adapted, **frozen, **figures)
         report.update({"quantisation": quantised.summary()} if quantised else {})
-        write_text(folder / "adapter" / "README.md", model_card(base.name, adapter, notes, render_markdown(report)))
-        write_json(folder / "report.json", report)
+        if is_main():
+            write_text(folder / "adapter" / "README.md", model_card(base.name, adapter, notes, render_markdown(report)))
+            write_json(folder / "report.json", report)
     print(render(report))
     print(f"\nadapter: {folder / 'adapter'}    report: {folder / 'report.json'}")
+
+
+def measure_frozen(
+    model: Any, sets: dict[str, Encoded], predict: Callable[..., Tensor], *, probe: bool, **walk: Any
+) -> dict[str, Tensor | None]:
+    """Logits of the test rows, by the model as it came and, if asked for, by a linear probe on its features."""
+    baseline = predict(progress="baseline")
+    probed = linear_probe(model, sets["train"], sets["test"], progress="linear probe", **walk) if probe else None
+    return {"baseline_logits": baseline, "probe_logits": probed}
 
 
 def report_on(splits: Splits, rows: Encoded, **figures: Any) -> dict[str, Any]:
@@ -166,11 +192,6 @@ def history(splits: Splits, data: DataOptions, training: TrainingConfig) -> dict
     }
 
 
-def command_line() -> str:
-    """The command, as one would paste it."""
-    return shlex.join(["python", *sys.argv])
-
-
 def took(result: TrainResult) -> dict[str, float]:
     """What the training took, as report.json names it."""
     return {
@@ -196,4 +217,4 @@ def describe(base: Base, splits: Splits, sets: dict[str, Encoded]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, in_processes=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 from lora_scratch.jobs import run_command
 
 
-def call(script, *arguments) -> int:
+def call(script, *arguments, in_processes: bool = False) -> int:
     """Run a script's main as the shell would; return its exit code."""
     old, sys.argv = sys.argv, [script.__file__, *map(str, arguments)]
     try:
-        run_command(script.main)
+        run_command(script.main, in_processes=in_processes)
     except SystemExit as stop:
         return stop.code or 0
     finally:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 
+import evaluate
+import predict
 import torch
-import torch.distributed as dist
+import train as train_script
+from command_line import call
 from tiny import tiny_distilbert, tiny_rows
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lora_scratch.adapter import LoRAConfig, disabled, fingerprint, inject, save_adapter
 from lora_scratch.data import collate
 from lora_scratch.evaluation import predict_logits
 from lora_scratch.model.sharding import shard_base
+from lora_scratch.runtime.agreement import check_same, check_same_settings
 from lora_scratch.runtime.distributed import (
-    check_same,
     from_main,
+    gathered,
     is_main,
     is_sharded,
     rank,
@@ -52,6 +60,36 @@ def same(*contents):
     return True
 
 
+def agreed(*settings):
+    check_same_settings(settings[rank()])
+    return True
+
+
+def everyones(*contents):
+    return gathered(contents[rank()])
+
+
+SCRIPTS = {"train": train_script, "evaluate": evaluate, "predict": predict}
+
+
+def script(name, *arguments, places=(".",), own_arguments=(), signalled=()):
+    """Exit code, stdout and stderr of a script, as torchrun would start it.
+
+    Args:
+        places: the working directory of each process; the last one of all that are left.
+        own_arguments: one list for each process, after the others.
+        signalled: (process, step, signal): that process gets the signal in that step.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    if signalled and signalled[0] == rank():
+        _signal_at(*signalled[1:])
+    own = own_arguments[rank()] if own_arguments else ()
+    os.chdir(places[min(rank(), len(places) - 1)])
+    with redirect_stdout(out), redirect_stderr(err):
+        code = call(SCRIPTS[name], *arguments, *own, in_processes=True)
+    return code, out.getvalue(), err.getvalue()
+
+
 def die(how):
     """The last process goes; the others wait for it."""
     if rank() == world_size() - 1:
@@ -67,21 +105,22 @@ def adapted(*, dropout=0.0, **settings):
     return inject(tiny_distilbert(dropout=dropout), LoRAConfig(**{**USUAL_ADAPTER, "dropout": dropout, **settings}))
 
 
-def trained(*, rows=45, folder=None, adapter=None, sharded=False, killed=(), wrong_seed_in=None, **settings):
+def trained(*, rows=45, folder=None, adapter=None, sharded=False, killed=(), wrong_seed_in=None, alphas=None, **settings):
     """Train the tiny model, 45 rows by 12: losses of the steps and validations, what came of it, the trained tensors.
 
     Args:
         folder: for checkpoints, one every two steps.
         killed: (process, step): that process is killed before that step.
         wrong_seed_in: this process's model starts from another seed.
+        alphas: another alpha for each process.
     """
-    model, log = adapted(**adapter or {}), MetricsLog()
+    model, log = adapted(**(adapter or {}), **({"alpha": alphas[rank()]} if alphas else {})), MetricsLog()
     if rank() == wrong_seed_in:
-        model = inject(tiny_distilbert(seed=1), LoRAConfig(**USUAL_ADAPTER))
+        model = inject(tiny_distilbert(seed=1), LoRAConfig(**USUAL_ADAPTER, dropout=0))
     if sharded:
         shard_base(model, FP32.device)
     if killed and killed[0] == rank():
-        _die_at(killed[1])
+        _signal_at(killed[1], signal.SIGKILL)
     result = train(
         model,
         tiny_rows(rows),
@@ -100,15 +139,15 @@ def trained(*, rows=45, folder=None, adapter=None, sharded=False, killed=(), wro
     }
 
 
-def _die_at(step):
+def _signal_at(step, number):
     set_rate = Stepper._set_learning_rate
 
-    def last(self):
+    def signalled(self):
         if self.step == step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return set_rate(self)
 
-    Stepper._set_learning_rate = last
+    Stepper._set_learning_rate = signalled
 
 
 def saved_adapter(folder):
@@ -123,19 +162,33 @@ def saved_adapter(folder):
         return predict_logits(model, tiny_rows(19, seed=1), precision=FP32, pad_token_id=0).numpy()
 
 
-def messages_of_a_step(*, accumulation_steps):
-    """The numbers of elements of all messages of one optimizer step."""
-    sizes = []
-    reduce = dist.all_reduce
+class Messages(TorchDispatchMode):
+    """What torch.distributed is asked to send: its operators have a namespace of their own. (operator, bytes) in `seen`."""
 
-    def counted(tensor, **options):
-        sizes.append(tensor.numel())
-        return reduce(tensor, **options)
+    def __init__(self):
+        super().__init__()
+        self.seen = []
 
-    dist.all_reduce = counted
-    stepper = Stepper(adapted(), TrainingConfig(), precision=FP32, total_steps=1)
-    stepper([collate(tiny_rows(), [row], pad_token_id=0) for row in range(accumulation_steps)], rows=6)
-    return sizes
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace in ("c10d", "_c10d_functional", "fsdp") and function._opname not in LOCAL:
+            tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+            self.seen.append((function._opname, max(tensor.nbytes for tensor in tensors)))
+        return function(*args, **(kwargs or {}))
+
+
+LOCAL = ("all_gather_copy_in", "split_with_sizes_copy", "chunk_cat")  # FSDP2's copies before and after its messages
+
+
+def messages_of_a_step(*, accumulation_steps, sharded=False):
+    """All messages of one optimizer step: (operator, bytes)."""
+    model = adapted()
+    if sharded:
+        shard_base(model, FP32.device)
+    stepper = Stepper(model, TrainingConfig(), precision=FP32, total_steps=1)
+    batches = [collate(tiny_rows(), [row], pad_token_id=0) for row in range(accumulation_steps)]
+    with Messages() as messages:
+        stepper(batches, rows=6)
+    return messages.seen
 
 
 def random_number_after_a_step():

@@ -17,7 +17,8 @@ from ..errors import DataError
 from ..model.packed import can_pack, classify, packed
 from ..model.storage import multiplied_in
 from ..runtime import onednn
-from ..runtime.distributed import is_main, rank, sum_over_processes, world_size
+from ..runtime.agreement import check_same_tensors
+from ..runtime.distributed import is_main, keep_in_step, rank, sum_over_processes, world_size
 from ..runtime.precision import Precision
 
 
@@ -82,12 +83,13 @@ def map_rows(
     Shape: `function` gives (B, ...) for a batch; -> (n, ...) float32 on the CPU.
 
     Raises:
-        DataError: no rows. WorldError: a process has gone.
+        DataError: no rows. ConfigError: processes with different rows. WorldError: a process has gone.
     """
     # no_grad, not inference_mode: layers keep what they compute in evaluation, and inference tensors could not be kept
     plan = plan_in_order(encoded.lengths, batch_size=batch_size)
     if not plan:
         raise DataError("no rows to predict", where="evaluation", expected="at least one")
+    check_same_tensors("the rows", {"tokens": encoded.tokens, "offsets": encoded.offsets})
     own = plan[rank() :: world_size()]
     # where the batches don't go round, the first stands in: a sharded model (model/sharding.py) needs all processes in step
     stand_in = plan[:1] * (-(-len(plan) // world_size()) - len(own))
@@ -95,6 +97,7 @@ def map_rows(
     with precision.autocast():
         for rows in tqdm(own + stand_in, desc=progress, unit="batch", disable=not progress or not is_main()):
             parts.append(function(collate(encoded, rows, pad_token_id=pad_token_id).to(precision.device)).float())
+            keep_in_step()
     # copied to the CPU once, at the end: a copy a batch would make a GPU wait for it
     found = torch.cat(parts).cpu()  # (own rows and those of stand-ins, ...) in the order of the plan
     order = torch.tensor([row for rows in own for row in rows], dtype=torch.int64)

@@ -10,6 +10,7 @@ from .combination import Combination as Combination
 from .combination import combined as combined
 from .combination import open_parts as open_parts
 from .combination import save_combination as save_combination
+from .command import command_line as command_line
 from .command import run_command as run_command
 from .gate import Gate as Gate
 from .gate import gate_rows as gate_rows
@@ -27,6 +28,7 @@ from .options import check_given as check_given
 from .options import parse as parse
 from .options import parse_flags as parse_flags
 from .resume import check_same_run as check_same_run
+from .resume import is_finished as is_finished
 from .resume import recorded_run as recorded_run
 from .run_folder import check_file as check_file
 from .run_folder import check_free as check_free

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from ..adapter import NF4, base_precision, merge_and_remove
 from ..data import encode
 from ..errors import DataError
 from ..evaluation import predict_logits
+from ..model.sharding import shard_base
+from ..runtime.distributed import from_main, is_main, world_size
 from ..runtime.precision import Precision
 from .saved import SavedAdapter
 
@@ -37,12 +40,18 @@ class Classifier:
     Args:
         precision: the compute dtype, and the device, which the model is moved to.
         plain: with padding, as the model's own code has it.
+        fsdp: share the base out over the processes; the adapter stays beside it then.
     """
 
-    def __init__(self, saved: SavedAdapter, *, precision: Precision, batch_size: int = 64, plain: bool = False) -> None:
-        model = saved.base.model.to(precision.device)
-        # four bits can't hold W + ΔW: there the adapter stays beside its base
-        self.model = (model if base_precision(model) == NF4 else merge_and_remove(model)).requires_grad_(False)
+    def __init__(
+        self, saved: SavedAdapter, *, precision: Precision, batch_size: int = 64, plain: bool = False, fsdp: bool = False
+    ) -> None:
+        if fsdp:
+            self.model = shard_base(saved.base.model, precision.device)
+        else:
+            model = saved.base.model.to(precision.device)
+            # four bits can't hold W + ΔW: there the adapter stays beside its base
+            self.model = (model if base_precision(model) == NF4 else merge_and_remove(model)).requires_grad_(False)
         self.base, self.labels, self.max_tokens = saved.base, saved.labels, saved.noted("data", "max_tokens", int)
         self.precision, self.batch_size, self.plain = precision, batch_size, plain
 
@@ -51,9 +60,10 @@ class Classifier:
     ) -> Iterator[Classified | DataError]:
         """Every text with its label, in the order of `texts`, of which no more than a window is read ahead.
 
-        A text that could not be read comes as the error that it is, and keeps its place.
+        A text that could not be read comes as the error that it is, and keeps its place. Several processes share each
+        window: they classify the main one's texts, and the others' are not looked at.
         """
-        for window in windows(texts, rows=rows, characters=characters):
+        for window in from_main_process(windows(texts, rows=rows, characters=characters)):
             found = self._classify([text for text in window if isinstance(text, str)])
             yield from (next(found) if isinstance(text, str) else text for text in window)
 
@@ -72,6 +82,23 @@ class Classifier:
         best = logits.argmax(-1).tolist()
         for text, index, scores in zip(texts, best, logits.softmax(-1).tolist(), strict=True):
             yield Classified(text, self.labels[index], dict(zip(self.labels, scores, strict=True)))
+
+
+def from_main_process(windows: Iterator[list[str | DataError]]) -> Iterator[list[str | DataError]]:
+    """The main process's windows, in all processes: no other has to see its file or its standard input.
+
+    The others get the texts alone, without the errors in their places.
+    """
+    if world_size() == 1:
+        yield from windows
+        return
+    while True:
+        window = next(windows, None) if is_main() else None
+        texts = None if window is None else [text for text in window if isinstance(text, str)]
+        texts = json.loads(from_main(json.dumps(texts).encode()))
+        if texts is None:
+            return
+        yield texts if window is None else window
 
 
 def windows(texts: Iterable[str | DataError], *, rows: int, characters: int) -> Iterator[list[str | DataError]]:

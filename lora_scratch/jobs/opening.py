@@ -10,6 +10,7 @@ from ..data import Encoded, Example, Splits, encode, load_splits
 from ..demo import demo_splits, foundation_folder
 from ..errors import ConfigError, DataError, printable
 from ..model import Base, load_base
+from ..runtime.distributed import first_of_machine_first
 from .options import DataOptions
 
 DEMO = "demo"
@@ -21,16 +22,17 @@ def open_splits(options: DataOptions, *, seed: int = 0) -> Splits:
     Raises:
         DataError: anything wrong with them.
     """
-    if options.dataset == DEMO:
-        splits = demo_splits()
-    else:
-        splits = load_splits(
-            str(options.dataset),
-            text_column=options.text_column,
-            label_column=options.label_column,
-            seed=seed,
-            skip_bad_rows=options.skip_bad_rows,
-        )
+    with first_of_machine_first():
+        if options.dataset == DEMO:
+            splits = demo_splits()
+        else:
+            splits = load_splits(
+                str(options.dataset),
+                text_column=options.text_column,
+                label_column=options.label_column,
+                seed=seed,
+                skip_bad_rows=options.skip_bad_rows,
+            )
     return replace(
         splits,
         train=splits.train[: options.limit_train],
@@ -79,9 +81,10 @@ def open_base(name: str, *, labels: Sequence[str] | None = None, seed: int = 0) 
     Raises:
         ModelError: it can't be loaded.
     """
-    if name != DEMO:
-        return load_base(name, labels=labels, seed=seed)
-    return replace(load_base(str(foundation_folder()), labels=labels, seed=seed), name=DEMO)
+    with first_of_machine_first():
+        if name != DEMO:
+            return load_base(name, labels=labels, seed=seed)
+        return replace(load_base(str(foundation_folder()), labels=labels, seed=seed), name=DEMO)
 
 
 def encode_rows(rows: Sequence[Example], base: Base, *, max_tokens: int) -> Encoded:

@@ -66,6 +66,7 @@ class RunOptions:
     save_steps: int = _flag(0, "optimizer steps between two checkpoints; 0 for one after every epoch")
     keep: int = _flag(2, "checkpoints to keep; older ones are removed")
     linear_probe: bool = _flag(False, "also measure a linear probe on the frozen features")
+    fsdp: bool = _flag(False, "share the base out over the processes of torchrun, for one that does not fit one device")
 
     def __post_init__(self) -> None:
         if self.save_steps < 0:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..runtime.distributed import from_main, is_main
 
-CONFIG = "config.json"
+CONFIG, REPORT = "config.json", "report.json"  # the first and the last file that a run writes
 # What may differ, by the beginning of its name in config.json: it changes no number, or something else stands for it, as
 # digests do for the place of the rows and the fingerprint for the name of the base.
 FREE = (
@@ -22,18 +23,31 @@ FREE = (
     "data.source",
     "base.name",
     "versions.",
+    "processes",
 )
 # Where the run is, how it was called, and what config.json holds twice.
 UNCOMPARED = ("RunOptions.resume", "RunOptions.output_dir", "command", "training.", "DataOptions.")
 
 
 def recorded_run(folder: str | Path) -> dict[str, Any] | None:
-    """config.json of the run in `folder`, or nothing if none was started there.
+    """config.json of the run in `folder`, or nothing if none was started there; where there are several processes, as the
+    main one sees it.
 
     Raises:
-        ConfigError: it is not what a run writes.
+        ConfigError: it is not what a run writes. WorldError: a process has gone.
     """
-    path = Path(folder) / CONFIG
+    recorded: dict[str, Any] | None = json.loads(
+        from_main(json.dumps(_read(Path(folder) / CONFIG) if is_main() else None).encode())
+    )
+    return recorded
+
+
+def is_finished(folder: str | Path) -> bool:
+    """Whether the run in `folder` has come to its end, as the main process sees it."""
+    return from_main(bytes([(Path(folder) / REPORT).exists()])) == b"\1"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -79,7 +93,7 @@ def check_same_run(recorded: Mapping[str, Any] | None, present: Mapping[str, Any
             expected="what the run was started with",
             remedy="leave these flags out, or start a new run",
         )
-    for clause in differing.values():
+    for clause in differing.values() if is_main() else ():
         print(f"resume: {clause}", file=sys.stderr)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import ConfigError, LoraScratchError
 from ..runtime.atomic import remove_leftovers, write_json
+from ..runtime.distributed import from_main, is_main
 from ..runtime.lock import LOCK, sole_writer
 from .options import RunOptions
 from .resume import CONFIG
@@ -21,16 +22,21 @@ def run_folder(options: RunOptions, record: Mapping[str, Any]) -> Iterator[Path]
     """The folder of a run, for this process alone: a new one with `record` in it, or the one to go on with.
 
     A new one without a name is the first of checkpoints/<preset>, checkpoints/<preset>-2, ... that is not there yet.
+    Where several processes work together, it is the main one's; the others hear its name and need not see it.
 
     Raises:
         ConfigError: it holds files already. LoraScratchError: it can't be created, or another process writes to it.
     """
+    if not is_main():
+        yield Path(os.fsdecode(from_main(b"")))
+        return
     folder = _create(Path(options.resume or options.output_dir or _numbered(options.preset or "run")))
     with sole_writer(folder):
         if not (options.resume and (folder / CONFIG).exists()):
             check_free(folder)
             write_json(folder / CONFIG, record)
         remove_leftovers(folder)
+        from_main(os.fsencode(folder))
         yield folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 from ..adapter import NF4, LoRAConfig, load_adapter, quantise_base, read_provenance
 from ..errors import AdapterFileError
 from ..model import Base
+from ..runtime.agreement import check_same, check_same_tensors
 from .opening import open_base
 
 Noted = TypeVar("Noted", str, int)
@@ -53,7 +55,8 @@ def open_adapter(folder: str | Path, *, model: str | None = None, verify_base: b
     """Load the base that the adapter names (or `model`), with the adapter in it.
 
     Raises:
-        AdapterFileError: the folder, or its fit to the base. ModelError: the base can't be loaded.
+        AdapterFileError: the folder, or its fit to the base. ModelError: the base can't be loaded. ConfigError: it is not
+            the same in all processes.
     """
     folder = Path(folder)
     notes = read_provenance(folder)
@@ -68,6 +71,8 @@ def open_adapter(folder: str | Path, *, model: str | None = None, verify_base: b
     base = open_base_of(notes, base_name)
     config = load_adapter(base.model, folder, verify_base=verify_base, must_cover=base.fresh)
     base.model.eval()
+    check_same(f"the adapter {folder}", json.dumps(notes, sort_keys=True).encode())
+    check_same_tensors("the model", base.model.state_dict())
     return SavedAdapter(base, config, tuple(labels), notes, folder)
 
 

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..adapter import NF4, base_precision
 from ..errors import ConfigError
-from ..runtime.distributed import check_same_tensors, working_group
+from ..runtime.agreement import check_same_tensors
+from ..runtime.distributed import working_group
 
 
-def shard_base(model: Any, device: torch.device) -> None:
+def shard_base(model: Any, device: torch.device) -> Any:
     """Share the frozen tensors of the encoder out over the processes, in place, and put all that stays whole on `device`.
 
     Only a block at a time is whole on `device`; the model should still be on the CPU. From now on all processes
@@ -27,8 +29,11 @@ def shard_base(model: Any, device: torch.device) -> None:
     Args:
         model: a sequence classifier of transformers, adapted already: who is trained stays whole.
 
+    Returns:
+        The same model.
+
     Raises:
-        ConfigError: a world of one, or processes with different models.
+        ConfigError: a world of one, a base in four bits, or processes with different models.
     """
     from torch.distributed.device_mesh import DeviceMesh  # here, because they take seconds to import
     from torch.distributed.fsdp import fully_shard
@@ -36,6 +41,8 @@ def shard_base(model: Any, device: torch.device) -> None:
     group = working_group()
     if group is None:
         raise ConfigError("there is one process", where="--fsdp", expected="several, started by torchrun")
+    if base_precision(model) == NF4:
+        raise ConfigError("a base in four bits is not shared out", where="--fsdp", remedy="use --base_precision full")
     check_same_tensors("the base model", model.state_dict())
     encoder: nn.Module = model.base_model
     options: Any = {
@@ -51,6 +58,7 @@ def shard_base(model: Any, device: torch.device) -> None:
     for name, child in model.named_children():
         if child is not encoder:
             model.get_submodule(name).to(device)
+    return model
 
 
 def _blocks(encoder: nn.Module) -> list[nn.Module]:

@@ -9,9 +9,9 @@ go through the same calls of this file in the same order: each of them waits for
 
 from __future__ import annotations
 
-import hashlib
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -34,17 +34,20 @@ def process_group() -> Iterator[None]:
     """Inside, the processes that torchrun started know each other: by gloo on CPUs, by NCCL between GPUs.
 
     `LORA_SCRATCH_TIMEOUT_S` in the environment says how long they wait for one that has fallen silent (25 s by default).
+    In a process group of the caller's own, and inside this one, nothing more happens.
 
     Raises:
-        WorldError: they can't reach each other.
+        ConfigError: an environment that torchrun did not make. WorldError: they can't reach each other.
     """
     global _working_group
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if processes_started() == 1 or dist.is_initialized():
         yield
         return
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())  # what `cuda` means from now on
-    timeout = timedelta(seconds=float(os.environ.get("LORA_SCRATCH_TIMEOUT_S", TIMEOUT_S)))
+        torch.cuda.set_device(_number("LOCAL_RANK") % torch.cuda.device_count())  # what `cuda` means from now on
+    for name in ("RANK", "LOCAL_RANK", "MASTER_PORT"):
+        _number(name)
+    timeout = timedelta(seconds=_patience_s())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _lost_process_is_an_error():
         dist.init_process_group("gloo", timeout=timedelta(seconds=PATIENCE_S))
@@ -106,45 +109,30 @@ def from_main(content: bytes) -> bytes:
     return buffer.numpy().tobytes()
 
 
-def check_same(what: str, content: bytes) -> None:
-    """All processes must hold the same `content`, else they would work on different things and put it together.
+def gathered(content: bytes) -> list[bytes]:
+    """What every process passes, in the order of their numbers, in every process.
 
     Raises:
-        ConfigError: naming the processes that hold something else than the main one. WorldError: a process has gone.
+        WorldError: a process has gone.
     """
     if world_size() == 1:
-        return
-    _check_same_digest(what, hashlib.sha256(content).digest())
-
-
-def check_same_tensors(what: str, tensors: Mapping[str, Tensor]) -> None:
-    """`check_same` for tensors by name; of a sharded one nothing is compared, since each process holds another part.
-
-    Raises:
-        As `check_same`.
-    """
-    if world_size() == 1:
-        return
-    digest = hashlib.sha256()
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        if not is_sharded(tensor):
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    _check_same_digest(what, digest.digest())
-
-
-def _check_same_digest(what: str, digest: bytes) -> None:
-    own = _as_tensor(digest)
-    digests = [torch.empty_like(own) for _ in range(world_size())]
+        return [content]
+    lengths = [torch.tensor(0) for _ in range(world_size())]
     with _lost_process_is_an_error():
-        dist.all_gather(digests, own)
-    others = [str(number) for number, digest in enumerate(digests) if not torch.equal(digest, digests[0])]
-    if others:
-        raise ConfigError(
-            f"not the same in process {', '.join(others)} as in process 0",
-            where=what,
-            remedy="start all processes with the same files, flags and versions",
-        )
+        dist.all_gather(lengths, torch.tensor(len(content)))
+        longest = int(max(lengths))
+        buffers = [torch.empty(longest, dtype=torch.uint8) for _ in lengths]
+        dist.all_gather(buffers, _as_tensor(content.ljust(longest, b"\0")))
+    return [buffer.numpy().tobytes()[: int(length)] for buffer, length in zip(buffers, lengths, strict=True)]
+
+
+def keep_in_step() -> None:
+    """Wait for the others. Who goes through here after every piece of long work is never silent for long.
+
+    Raises:
+        WorldError: a process has gone.
+    """
+    sum_over_processes([torch.zeros(1)])  # a barrier of NCCL's would wait for the GPU too
 
 
 @contextmanager
@@ -168,15 +156,44 @@ def working_group() -> dist.ProcessGroup | None:
     return _working_group
 
 
+def processes_started() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return _number("WORLD_SIZE") if "WORLD_SIZE" in os.environ else 1
+
+
 def check_one_process(what: str) -> None:
     """For work that several processes would only do several times.
 
     Raises:
         ConfigError: torchrun started more than one.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = processes_started()
     if processes > 1:
         raise ConfigError(f"started as {processes} processes", where=what, expected="one", remedy="run it without torchrun")
+
+
+def _number(name: str) -> int:
+    """A whole number that torchrun put into the environment."""
+    value = os.environ.get(name, "nothing")
+    if not value.isdecimal():
+        raise ConfigError(
+            f"is {value}",
+            where=f"{name} in the environment",
+            expected="a number",
+            remedy="start with torchrun, or unset WORLD_SIZE",
+        )
+    return int(value)
+
+
+def _patience_s() -> float:
+    value = os.environ.get("LORA_SCRATCH_TIMEOUT_S", str(TIMEOUT_S))
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"is {value}", where="LORA_SCRATCH_TIMEOUT_S in the environment", expected="seconds, above 0")
+    return seconds
 
 
 def _wait_for_all() -> None:
@@ -195,8 +212,13 @@ def _lost_process_is_an_error() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo has no type of its own
+        first_line = str(error).strip().splitlines()[0]
+        silent = "timed out" in first_line.lower() or "timeout" in first_line.lower()
         raise WorldError(
-            f"lost another process of the job ({str(error).strip().splitlines()[0]})",
-            where=f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}",
-            remedy="look for the first error above, or on the other machines",
+            f"another process has been silent for too long ({first_line})"
+            if silent
+            else f"lost another process of the job ({first_line})",
+            where=f"process {os.environ.get('RANK', rank())} of {processes_started()}",
+            remedy="look for the first error above, or on the other machines"
+            + ("; LORA_SCRATCH_TIMEOUT_S=SECONDS waits longer" if silent else ""),
         ) from error

@@ -26,12 +26,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..adapter import check_trainable
+from ..adapter import check_trainable, is_adapted
+from ..adapter.state import adapter_state
 from ..data import Batch, Encoded, plan_batches, share
 from ..errors import ConfigError, Interrupted, TrainingError
 from ..evaluation import Metrics, measure, predict_logits
+from ..runtime.agreement import check_same_settings, check_same_tensors
 from ..runtime.device import peak_memory_bytes, resolve_device
-from ..runtime.distributed import check_same, check_same_tensors, is_main, rank, sum_over_processes, world_size
+from ..runtime.distributed import is_main, rank, sum_over_processes, world_size
 from ..runtime.precision import Precision, resolve_precision
 from ..runtime.seeds import named_seed, seed_everything
 from .checkpoint import Checkpoints, share_state
@@ -94,9 +96,9 @@ def train(
         raise TrainingError(
             f"{len(train_set)} training and {len(validation)} validation rows", expected="at least one of each"
         )
-    _check_processes(model, train_set, validation, config)
     seed_everything(config.seed)
     precision = resolve_precision(config.precision, resolve_device(config.device))
+    _check_processes(model, train_set, validation, config, precision)
     model.to(precision.device)
     if not is_main():
         log = on_best = None  # process 0 writes
@@ -106,14 +108,18 @@ def train(
         return run.run(stop, show_progress=show_progress and is_main())
 
 
-def _check_processes(model: nn.Module, train_set: Encoded, validation: Encoded, config: TrainingConfig) -> None:
+def _check_processes(
+    model: nn.Module, train_set: Encoded, validation: Encoded, config: TrainingConfig, precision: Precision
+) -> None:
     if config.batch_size < world_size():
         raise ConfigError(
             f"a batch of {config.batch_size} rows for {world_size()} processes",
             where="--batch_size",
             expected=f"at least {world_size()}",
         )
-    check_same("the training settings", repr(config).encode())
+    flags = {**asdict(config), **(asdict(adapter_state(model).config) if is_adapted(model) else {})}
+    computed_in = {"the compute dtype": precision.name, "torch": torch.__version__}
+    check_same_settings({**{f"--{name}": value for name, value in flags.items()}, **computed_in})
     for name, rows in (("training", train_set), ("validation", validation)):
         check_same_tensors(f"the {name} rows", {"tokens": rows.tokens, "offsets": rows.offsets, "labels": rows.labels})
     check_same_tensors("the model", model.state_dict())
@@ -211,7 +217,7 @@ class _Run:
         if world_size() == 1:
             return self.stop.signal
         here = self.stop.signal or 0
-        seen = torch.tensor([float(here == each) for each in SIGNALS], device=self.precision.device)
+        seen = torch.tensor([float(here == each) for each in SIGNALS])
         sum_over_processes([seen])
         return next((each for each, count in zip(SIGNALS, seen.tolist(), strict=True) if count), None)
 

@@ -20,7 +20,7 @@ from ..data import Batch
 from ..errors import TrainingError
 from ..model.packed import classify
 from ..runtime.device import is_out_of_memory
-from ..runtime.distributed import sum_over_processes, world_size
+from ..runtime.distributed import is_sharded, sum_over_processes, world_size
 from ..runtime.precision import Precision
 from .config import TrainingConfig
 from .optimizer import build_optimizer
@@ -105,8 +105,8 @@ class Stepper:
             try:
                 return sum(self._backward(piece, rows) for batch in batches for piece in batch.pieces(self.pieces))
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
+                if not is_out_of_memory(error) or any(is_sharded(p) for p in self.model.parameters()):
+                    raise  # the processes of a sharded model go through it together, so none of them can go again alone
                 if self.pieces >= max(len(batch.labels) for batch in batches):
                     raise TrainingError(
                         "out of memory with one row at a time", where=f"step {self.step + 1}", remedy="lower --max_tokens"

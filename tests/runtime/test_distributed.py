@@ -1,5 +1,6 @@
 """lora_scratch/runtime/distributed.py: processes agree and hear of each other's end; without torchrun, a world of one."""
 
+import re
 import signal
 import time
 
@@ -12,6 +13,8 @@ from lora_scratch.errors import ConfigError, WorldError
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.distributed import check_one_process, first_of_machine_first, process_group
 
+WORLD = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "1"}
+
 
 def test_without_torchrun_there_is_a_world_of_one():
     """Every call does nothing: sums stay, the main process's word is one's own."""
@@ -19,7 +22,9 @@ def test_without_torchrun_there_is_a_world_of_one():
         assert rank_work.who() == (0, 1, True)
         assert rank_work.summed((2,)) == [[1.0, 1.0]]
         assert rank_work.told(b"word") == b"word"
+        assert rank_work.everyones(b"word") == [b"word"]
         assert rank_work.same(b"anything")
+        assert rank_work.agreed({"--rank": 8})
     check_one_process("compare.py")
 
 
@@ -32,14 +37,6 @@ def test_tensors_of_any_shape_are_summed_over_all_processes():
 def test_every_process_gets_the_main_ones_bytes(content):
     """Whatever the length, and nothing too."""
     assert in_processes(rank_work.told, content) == [content, content]
-
-
-def test_processes_with_different_inputs_are_refused_and_named():
-    """Averaging gradients of different rows or models would be silently wrong."""
-    assert in_processes(rank_work.same, b"a", b"a") == [True, True]
-    for error in in_processes(rank_work.same, b"a", b"b", b"a", size=3):
-        assert isinstance(error, ConfigError)
-        assert "the rows: not the same in process 1 as in process 0" in str(error)
 
 
 def test_a_killed_process_is_an_error_in_the_others_at_once():
@@ -56,7 +53,38 @@ def test_a_silent_process_is_an_error_in_the_others_after_the_time_out():
     """A process that is stopped keeps its connections: only the clock tells."""
     (waiting,) = in_processes(rank_work.die, signal.SIGSTOP, timeout_s=1, ask=1)
     assert isinstance(waiting, WorldError)
-    assert "lost another process of the job" in str(waiting)
+    assert "process 0 of 2: another process has been silent for too long" in str(waiting)
+    assert "LORA_SCRATCH_TIMEOUT_S=SECONDS waits longer" in str(waiting)
+
+
+def test_everyones_bytes_reach_everyone_in_their_order():
+    """Of different lengths, and none at all."""
+    contents = (b"", b"word", bytes(range(256)))
+    assert in_processes(rank_work.everyones, *contents, size=3) == [list(contents)] * 3
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE in the environment: is two; expected a number"),
+        ({"WORLD_SIZE": "2"}, "RANK in the environment: is nothing; expected a number; start with torchrun"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, "MASTER_PORT in the environment: is nothing"),
+        (
+            {"WORLD_SIZE": "2", "LORA_SCRATCH_TIMEOUT_S": "soon", **WORLD},
+            "LORA_SCRATCH_TIMEOUT_S in the environment: is soon",
+        ),
+        ({"WORLD_SIZE": "2", "LORA_SCRATCH_TIMEOUT_S": "0", **WORLD}, "is 0; expected seconds, above 0"),
+    ],
+    ids=str,
+)
+def test_an_environment_that_torchrun_did_not_make_is_refused_by_name(monkeypatch, environment, found):
+    """Other tools set some of these variables too."""
+    for name in ("RANK", "LOCAL_RANK", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=re.escape(found)), process_group():
+        pass
 
 
 def test_work_for_one_process_is_refused_in_several(monkeypatch):

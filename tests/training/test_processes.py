@@ -8,6 +8,7 @@ from ranks import in_processes
 from lora_scratch.errors import ConfigError, WorldError
 
 DROPPED = {"dropout": 0.2}
+GRADIENT_BYTES = 4 * (1 + sum(p.numel() for p in rank_work.adapted().parameters() if p.requires_grad))
 
 
 def close(ours, theirs, rtol):
@@ -39,10 +40,18 @@ def test_several_processes_with_the_same_global_batch_train_as_one(size, setting
 
 
 def test_only_gradients_of_adapter_and_head_travel_once_a_step():
-    """Three micro-batches are one message; it holds a number for each trained one, and the loss."""
-    sizes = in_processes(rank_work.messages_of_a_step, accumulation_steps=3)
-    trained = sum(p.numel() for p in rank_work.adapted().parameters() if p.requires_grad)
-    assert sizes == [[trained + 1]] * 2
+    """Three micro-batches are one message of four bytes for each trained number and for the loss. Nothing is sent, and no
+    parameter looked for, between backward passes.
+    """
+    messages = in_processes(rank_work.messages_of_a_step, accumulation_steps=3)
+    assert messages == [[("allreduce_", GRADIENT_BYTES)]] * 2
+
+
+def test_of_a_sharded_base_its_frozen_weights_travel_and_no_gradient_of_them():
+    """Every message but the one of the gradients of adapter and head gathers weights; none reduces."""
+    for messages in in_processes(rank_work.messages_of_a_step, accumulation_steps=3, sharded=True):
+        assert [message for message in messages if "gather" not in message[0]] == [("allreduce_", GRADIENT_BYTES)]
+        assert len(messages) > 3
 
 
 def test_dropout_differs_between_processes_and_is_the_same_in_every_run():
@@ -70,6 +79,13 @@ def test_processes_that_start_from_different_models_are_refused():
     for error in in_processes(rank_work.trained, wrong_seed_in=1):
         assert isinstance(error, ConfigError)
         assert "the model: not the same in process 1 as in process 0" in str(error)
+
+
+def test_processes_with_other_settings_are_refused_with_both_values():
+    """Alpha is in no tensor: their gradients would be those of different functions."""
+    for error in in_processes(rank_work.trained, alphas=[8, 16]):
+        assert isinstance(error, ConfigError)
+        assert "--alpha is 16 in process 1, 8 in process 0; start all processes with the same flags" in str(error)
 
 
 def test_a_batch_with_fewer_rows_than_processes_is_refused():
