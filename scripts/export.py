@@ -1,8 +1,10 @@
 """Fold an adapter into its base: a plain transformers model, as fast as the base, that needs neither PEFT nor this project.
+Or part it for servers of many adapters, which take no head: a base with the trained head, and A and B alone.
 
 python scripts/export.py checkpoints/demo/adapter --merged exported
 python scripts/export.py checkpoints/demo/adapter --merged exported --dtype bfloat16      half the size, and what that costs
 python scripts/export.py checkpoints/demo/adapter --merged exported --dtype float16 --tolerance 0.005 --dataset rows.csv
+python scripts/export.py checkpoints/demo/adapter --split served      served/base and served/adapter
 
 Before anything is written, the merged model has to say what the adapter model says: on validation rows, every logit within
 the tolerance. Else the exit code is 1. The figures go to merge.json in the folder.
@@ -15,7 +17,16 @@ import math
 from pathlib import Path
 
 from lora_scratch.adapter import dequantise_base
-from lora_scratch.jobs import Gate, check_free, check_given, gate_rows, merge_through_gate, open_adapter, run_command
+from lora_scratch.jobs import (
+    Gate,
+    check_free,
+    check_given,
+    gate_rows,
+    merge_through_gate,
+    open_adapter,
+    run_command,
+    save_split,
+)
 from lora_scratch.jobs.gate import DTYPES, TOLERANCES
 from lora_scratch.runtime.atomic import new_folder, write_json
 from lora_scratch.runtime.device import resolve_device
@@ -24,13 +35,18 @@ RECORD = "merge.json"
 
 
 def main() -> None:
-    """Load, fold, compare, write."""
+    """Load, fold, compare, write; or load, part, write."""
     options = parse()
-    place = check_free(Path(options.merged), flag="--merged")
+    place = check_free(Path(options.merged or options.split), flag="--merged" if options.merged else "--split")
     device = resolve_device(options.device)
     saved = open_adapter(options.adapter, model=options.model)
     if options.dequantise:
         dequantise_base(saved.base.model)
+    if options.split:
+        needs = save_split(saved, place)
+        print("\n".join(f"{name:<24} {value}" for name, value in needs.items()))
+        print(f"\n{place / 'base'}: an ordinary model; {place / 'adapter'}: LoRA for it, in PEFT's format")
+        return
     rows, source = (None, "") if options.no_rows else gate_rows(saved, dataset=options.dataset, count=options.rows)
     tolerance = TOLERANCES[options.dtype] if options.tolerance is None else options.tolerance
     gate = merge_through_gate(saved, rows=rows, source=source, dtype=options.dtype, tolerance=tolerance, device=device)
@@ -47,7 +63,9 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("adapter", help="adapter folder, as scripts/train.py writes it")
-    parser.add_argument("--merged", required=True, metavar="DIR", help="where the plain model goes; must not hold files yet")
+    goal = parser.add_mutually_exclusive_group(required=True)
+    goal.add_argument("--merged", metavar="DIR", help="where the plain model goes; must not hold files yet")
+    goal.add_argument("--split", metavar="DIR", help="where a base with the trained head and LoRA alone go, for servers")
     parser.add_argument("--model", help="base model, if not the one the adapter names")
     parser.add_argument("--dtype", default="float32", choices=list(DTYPES), help="what the weights are stored in")
     defaults = ", ".join(f"{value:g} in {name}" for name, value in TOLERANCES.items())

@@ -35,3 +35,4 @@ from .run_folder import check_free as check_free
 from .run_folder import run_folder as run_folder
 from .saved import SavedAdapter as SavedAdapter
 from .saved import open_adapter as open_adapter
+from .split import save_split as save_split

@@ -6,7 +6,9 @@ import shutil
 
 import combine
 import export
+import peft
 import pytest
+import safetensors.torch
 import torch
 import train
 from command_line import call, train_arguments
@@ -159,3 +161,35 @@ def test_wrong_usage_is_2(job, tmp_path, capsys, arguments, message):
     """Before anything is opened."""
     assert call(export, job.adapter, "--merged", tmp_path / "plain", *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_split_adapter_has_no_head_and_says_the_same_in_peft_in_transformers_and_here(job, tmp_path, capsys):
+    """The trained head is the base's, A and B are left: every tensor is the same here; logits in three ways of loading it."""
+    place = tmp_path / "served"
+    assert call(export, job.adapter, "--split", place) == 0
+    printed = capsys.readouterr().out
+    assert "rank                     4: the server's largest rank has to be 4 or more" in printed
+    names = safetensors.torch.load_file(place / "adapter" / "adapter_model.safetensors").keys()
+    assert all(name.endswith(("lora_A.weight", "lora_B.weight")) for name in names)
+    saved, split = open_adapter(job.adapter), open_adapter(place / "adapter")
+    rows, _ = gate_rows(saved, dataset=None, count=16)
+    expected = logits_on(saved.base.model, rows)
+    tensors = saved.base.model.state_dict()
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in split.base.model.state_dict().items())
+    assert relative_error(logits_on(split.base.model, rows), expected.double()) < 1e-6
+    base = AutoModelForSequenceClassification.from_pretrained(place / "base").eval()
+    theirs = peft.PeftModel.from_pretrained(base, str(place / "adapter")).eval()
+    assert relative_error(logits_on(theirs, rows), expected.double()) < 1e-5
+    plain = AutoModelForSequenceClassification.from_pretrained(place / "base").eval()
+    plain.load_adapter(str(place / "adapter"))
+    assert relative_error(logits_on(plain.eval(), rows), expected.double()) < 1e-5
+
+
+def test_a_split_is_refused_where_more_than_the_head_was_trained(job, tmp_path, capsys):
+    """Trained biases; nothing is written."""
+    run = tmp_path / "run"
+    assert call(train, *train_arguments(job.base, job.data, run), "--bias", "all", "--epochs", 1) == 0
+    capsys.readouterr()
+    assert call(export, run / "adapter", "--split", tmp_path / "served") == 1
+    assert "trained biases (bias all); expected bias none" in capsys.readouterr().err
+    assert not (tmp_path / "served").exists()
