@@ -164,7 +164,7 @@ def test_wrong_usage_is_2(job, tmp_path, capsys, arguments, message):
 
 
 def test_a_split_adapter_has_no_head_and_says_the_same_in_peft_in_transformers_and_here(job, tmp_path, capsys):
-    """The trained head is the base's, A and B are left: every tensor is the same here; logits in three ways of loading it."""
+    """The trained head is the base's, A and B are left: every tensor is the same, logits in three ways of loading."""
     place = tmp_path / "served"
     assert call(export, job.adapter, "--split", place) == 0
     printed = capsys.readouterr().out

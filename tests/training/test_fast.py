@@ -110,3 +110,19 @@ def test_a_family_that_is_not_known_to_pack_trains_with_padding_and_says_so():
     warned = pytest.warns(UserWarning, match="GPT2ForSequenceClassification trains with padding")
     with warned, fast_path(model, Precision(torch.bfloat16, CPU)):
         assert levers(model) == (True, False, False, False)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("family", ["distilbert", "bert", "roberta"])
+def test_recomputing_activations_gives_the_same_gradients(family, plain):
+    """`model.gradient_checkpointing_enable()`: every adapter has a gradient, the losses are those without."""
+    logs = {}
+    for recompute in (False, True):
+        model = inject(tiny(family), LoRAConfig(rank=4, alpha=8, dropout=0.0))
+        if recompute:
+            model.gradient_checkpointing_enable()
+        logs[recompute] = MetricsLog()
+        train(model, tiny_rows(16), tiny_rows(8), config(plain=plain, learning_rate=1e-2), log=logs[recompute], **QUIET)
+    losses = {recompute: [event["loss"] for event in log.events] for recompute, log in logs.items()}
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
+    assert losses[True][0] != losses[True][1]
