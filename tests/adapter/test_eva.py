@@ -50,7 +50,9 @@ def test_eva_leaves_modes_and_no_hooks_behind():
 
 def test_eva_without_data_is_refused():
     """It would be the default start under another name."""
-    with pytest.raises(ConfigError, match=r"looks at data and was given none; pass inject\(batches=...\)"):
+    with pytest.raises(
+        ConfigError, match=r"^--init: init eva looks at data and was given none; pass inject\(batches=...\)$"
+    ):
         inject(tiny_distilbert(), CONFIG)
 
 

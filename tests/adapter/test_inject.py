@@ -482,3 +482,13 @@ class TestCheckTrainable:
             TrainingError, match=rf"^train: {Q0} is merged and would not learn; call unmerge_all\(model\) first$"
         ):
             check_trainable(model)
+
+
+def test_the_seed_is_zero_unless_another_is_given():
+    """A is drawn from it."""
+    default, zero, one = (
+        inject(tiny_distilbert(), LoRAConfig(rank=4, alpha=8), **seed) for seed in ({}, {"seed": 0}, {"seed": 1})
+    )
+    a = [next(p for name, p in model.named_parameters() if "lora_A" in name) for model in (default, zero, one)]
+    assert torch.equal(a[0], a[1])
+    assert not torch.equal(a[0], a[2])

@@ -235,7 +235,7 @@ def test_rows_that_are_not_named_are_an_error(make):
     bank = make(routing)
     x = IDS if isinstance(bank, BankEmbedding) else torch.randn(3, 5, 6)
     with pytest.raises(
-        RuntimeError, match=r"no row of the batch has named its adapter; call the model inside `with bank.rows"
+        RuntimeError, match=r"^no row of the batch has named its adapter; call the model inside `with bank.rows\(\[...\]\)`$"
     ):
         bank(x)
     bank.routing.enabled = False
@@ -305,3 +305,18 @@ def test_bank_layer_is_no_adapter_layer():
     assert bank.weight is bank.base.weight
     assert bank.bias is bank.base.bias
     assert set(bank.state_dict()) == {"base.weight", "base.bias"}
+
+
+@pytest.mark.parametrize(("kind", "base"), [(BankLinear, nn.Linear(6, 4)), (BankEmbedding, nn.Embedding(9, 4))])
+def test_a_new_bank_holds_nothing_and_saves_nothing_but_its_base(kind, base):
+    """Slots take no room before they are written, and are no part of a checkpoint of the model, then or later."""
+    bank = kind(base, Routing(), slots=3)
+    assert (bank.lora_A, bank.lora_B, bank.routing.rows, bank.routing.strength) == (None,) * 4
+    keys = {f"base.{name}" for name in base.state_dict()}
+    assert bank.state_dict().keys() == keys
+    layer = (LoRALinear if kind is BankLinear else LoRAEmbedding)(base, 1, 2)
+    move_adapter(layer)
+    bank.write(1, layer)
+    assert bank.state_dict().keys() == keys
+    assert 1 in bank.lora_A.shape
+    assert bank.lora_B.shape[0] == 3

@@ -104,6 +104,34 @@ def test_switched_off_it_is_the_base_head_bit_for_bit():
     bank.routing.enabled, bank.routing.rows = False, None
     x = torch.randn(2, 6)
     assert torch.equal(bank(x), bank.base(x))
+    options = BankHead(FirstToken(3).eval(), Routing(), slots=2)
+    options.routing.enabled = False
+    tokens = torch.randn(2, 4, 6)
+    assert torch.equal(options(tokens, sign=-1), -options.base(tokens))
+
+
+def test_a_head_in_training_drops_entries_of_every_row_apart():
+    """A head with dropout, as it is left in training mode."""
+    bank = banked([nn.Sequential(nn.Dropout(0.5), nn.Linear(64, 8))], [0, 0]).train()
+    x = torch.ones(2, 64)
+    y = bank(x)
+    assert not torch.equal(y[0], y[1])
+
+
+def test_the_head_of_a_bank_saves_nothing_but_its_base():
+    """Neither slots nor widths."""
+    bank = banked([nn.Linear(6, 3), nn.Linear(6, 5)], [1, 1])
+    assert bank.state_dict().keys() == {"base.weight", "base.bias"}
+    assert bank.width.tolist() == [3, 5, 3, 3, 3]
+
+
+def test_widths_are_of_the_last_dimension():
+    """A head that answers for every token: (B, T, labels)."""
+    bank = banked([nn.Linear(6, 3), nn.Linear(6, 5)], [0, 1])
+    y = bank(torch.randn(2, 7, 6))
+    assert y.shape == (2, 7, 5)
+    assert y[0].eq(-torch.inf).any(0).tolist() == [False, False, False, True, True]
+    assert y[1].isfinite().all()
 
 
 def test_rows_have_to_be_named():

@@ -141,3 +141,32 @@ def test_keep_mask_has_the_exact_probability_and_none_where_nothing_is_dropped()
     assert probability == 1 - round(0.1 * 2**16) / 2**16
     assert float(keep.float().mean()) == pytest.approx(probability, abs=4 * (0.1 * 0.9 / 90_000) ** 0.5)
     assert keep_mask(x, 0.0) == (None, 1.0)
+
+
+def test_keep_mask_of_another_device_is_torchs_own_on_that_device():
+    """The cheap words are a CPU's; elsewhere uniform numbers, drawn where x is, and an exact probability."""
+    x = torch.empty(3, 5, device="meta")
+    keep, probability = keep_mask(x, 0.25)
+    assert (keep.shape, keep.dtype, keep.device.type, probability) == (x.shape, torch.bool, "meta", 0.75)
+    assert keep_mask(x, 0.0) == (None, 1.0)
+
+
+def test_a_layer_with_a_forward_of_its_own_keeps_it():
+    """Somebody has put it there."""
+    layer = layer_of()
+    layer.forward = torch.zeros_like
+    with fused_updates(nn.ModuleList([layer])):
+        assert layer.forward is torch.zeros_like
+    assert layer.forward is torch.zeros_like
+
+
+def test_x_gets_its_gradient_where_a_is_frozen():
+    """As in LoRA-FA; B's is the layer's own too."""
+    layer, x = layer_of(), torch.randn(5, 12)
+    layer.lora_A.requires_grad_(False)
+    found = []
+    for fused in (False, True):
+        leaf = x.clone().requires_grad_()
+        with fused_updates(nn.ModuleList([layer] if fused else [])):
+            found.append(torch.autograd.grad(layer(leaf).square().sum(), [leaf, layer.lora_B]))
+    assert all(torch.allclose(f, e, rtol=1e-5, atol=1e-5) for f, e in zip(*found, strict=True))

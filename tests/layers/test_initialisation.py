@@ -156,7 +156,7 @@ def test_stored_alpha_keeps_the_scaling_at_twice_the_rank(rslora):
 
 def test_initialise_refuses_what_it_does_not_know():
     """A typo, and methods that a layer can't have, are named."""
-    with pytest.raises(ValueError, match=r"'pisa'; expected one of default"):
+    with pytest.raises(ValueError, match=r"'pisa'; expected one of default, peft, gaussian, "):
         initialise(LAYERS["linear"](), "pisa")
     with pytest.raises(ValueError, match="need an OffsetLoRALinear, not a LoRALinear"):
         initialise(LAYERS["linear"](), "pissa")

@@ -272,7 +272,7 @@ class TestMerge:
 
     def test_unmerge_of_what_is_not_merged_is_an_error(self):
         """Nothing to take back."""
-        with pytest.raises(RuntimeError, match=r"not merged; call merge\(\) first"):
+        with pytest.raises(RuntimeError, match=r"^unmerge: not merged; call merge\(\) first$"):
             make().unmerge()
 
     def test_merge_needs_no_gradient_and_leaves_none(self):

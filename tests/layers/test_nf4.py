@@ -201,7 +201,7 @@ def test_lora_on_four_bits_is_the_dense_formula():
 def test_merging_into_four_bits_is_refused_and_changes_nothing(cls):
     """The update would have to be rounded to sixteen levels: call dequantise_base first."""
     layer = cls(NF4Linear(linear(12, 8)), rank=2, alpha=3)
-    with pytest.raises(RuntimeError, match="the base is quantised; call dequantise_base"):
+    with pytest.raises(RuntimeError, match=r"^merge: the base is quantised; call dequantise_base\(model\) first$"):
         layer.merge()
     assert not layer.merged
 
@@ -227,3 +227,18 @@ def test_starts_from_the_weight_work_on_four_bits(method):
     x = torch.randn(4, 12)
     assert layer.lora_B.abs().sum() > 0
     assert torch.equal(layer(x), layer.base(x))
+
+
+@pytest.mark.parametrize("weight", [torch.ones(4, 8, dtype=torch.int64), torch.empty(0, 8)])
+def test_a_weight_without_numbers_to_round_is_refused(weight):
+    """Whole numbers, and none at all."""
+    linear = nn.Linear(8, 4)
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    with pytest.raises(ValueError, match="weight"):
+        NF4Linear(linear)
+
+
+def test_it_says_what_it_is():
+    """In a model that is printed."""
+    assert "in_features=64, out_features=4, bias=True, 4 bits" in repr(NF4Linear(nn.Linear(64, 4)))
+    assert "bias=False" in repr(NF4Linear(nn.Linear(64, 4, bias=False)))

@@ -93,3 +93,12 @@ def test_offset_refuses_a_rank_that_could_not_be_stored():
     """Twice the rank has to fit the layer."""
     with pytest.raises(ValueError, match="1 to 4"):
         OffsetLoRALinear(nn.Linear(12, 8), 5)
+
+
+def test_offset_trains_what_it_calls_a_and_b():
+    """Under PEFT's names; the start is no parameter."""
+    layer = make()
+    named = layer.adapter_tensors()
+    assert named.keys() == {"lora_A.weight", "lora_B.weight"}
+    assert named["lora_A.weight"] is layer.lora_A
+    assert named["lora_B.weight"] is layer.lora_B
