@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,8 @@ def test_calibration_agrees_with_scikit_learn(seed):
     assert [each.accuracy for each in found.bins] == pytest.approx(accuracy)
     assert [each.confidence for each in found.bins] == pytest.approx(confidence)
     assert sum(each.n for each in found.bins) == len(labels)
+    counts = np.histogram(p.max(-1), bins=15, range=(0, 1))[0]
+    assert found.ece == pytest.approx(np.average(abs(accuracy - confidence), weights=counts[counts > 0]))
     assert all(each.low < each.confidence <= each.high for each in found.bins)
 
 

@@ -38,6 +38,19 @@ def test_mcnemar_does_not_depend_on_rows_that_agree(fixed, broken, both_right, b
     assert mcnemar(*outcomes(fixed, broken, both_right, both_wrong)) == mcnemar(*outcomes(fixed, broken))
 
 
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 30), st.integers(0, 30))
+def test_mcnemar_equals_statsmodels(fixed, broken, both_right, both_wrong):
+    """Its exact test on the whole table of two by two, rows that agree among them."""
+    tables = pytest.importorskip("statsmodels.stats.contingency_tables", reason="statsmodels is in the extra `test`")
+    expected = tables.mcnemar([[both_right, broken], [fixed, both_wrong]], exact=True).pvalue
+    assert mcnemar(*outcomes(fixed, broken, both_right, both_wrong)).p_value == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_mcnemar_of_eight_against_two_is_the_one_worked_by_hand():
+    """Ten coins, at most two tails, twice: 2 · (1 + 10 + 45) / 1024 = 0.109375."""
+    assert mcnemar(*outcomes(8, 2)).p_value == pytest.approx(0.109375, rel=1e-12)
+
+
 def test_mcnemar_swapped_swaps_fixed_and_broken():
     """The test is two-sided: which model came first does not change p."""
     before, after = outcomes(3, 11)
