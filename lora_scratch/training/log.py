@@ -21,7 +21,7 @@ class MetricsLog:
 
     def write(self, **event: Any) -> None:
         """One line: the event's fields. JSON has no NaN, so a number that is not finite is written as its name."""
-        event = {name: repr(v) if isinstance(v, float) and not math.isfinite(v) else v for name, v in event.items()}
+        event = _writable(event)
         self.events.append(event)
         if self.path is not None:
             try:
@@ -67,3 +67,9 @@ class MetricsLog:
         if len(content) < position:
             warnings.warn(f"{self.path}: {position - len(content):,} bytes of earlier lines are gone", stacklevel=2)
         self.events = [json.loads(line) for line in content.splitlines()]
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _writable(each) for name, each in value.items()}
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -38,6 +38,7 @@ from ..runtime.precision import Precision, resolve_precision
 from ..runtime.seeds import named_seed, seed_everything
 from .checkpoint import Checkpoints, share_state
 from .config import TrainingConfig
+from .dynamics import Dynamics
 from .fast import fast_path
 from .guard import STEPS, MovementGuard
 from .interrupt import SIGNALS, StopRequest, stop_request
@@ -145,6 +146,7 @@ class _Run:
         self.steps_per_epoch = len(self._groups(epoch=0))
         self.stepper = Stepper(model, config, precision=precision, total_steps=config.epochs * self.steps_per_epoch)
         self.state = TrainingState(model, self.stepper, log)
+        self.dynamics = Dynamics(model, self.stepper)
         self.guard: MovementGuard | None = MovementGuard(model)
         saved = share_state(checkpoints.load() if is_main() else None) if checkpoints else None
         if saved is not None:
@@ -245,6 +247,7 @@ class _Run:
             gradient_norm=report.gradient_norm,
             tokens_per_second=tokens / seconds,
             skipped=state.skipped,
+            **self.dynamics.take(),
         )
         bar.set_postfix_str(
             f"loss {report.loss:.3f}, lr {report.learning_rate:.1e}, {tokens / seconds:,.0f} tokens/s", refresh=False
