@@ -21,6 +21,7 @@ from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import build_report, check_requirement, predict_logits, render, require, versions, with_texts
 from lora_scratch.jobs import (
     DataOptions,
+    HelpFormatter,
     SavedAdapter,
     check_file,
     command_line,
@@ -67,7 +68,7 @@ class EvaluateOptions:
 
 def main() -> None:
     """Base and adapter over the same rows."""
-    (options,) = parse_flags(HfArgumentParser(EvaluateOptions, description=__doc__))
+    (options,) = parse_flags(HfArgumentParser(EvaluateOptions, description=__doc__, formatter_class=HelpFormatter))
     check_options(options)
     saved = open_adapter(options.adapter, model=options.model)
     wanted = options.precision or saved.noted("training", "precision", str)

@@ -24,7 +24,8 @@ def missing_flags(line):
     """The flags of a command that the script's `--help` does not know."""
     words = shlex.split(line, comments=True)
     script = next(word for word in words if word.startswith("scripts/"))
-    return [word for word in words if word.startswith("--") and word not in _help(Path(script).stem)]
+    own = words[words.index(script) :]  # those before it are torchrun's
+    return [word for word in own if word.startswith("--") and word not in _help(Path(script).stem)]
 
 
 @cache

@@ -22,6 +22,7 @@ from .opening import open_splits as open_splits
 from .opening import relabel as relabel
 from .opening import resolve_adapter as resolve_adapter
 from .options import DataOptions as DataOptions
+from .options import HelpFormatter as HelpFormatter
 from .options import ModelOptions as ModelOptions
 from .options import RunOptions as RunOptions
 from .options import check_given as check_given

@@ -21,6 +21,10 @@ def _flag(default: Any, meaning: str) -> Any:
     return field(default=default, metadata={"help": meaning})
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The description with its lines as they are written, and the default of every flag."""
+
+
 @dataclass
 class ModelOptions:
     """Which pretrained classifier."""
@@ -89,7 +93,7 @@ def parse(kinds: Sequence[Any], description: str, *, arguments: Sequence[str] | 
         ConfigError: a value out of bounds, or a run to go on with that is not there.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = HfArgumentParser(tuple(kinds), description=description)
+    parser = HfArgumentParser(tuple(kinds), description=description, formatter_class=HelpFormatter)
     given, _ = parser.parse_known_args(arguments)
     begun = _begun(given)
     name = getattr(given, "preset", None)
