@@ -25,7 +25,10 @@ def missing_flags(line):
     words = shlex.split(line, comments=True)
     script = next(word for word in words if word.startswith("scripts/"))
     own = words[words.index(script) :]  # those before it are torchrun's
-    return [word for word in own if word.startswith("--") and word not in _help(Path(script).stem)]
+    known = _help(Path(script).stem)
+    if "goes to train.py" in known:  # compare.py hands them on
+        known += _help("train")
+    return [word for word in own if word.startswith("--") and word not in known]
 
 
 @cache
