@@ -82,7 +82,7 @@ def script(name, *arguments, places=(".",), own_arguments=(), signalled=()):
     """
     out, err = io.StringIO(), io.StringIO()
     if signalled and signalled[0] == rank():
-        _signal_at(*signalled[1:])
+        signal_at(*signalled[1:])
     own = own_arguments[rank()] if own_arguments else ()
     os.chdir(places[min(rank(), len(places) - 1)])
     with redirect_stdout(out), redirect_stderr(err):
@@ -120,7 +120,7 @@ def trained(*, rows=45, folder=None, adapter=None, sharded=False, killed=(), wro
     if sharded:
         shard_base(model, FP32.device)
     if killed and killed[0] == rank():
-        _signal_at(killed[1], signal.SIGKILL)
+        signal_at(killed[1], signal.SIGKILL)
     result = train(
         model,
         tiny_rows(rows),
@@ -139,11 +139,13 @@ def trained(*, rows=45, folder=None, adapter=None, sharded=False, killed=(), wro
     }
 
 
-def _signal_at(step, number):
+def signal_at(step, number, *, before=lambda: None):
+    """This process gets a signal in that step, after a last word."""
     set_rate = Stepper._set_learning_rate
 
     def signalled(self):
         if self.step == step:
+            before()
             os.kill(os.getpid(), number)
         return set_rate(self)
 

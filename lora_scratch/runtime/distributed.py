@@ -18,8 +18,10 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from ..errors import ConfigError, WorldError
+from .rendezvous import fresh_store
 
 # A process that was killed closes its connections, and the others know at once. One that hangs, or whose machine lost its
 # power, says nothing: this is how long the others wait for it in the middle of the work.
@@ -50,7 +52,10 @@ def process_group() -> Iterator[None]:
     timeout = timedelta(seconds=_patience_s())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _lost_process_is_an_error():
-        dist.init_process_group("gloo", timeout=timedelta(seconds=PATIENCE_S))
+        patience = timedelta(seconds=PATIENCE_S)
+        store, number, size = next(rendezvous("env://", timeout=patience))
+        store = fresh_store(store, rank=number, size=size, patience_s=PATIENCE_S)
+        dist.init_process_group("gloo", store=store, rank=number, world_size=size, timeout=patience)
     try:
         with _lost_process_is_an_error():
             _working_group = dist.new_group(backend=backend, timeout=timeout)
@@ -211,6 +216,8 @@ def _as_tensor(content: bytes) -> Tensor:
 def _lost_process_is_an_error() -> Iterator[None]:
     try:
         yield
+    except WorldError:
+        raise
     except RuntimeError as error:  # gloo has no type of its own
         first_line = str(error).strip().splitlines()[0]
         silent = "timed out" in first_line.lower() or "timeout" in first_line.lower()
