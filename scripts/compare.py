@@ -4,7 +4,8 @@
     python scripts/compare.py --model DIR --dataset DIR --output_dir DIR --rungs lora dora --seeds 0 1 2 --epochs 1
 
 Every flag that is not listed here goes to train.py. Each run is a run folder, OUTPUT_DIR/RUNG/seed-N: an interrupted
-comparison goes on where it stopped, and one with more rungs or seeds adds to it. Writes OUTPUT_DIR/comparison.json and .md.
+comparison goes on where it stopped, and one with more rungs or seeds adds to it. Writes comparison.json, comparison.md and
+report.html to OUTPUT_DIR.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from lora_scratch.errors import ConfigError, LoraScratchError
 from lora_scratch.evaluation import markdown_table
 from lora_scratch.jobs import run_command
 from lora_scratch.jobs.ladder import RUNGS, Climb, summarise
+from lora_scratch.reporting import comparison_page, offer_page
 from lora_scratch.runtime.atomic import read_json, write_json, write_text
 
 TRAIN = Path(__file__).with_name("train.py")
@@ -38,10 +40,13 @@ def main() -> None:
     wanted = [(rung, seed) for seed in options.seeds for rung in options.rungs]
     with tqdm(wanted, desc="compare", unit="run") as bar:  # closed before an error is printed
         climbs = [climb(rung, seed, folder, others) for rung, seed in bar]
-    table = markdown_table(summarise(climbs))
-    write_json(folder / "comparison.json", [each.as_json() for each in climbs])
+    summary, runs = summarise(climbs), [each.as_json() for each in climbs]
+    table = markdown_table(summary)
+    write_json(folder / "comparison.json", runs)
     write_text(folder / "comparison.md", table + "\n")
     print(table)
+    source = shlex.join(["python", *sys.argv])
+    print(offer_page(folder / "report.html", lambda: comparison_page(runs, summary, source=source)))
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:

@@ -17,7 +17,7 @@ from transformers import HfArgumentParser
 
 from lora_scratch.adapter import count_parameters, disabled
 from lora_scratch.data import Splits
-from lora_scratch.errors import ConfigError
+from lora_scratch.errors import ConfigError, printable
 from lora_scratch.evaluation import build_report, check_requirement, predict_logits, render, require, versions, with_texts
 from lora_scratch.jobs import (
     DataOptions,
@@ -34,6 +34,7 @@ from lora_scratch.jobs import (
     run_command,
 )
 from lora_scratch.model.sharding import shard_base
+from lora_scratch.reporting import check_installed, run_page, write_page
 from lora_scratch.runtime.atomic import write_json
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.distributed import is_main
@@ -58,6 +59,7 @@ class EvaluateOptions:
         default=False, metadata={"help": "share the base out over the processes, for one that does not fit one device"}
     )
     json: str | None = field(default=None, metadata={"help": "write the report to this file too"})
+    html: str | None = field(default=None, metadata={"help": "draw the report to this file too; needs the extra `report`"})
     require: str | None = field(
         default=None, metadata={"help": "exit with 1 unless the verdict is this: better, or not_worse (better or not shown)"}
     )
@@ -106,6 +108,9 @@ def main() -> None:
     print("\n".join([render(report), *left_out(splits)]))
     if options.json and is_main():
         write_json(Path(options.json), report)
+    if options.html and is_main():
+        title = printable(f"{options.adapter} on the {options.split} rows of {splits.source}")
+        write_page(Path(options.html), run_page(report, title=title))
     if options.require:
         require(report["verdict"]["word"], options.require)
 
@@ -123,6 +128,9 @@ def check_options(options: EvaluateOptions) -> None:
     if options.temperature and options.split == "validation":
         raise ConfigError("the rows are the validation rows themselves", where="--temperature", remedy="use --split test")
     check_file(options.json)
+    if options.html is not None:
+        check_file(options.html, flag="--html")
+        check_installed("--html")
 
 
 def open_rows(options: EvaluateOptions, saved: SavedAdapter) -> tuple[Splits, int]:

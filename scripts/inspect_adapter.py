@@ -1,7 +1,7 @@
 """What an adapter learnt, module by module; or whether its folder is what it should be.
 
 python scripts/inspect_adapter.py checkpoints/demo/adapter
-python scripts/inspect_adapter.py checkpoints/demo/adapter --json anatomy.json --figures pictures
+python scripts/inspect_adapter.py checkpoints/demo/adapter --json anatomy.json --html anatomy.html --figures pictures
 python scripts/inspect_adapter.py checkpoints/demo/adapter --verify --model demo      exit code 1 if anything is wrong
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 from lora_scratch.adapter import Anatomy, anatomy, problems_in_folder, shares_by_depth, shares_by_projection
 from lora_scratch.errors import AdapterFileError, ConfigError, LoraScratchError, printable
 from lora_scratch.jobs import check_file, check_given, open_adapter, run_command
+from lora_scratch.reporting import anatomy_page, check_installed, write_page
 from lora_scratch.runtime.atomic import write_bytes, write_json
 
 COLUMNS = f"{'rank':>5} {'|dW|/|W|':>9} {'stable':>7} {'effective':>9} {'aligned':>8} {'intruders':>9}"
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("adapter", help="adapter folder, as scripts/train.py writes it")
     parser.add_argument("--model", help="base model, if not the one the adapter names")
     parser.add_argument("--json", metavar="FILE", help="write every figure to this file too, singular values among them")
+    parser.add_argument("--html", metavar="FILE", help="draw a page to this file too; needs the extra `report`")
     parser.add_argument("--figures", metavar="DIR", help="draw pictures to this folder; needs matplotlib")
     parser.add_argument("--verify", action="store_true", help="report all that is wrong instead; the base only with --model")
     options = parser.parse_args()
@@ -36,11 +38,17 @@ def main() -> None:
         verify(Path(options.adapter), model=options.model)
         return
     check_file(options.json)
+    if options.html is not None:
+        check_file(options.html, flag="--html")
+        check_installed("--html")
     rows = anatomy(open_adapter(options.adapter, model=options.model).base.model)
     shares = {"projection": shares_by_projection(rows), "depth": shares_by_depth(rows)}
     print(table(rows, shares))
     if options.figures:
         draw(rows, Path(options.figures))
+    if options.html:
+        modules = [asdict(row) for row in rows]
+        write_page(Path(options.html), anatomy_page(modules, title=printable(f"Anatomy of {options.adapter}")))
     if options.json:
         write_json(Path(options.json), {"modules": [asdict(row) for row in rows], "shares": shares})
 

@@ -7,7 +7,7 @@
     torchrun --nproc_per_node 2 scripts/train.py                two processes share every batch
 
 Writes checkpoints/<run>/: config.json, metrics.jsonl, state/ (what a resume needs), adapter/ (best by validation, loads in
-PEFT) and, last, report.json. Ctrl-C and SIGTERM save first.
+PEFT) and, last, report.json and report.html. Ctrl-C and SIGTERM save first.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from lora_scratch.adapter import (
     disabled,
     fingerprint,
     inject,
+    outline,
     quantise_base,
     save_adapter,
 )
@@ -64,6 +65,7 @@ from lora_scratch.jobs import (
 )
 from lora_scratch.model import Base
 from lora_scratch.model.sharding import shard_base
+from lora_scratch.reporting import offer_page, run_page
 from lora_scratch.runtime.atomic import write_json, write_text
 from lora_scratch.runtime.device import resolve_device, use_threads
 from lora_scratch.runtime.distributed import is_main, world_size
@@ -138,12 +140,18 @@ def main() -> None:
         adapted = predict(progress="adapted")
         figures = {"parameters": asdict(count_parameters(model)), "train": took(result)}
         report = report_on(splits, sets["test"], adapted_logits=adapted, **frozen, **figures)
+        if not run.fsdp:  # a share of a weight does not give its norm
+            report["anatomy"] = [asdict(module) for module in outline(model)]
         report.update({"quantisation": quantised.summary()} if quantised else {})
         if is_main():
             write_text(folder / "adapter" / "README.md", model_card(base.name, adapter, notes, render_markdown(report)))
             write_json(folder / "report.json", report)
+            title = f"{base.name} adapted to {splits.source}"
+            shown = offer_page(folder / "report.html", partial(run_page, report, log.events, title=title))
     print(render(report))
     print(f"\nadapter: {folder / 'adapter'}    report: {folder / 'report.json'}")
+    if is_main():
+        print(shown)
 
 
 def measure_frozen(

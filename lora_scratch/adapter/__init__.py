@@ -10,7 +10,9 @@ bits.
 """
 
 from .anatomy import Anatomy as Anatomy
+from .anatomy import Outline as Outline
 from .anatomy import anatomy as anatomy
+from .anatomy import outline as outline
 from .anatomy import shares_by_depth as shares_by_depth
 from .anatomy import shares_by_projection as shares_by_projection
 from .arithmetic import add as add

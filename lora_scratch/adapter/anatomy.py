@@ -31,8 +31,8 @@ INTRUDER_COSINE = 0.6  # below this a direction counts as new: it resembles no d
 
 
 @dataclass(frozen=True)
-class Anatomy:
-    """The figures of one adapted layer.
+class Outline:
+    """The figures of one adapted layer that its factors and ‖W‖ give.
 
     Args:
         update_norm, base_norm: ‖ΔW‖ and ‖W‖ (Frobenius).
@@ -41,9 +41,6 @@ class Anatomy:
         stable_rank: ‖ΔW‖² / σ₁², from 1 to the rank; 0 without an update.
         effective_rank: exp of the entropy of σ / Σσ, from 1 to the rank; 0 without an update.
         energy: the share of ‖ΔW‖² that the first 1, 2, ... singular values hold.
-        alignment: the share of ‖ΔW‖² within the leading `rank` left and right singular directions of W, ‖Uᵀ ΔW V‖² / ‖ΔW‖².
-        intruders: how many of the 10 leading left singular directions of the adapted weight have a cosine below 0.6 with
-            every one of the base.
     """
 
     name: str
@@ -55,6 +52,18 @@ class Anatomy:
     stable_rank: float
     effective_rank: float
     energy: list[float]
+
+
+@dataclass(frozen=True)
+class Anatomy(Outline):
+    """All figures of one adapted layer: those, and the two that take a singular value decomposition of W.
+
+    Args:
+        alignment: the share of ‖ΔW‖² within the leading `rank` left and right singular directions of W, ‖Uᵀ ΔW V‖² / ‖ΔW‖².
+        intruders: how many of the 10 leading left singular directions of the adapted weight have a cosine below 0.6 with
+            every one of the base.
+    """
+
     alignment: float
     intruders: int
 
@@ -75,15 +84,30 @@ def anatomy(model: nn.Module) -> list[Anatomy]:
 
 
 @torch.no_grad()
+def outline(model: nn.Module) -> list[Outline]:
+    """What of every adapted layer's figures is quick to have, in the model's order."""
+    return [_outline(name, layer, low_rank_svd(*update_factors(layer))) for name, layer in adapter_layers(model).items()]
+
+
+@torch.no_grad()
 def examine(name: str, layer: AdapterLayer) -> Anatomy:
     """The figures of one adapted layer, in float64."""
     update, weight = low_rank_svd(*update_factors(layer)), _out_in(layer, layer.weight)
     left, _, right = torch.linalg.svd(weight, full_matrices=False)
-    rank, norm, base_norm = len(update.S), update.S.norm().item(), weight.norm().item()
+    rank, norm = len(update.S), update.S.norm().item()
     inside = (left[:, :rank].T @ update.U) * update.S @ (update.V.T @ right[:rank].T)  # Uᵀ ΔW V (rank, rank)
     return Anatomy(
+        **vars(_outline(name, layer, update)),
+        alignment=(inside.norm().item() / norm) ** 2 if norm else 0.0,
+        intruders=intruder_dimensions(left, _out_in(layer, layer.effective_weight())),
+    )
+
+
+def _outline(name: str, layer: AdapterLayer, update: LowRankSVD) -> Outline:
+    norm, base_norm = update.S.norm().item(), layer.weight.detach().double().norm().item()
+    return Outline(
         name=name,
-        rank=rank,
+        rank=len(update.S),
         update_norm=norm,
         base_norm=base_norm,
         relative_norm=norm / base_norm if base_norm else 0.0,
@@ -91,8 +115,6 @@ def examine(name: str, layer: AdapterLayer) -> Anatomy:
         stable_rank=stable_rank(update.S),
         effective_rank=effective_rank(update.S),
         energy=(update.S.square().cumsum(0) / norm**2 if norm else update.S).tolist(),
-        alignment=(inside.norm().item() / norm) ** 2 if norm else 0.0,
-        intruders=intruder_dimensions(left, _out_in(layer, layer.effective_weight())),
     )
 
 

@@ -16,8 +16,11 @@ from .predict import predict_logits as predict_logits
 from .probe import linear_probe as linear_probe
 from .render import Table as Table
 from .render import markdown_table as markdown_table
+from .render import mcnemar_line as mcnemar_line
 from .render import render as render
 from .render import render_markdown as render_markdown
+from .render import report_tables as report_tables
+from .render import training_line as training_line
 from .report import build_report as build_report
 from .report import versions as versions
 from .report import with_texts as with_texts

@@ -37,11 +37,19 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     return "\n\n".join(_parts(report, markdown_table))
 
 
+def report_tables(report: Mapping[str, Any]) -> dict[str, Table]:
+    """The tables of a report that holds their figures, by name."""
+    found = {"scores": _scores(report), "classes": _classes(report), "parameters": _parameters(report)}
+    if "difference" in report:
+        found |= {"difference": _differences(report["difference"]), "calibration": _calibration(report["calibration"])}
+    return found | ({"lengths": _lengths(report["lengths"])} if "lengths" in report else {})
+
+
 def _parts(report: Mapping[str, Any], draw: Callable[[Table], str]) -> Iterator[str]:
     if "verdict" in report:
         yield report["verdict"]["sentence"]
     yield draw(_scores(report))
-    yield _mcnemar(report)
+    yield mcnemar_line(report)
     if "difference" in report:
         yield draw(_differences(report["difference"]))
         yield draw(_calibration(report["calibration"]))
@@ -51,7 +59,7 @@ def _parts(report: Mapping[str, Any], draw: Callable[[Table], str]) -> Iterator[
     yield draw(_classes(report))
     yield draw(_parameters(report))
     if report["train"] is not None:
-        yield _training(report["train"])
+        yield training_line(report["train"])
 
 
 def _terminal_parts(report: Mapping[str, Any]) -> Iterator[str]:
@@ -108,7 +116,8 @@ def _scores(report: Mapping[str, Any]) -> Table:
     return Table([f"{report['adapted']['n']:,} rows", *(MODELS[model] for model in models), "adapted - baseline"], rows)
 
 
-def _mcnemar(report: Mapping[str, Any]) -> str:
+def mcnemar_line(report: Mapping[str, Any]) -> str:
+    """The test and its figures as a sentence."""
     found = report["mcnemar"]
     return (
         f"McNemar's exact test, adapted against baseline: {found['fixed']:,} rows fixed, {found['broken']:,} broken, "
@@ -150,7 +159,8 @@ def _parameters(report: Mapping[str, Any]) -> Table:
     return Table(["parameters", "number", "of all"], rows)
 
 
-def _training(train: Mapping[str, float]) -> str:
+def training_line(train: Mapping[str, float]) -> str:
+    """What the training took, as a sentence."""
     return (
         f"Training: {train['examples']:,.0f} examples ({train['tokens']:,.0f} tokens), {train['seconds']:,.1f} s, "
         f"{train['examples_per_second']:,.1f} examples/s, peak memory {train['peak_memory_bytes'] / 2**30:.2f} GiB"

@@ -10,7 +10,7 @@ from scipy.stats import entropy
 from tiny import tiny_distilbert
 from torch import nn
 
-from lora_scratch.adapter import LoRAConfig, adapter_layers, anatomy, inject, shares_by_depth, shares_by_projection
+from lora_scratch.adapter import LoRAConfig, adapter_layers, anatomy, inject, outline, shares_by_depth, shares_by_projection
 from lora_scratch.adapter.anatomy import effective_rank, examine, intruder_dimensions, low_rank_svd, stable_rank
 from lora_scratch.layers import DoRALinear, LoRALinear
 from lora_scratch.testing import move_adapter
@@ -138,6 +138,14 @@ def test_shares_add_up_to_one_by_projection_and_by_depth():
     expected = sum(row.update_norm**2 for row in rows if row.name.endswith("k_lin")) / total
     assert by_projection["k_lin"] == pytest.approx(expected)
     assert sum(by_depth.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_outline_is_the_quick_part_of_the_anatomy(kind):
+    """The same figures, without those that take a decomposition of W."""
+    model = adapted(kind)
+    for quick, whole in zip(outline(model), anatomy(model), strict=True):
+        assert vars(quick) == {name: value for name, value in vars(whole).items() if name not in ("alignment", "intruders")}
 
 
 def test_anatomy_leaves_the_model_as_it_is():

@@ -49,6 +49,8 @@ def test_compare_runs_every_rung_with_every_seed_and_goes_on_where_it_stopped(ar
     table = (folder / "comparison.md").read_text()
     assert table in capsys.readouterr().out
     assert "| lora | 2 |" in table
+    page = (folder / "report.html").read_text()
+    assert all(f"{each['adapted']['accuracy']:.4f}" in page for each in figures)
 
 
 def test_compare_refuses_a_folder_that_was_begun_with_other_flags(arguments, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """scripts/evaluate.py as a gate: the verdict as an exit code, and what the report says of the rows."""
 
 import json
+from html import unescape
 
 import evaluate
 import pytest
@@ -21,6 +22,23 @@ def test_require_is_an_exit_code(job, tmp_path, capsys, requirement, words):
     assert sum(each["n"] for each in report["lengths"]) == report["adapted"]["n"]
     assert len(report["changed"]["fixed"]) == report["mcnemar"]["fixed"]
     assert all(row["text"] for row in report["changed"]["fixed"])
+
+
+def test_evaluate_draws_its_report(job, tmp_path):
+    """The verdict, the pictures that need no training, and the fixed rows' texts."""
+    place, page = tmp_path / "report.json", tmp_path / "report.html"
+    assert call(evaluate, "--adapter", job.adapter, "--json", place, "--html", page, "--temperature", "true") == 0
+    report, html = json.loads(place.read_text()), unescape(page.read_text())
+    assert all(row["text"] in html for row in report["changed"]["fixed"][:50])
+    assert html.count('<svg role="img"') == 2  # confusion and reliability
+    assert "after, tempered" in html
+
+
+def test_evaluate_refuses_a_page_without_its_packages(monkeypatch, capsys):
+    """Before anything is opened, with what to install."""
+    monkeypatch.setattr("lora_scratch.reporting.page.find_spec", lambda _: None)
+    assert call(evaluate, "--adapter", "no/such/folder", "--html", "report.html") == 1
+    assert 'jinja2 and matplotlib not installed; pip install "lora-scratch[report]"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("when", ["met", "not met"])

@@ -12,13 +12,28 @@ from folders import save_base
 def test_inspect_prints_every_module_and_writes_the_same(job, tmp_path, capsys):
     """Six modules of rank 4; shares add up to one; pictures are there."""
     place = tmp_path / "anatomy.json"
-    assert call(inspect_adapter, job.adapter, "--json", place, "--figures", tmp_path / "pictures") == 0
+    assert (
+        call(
+            inspect_adapter,
+            job.adapter,
+            "--json",
+            place,
+            "--html",
+            tmp_path / "anatomy.html",
+            "--figures",
+            tmp_path / "pictures",
+        )
+        == 0
+    )
     lines, found = capsys.readouterr().out.splitlines(), json.loads(place.read_text())
     assert [row["rank"] for row in found["modules"]] == [4] * 6
     for row in found["modules"]:
         assert any(line.startswith(row["name"]) and f"{row['relative_norm']:.4f}" in line for line in lines)
         assert row["singular_values"] == sorted(row["singular_values"], reverse=True)
     assert sum(found["shares"]["depth"].values()) == pytest.approx(1)
+    page = (tmp_path / "anatomy.html").read_text()
+    assert all(row["name"] in page for row in found["modules"])
+    assert page.count('<svg role="img"') == 2
     for name in ("spectrum.png", "norms.png"):
         assert (tmp_path / "pictures" / name).read_bytes().startswith(b"\x89PNG")
 

@@ -38,6 +38,10 @@ def test_a_run_leaves_what_the_design_promises(job):
     assert config["LoRAConfig"]["targets"] == ["q_lin", "k_lin", "v_lin"]
     assert config["data"]["digests"].keys() == {"train", "validation", "test"}
     assert json.loads((job.run / "metrics.jsonl").read_text().splitlines()[0])["event"] == "step"
+    page = (job.run / "report.html").read_text()
+    assert report["verdict"]["sentence"].split(":")[0] in page
+    assert page.count('<svg role="img"') == 7
+    assert len(report["anatomy"]) == 6
 
 
 def test_the_model_card_holds_the_results_and_the_command(job):

@@ -1,0 +1,13 @@
+"""report.html: a run, a measurement, a comparison or an adapter's anatomy as one file that needs nothing beside it."""
+
+from .anatomy import anatomy_page as anatomy_page
+from .comparison import comparison_page as comparison_page
+from .page import Page as Page
+from .page import Picture as Picture
+from .page import Section as Section
+from .page import check_installed as check_installed
+from .page import missing_packages as missing_packages
+from .page import offer_page as offer_page
+from .page import page_html as page_html
+from .page import write_page as write_page
+from .run import run_page as run_page

@@ -1,0 +1,123 @@
+"""The drawings, by matplotlib, as inline SVG. Lines and letters have the page's own colour, so they suit light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+INK = "#010203"  # stands for the page's colour until the drawing is done
+COLOURS = ("#3b8ad9", "#e07b28", "#2fa36b", "#b45fc9", "#8a8f98", "#d94f6b", "#9c8a1f", "#1aa3a8")  # on white and on black
+HEAT = "#3b8ad9"
+WIDTH = 7.0  # inches, at 10 points a letter: still readable on a phone
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve and its name; `quiet` if it is only there to compare with."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    quiet: bool = False
+
+
+@contextmanager
+def _canvas(panels: int, height: float, salt: str) -> Iterator[tuple[Any, list[Any]]]:
+    """A figure with its axes side by side, in the page's colours."""
+    import matplotlib as mpl  # here: an extra, and slow to import
+    from matplotlib.figure import Figure
+
+    inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color")
+    # parse_math: a dollar in a label is a dollar
+    settings = dict.fromkeys(inks, INK) | {"svg.fonttype": "none", "text.parse_math": False, "svg.hashsalt": salt}
+    quiet = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10}
+    with mpl.rc_context({**settings, **quiet}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has its own fonts
+        figure: Any = Figure(figsize=(WIDTH, height), layout="constrained")
+        yield figure, list(figure.subplots(1, panels, squeeze=False)[0])
+
+
+def svg(draw: Callable[[list[Any]], object], *, words: str, panels: int = 1, height: float = 3.2) -> str:
+    """What `draw` puts on its axes, as an <svg> element with `words` for those who can't see it."""
+    content = io.StringIO()
+    with _canvas(panels, height, words) as (figure, axes):
+        draw(axes)
+        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    drawn = content.getvalue()
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
+    drawn = re.sub(r"<style[^>]*>.*?</style>", "", drawn, flags=re.DOTALL)  # it would hold for the whole page
+    return f'<svg role="img" aria-label={quoteattr(words)}{drawn[len("<svg") :]}'.replace(INK, "currentColor")
+
+
+def line_panel(axes: Any, lines: Sequence[Line], *, title: str, x: str, y: str) -> None:
+    """Curves over a common axis; dots where there are few points."""
+    for line, colour in zip(lines, _colours(len(lines)), strict=True):
+        style = {"linestyle": "--", "color": INK, "alpha": 0.6} if line.quiet else {"color": colour}
+        axes.plot(line.x, line.y, marker="." if len(line.x) < 25 and not line.quiet else "", label=line.name, **style)
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.grid(alpha=0.15, color=INK)
+    if len(lines) > 1:
+        axes.legend(fontsize=8)
+
+
+def heat_panel(
+    axes: Any,
+    values: Sequence[Sequence[float | None]],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str = "",
+    x: str = "",
+    y: str = "",
+    number: str | None = None,
+) -> None:
+    """A grid whose cells are the bluer the larger; None is left blank.
+
+    Args:
+        number: the format of the number in each cell, if they have one.
+    """
+    import numpy as np
+    from matplotlib.colors import LinearSegmentedColormap
+
+    grid = np.array([[np.nan if value is None else value for value in row] for row in values], dtype=float)
+    shades = LinearSegmentedColormap.from_list("shades", [HEAT + "00", HEAT + "e0"])
+    top = float(np.nanmax(grid)) if np.isfinite(grid).any() else 0.0
+    extent = (0, grid.shape[1], grid.shape[0], 0)  # a picture inside the drawing: small however many cells there are
+    axes.imshow(grid, cmap=shades, vmin=0, vmax=top or 1.0, extent=extent, aspect="auto", interpolation="none")
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.set_xticks(*_ticks(columns), **({"rotation": 35, "ha": "right"} if sum(map(len, columns)) > 36 else {}))
+    axes.set_yticks(*_ticks(rows))
+    axes.tick_params(length=0, labelsize=8)
+    if number is not None:
+        for (i, j), value in np.ndenumerate(grid):
+            if np.isfinite(value):
+                axes.text(j + 0.5, i + 0.5, format(value, number), ha="center", va="center", fontsize=8)
+
+
+def bar_panel(axes: Any, values: Mapping[str, float], *, x: str, errors: Sequence[float] | None = None) -> None:
+    """Horizontal bars from top to bottom."""
+    axes.barh([short(name) for name in values], list(values.values()), xerr=errors, color=COLOURS[0], ecolor=INK)
+    axes.set(xlabel=x)
+    axes.tick_params(axis="y", length=0, labelsize=8)
+    axes.invert_yaxis()
+
+
+def short(name: str, width: int = 24) -> str:
+    """The name, its middle left out if it is long."""
+    return name if len(name) <= width else f"{name[: width // 2 - 1]}…{name[-(width // 2) :]}"
+
+
+def _ticks(names: Sequence[str], most: int = 30) -> tuple[list[float], list[str]]:
+    """Where names stand, every so many of them if there are many."""
+    every = -(-len(names) // most)
+    return [i + 0.5 for i in range(0, len(names), every)], [short(names[i]) for i in range(0, len(names), every)]
+
+
+def _colours(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]

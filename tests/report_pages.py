@@ -1,0 +1,99 @@
+"""A page to look at: a small run with text in it that would like to be markup."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import torch
+import torch.nn.functional as F
+
+from lora_scratch.evaluation import build_report, with_texts
+
+EVIL = "<script>alert(1)</script> & $x_1$ </td>"
+LABELS = ["joy", EVIL, "怒り"]
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+def report(**extra):
+    """Forty rows, three classes, an adapter that is right far more often; rows and a label full of markup."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (40,), generator=generator)
+    noise = torch.randn(2, 40, 3, generator=generator)
+    found = build_report(
+        baseline_logits=noise[0],
+        adapted_logits=noise[1] + 4 * F.one_hot(labels, 3),
+        labels=labels,
+        names=LABELS,
+        parameters={"total": 1000, "trainable": 80, "lora": 50, "head": 30},
+        train=dict.fromkeys(("seconds", "examples", "tokens", "examples_per_second", "peak_memory_bytes"), 100.0),
+        versions={"torch": "2"},
+        command=f"python train.py --dataset '{EVIL}'",
+        lengths=torch.arange(40),
+        validation_logits=noise[1],
+        validation_labels=labels,
+        **extra,
+    )
+    return with_texts(found, [f"row {i} {EVIL}" for i in range(40)])
+
+
+def module(name, relative_norm=0.1):
+    """The figures of a module, as report.json holds them."""
+    figures = {
+        "update_norm": 1.0,
+        "base_norm": 10.0,
+        "relative_norm": relative_norm,
+        "stable_rank": 1.5,
+        "effective_rank": 2.0,
+    }
+    return {"name": name, "rank": 2, "singular_values": [0.9, 0.4], "energy": [0.8, 1.0], **figures}
+
+
+def events(steps=30):
+    """What a run logs: a step that diverged among them."""
+    names = ("encoder.layer.0.q", "encoder.layer.0.out.dense", "encoder.layer.1.q")
+    figures = {"gradient_A": 0.0, "gradient_B": 0.1, "update_A": 1e-3, "update_B": 0.5, "delta_weight": 0.3}
+    found = []
+    for step in range(1, steps + 1):
+        loss = "nan" if step == 7 else 1 / step
+        line = {
+            "event": "step",
+            "step": step,
+            "loss": loss,
+            "learning_rate": 1e-3,
+            "gradient_norm": "inf" if step == 7 else 1.0,
+        }
+        found.append({**line, **({"modules": dict.fromkeys(names, figures)} if step % 10 == 0 else {})})
+    return [*found, {"event": "validation", "step": steps, "loss": 0.2, "accuracy": 0.9, "macro_f1": 0.8, "n": 40}]
+
+
+class Outline(HTMLParser):
+    """The elements of a document, in order, and whether each was closed where it should be."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.elements, self.words = [], [], []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        """Opened."""
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        """Opened and closed."""
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        """It has to be the last that was opened."""
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        """Text."""
+        self.words.append(data)
+
+    def all(self, tag):
+        """The attributes of every element of a kind."""
+        return [attributes for name, attributes in self.elements if name == tag]

@@ -1,0 +1,147 @@
+"""lora_scratch/reporting: what a page of a run holds, and that data stays data."""
+
+import pytest
+from report_pages import EVIL, LABELS, Outline, events, module, report
+
+from lora_scratch.reporting import anatomy_page, comparison_page, page_html, run_page
+from lora_scratch.reporting.drawing import Line, line_panel, short, svg
+
+MODULES = [module("encoder.layer.0.q", 0.2), module("encoder.layer.0.out.dense"), module("encoder.layer.1.q")]
+
+
+@pytest.fixture(scope="module")
+def page():
+    return run_page(report(anatomy=MODULES), events(), title=f"Run {EVIL}")
+
+
+@pytest.fixture(scope="module")
+def html(page):
+    return page_html(page)
+
+
+@pytest.fixture(scope="module")
+def outline(html):
+    return Outline(html)
+
+
+def test_page_has_the_verdict_first_and_every_section(page):
+    """What a reader looks for, in the order of the questions."""
+    assert page.answer == ("better", report()["verdict"]["sentence"])
+    assert [section.title for section in page.sections] == [
+        "The answer in figures",
+        "Training",
+        "Class by class",
+        "Rows fixed and broken",
+        "Does it know what it knows?",
+        "Short rows and long rows",
+        "What the adapter learnt",
+        "How the adapter moved",
+        "What it cost",
+    ]
+
+
+def test_page_of_a_measurement_leaves_out_what_it_has_not():
+    """No training, no anatomy: no empty picture."""
+    titles = [section.title for section in run_page(report()).sections]
+    assert not {"Training", "What the adapter learnt", "How the adapter moved"} & set(titles)
+
+
+def test_page_keeps_text_of_rows_and_labels_as_text(html, outline):
+    """`<script>` in a row, a label, the title or the command is shown, never run: there is no script element at all."""
+    assert outline.all("script") == []
+    assert "<script" not in html.lower()
+    shown = "".join(outline.words)
+    assert f"row {report()['changed']['fixed'][0]['row']} {EVIL}" in shown
+    assert f"Run {EVIL}" in shown
+
+
+def test_page_needs_nothing_from_anywhere_else(outline):
+    """No address but data: and places on the page; the content security policy forbids the rest."""
+    for _, attributes in outline.elements:
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:"))
+    assert any("default-src 'none'" in (each.get("content") or "") for each in outline.all("meta"))
+
+
+def test_every_picture_has_words_and_its_figures_as_a_table(page, outline):
+    """Seven pictures; who can't see one reads the same."""
+    pictures = [picture for section in page.sections for picture in section.pictures]
+    drawn = [each for each in outline.all("svg") if each.get("role") == "img"]
+    assert [each["aria-label"] for each in drawn] == [picture.words for picture in pictures]
+    assert len(drawn) == len(outline.all("figure")) == len(outline.all("details")) == 7
+    assert all(
+        picture.table.rows and len(set(map(len, [picture.table.header, *picture.table.rows]))) == 1 for picture in pictures
+    )
+
+
+def test_confusion_table_holds_the_counts_of_the_report(page):
+    """Before, then after, truth by row."""
+    (picture,) = next(section for section in page.sections if section.title == "Class by class").pictures
+    counts = report()["confusion"]
+    assert [list(map(int, row[1:])) for row in picture.table.rows] == counts["baseline"] + counts["adapted"]
+    assert picture.table.rows[2][0] == "before: 怒り"
+
+
+def test_curves_leave_out_what_is_not_a_number(page):
+    """Step 7 diverged: it has no point, and the others are as logged."""
+    (picture,) = page.sections[1].pictures
+    assert [row[:2] for row in picture.table.rows[5:8]] == [["6", "0.1667"], ["7", "nan"], ["8", "0.125"]]
+
+
+def test_long_curves_are_means_over_equal_groups():
+    """At most 60 points: of 600 steps each is the mean of ten."""
+    (picture,) = run_page(report(), events(600)).sections[1].pictures
+    assert len(picture.table.rows) == 60
+    assert float(picture.table.rows[-1][1]) == pytest.approx(sum(1 / step for step in range(591, 601)) / 10, rel=1e-3)
+
+
+def test_heat_map_keeps_modules_apart_that_end_alike():
+    """`attention.dense` and `output.dense` of a layer are two columns, and a module that is not adapted is a blank."""
+    rows = [
+        module("e.layer.0.attention.dense", 0.1),
+        module("e.layer.0.output.dense", 0.2),
+        module("e.layer.1.output.dense", 0.3),
+    ]
+    (picture, _) = anatomy_page(rows, title="a").sections[0].pictures
+    assert picture.table.header == ["layer", "attention.dense", "output.dense"]
+    assert picture.table.rows == [["0", "0.1000", "0.2000"], ["1", "", "0.3000"]]
+
+
+def test_comparison_names_the_best_rung_and_lists_every_run():
+    """The mean over seeds decides."""
+    runs = [
+        {"rung": rung, "seed": seed, "adapted": {"accuracy": accuracy, "n": 50}}
+        for rung, seed, accuracy in (("lora", 0, 0.8), ("lora", 1, 0.9), ("dora", 0, 0.86), ("dora", 1, 0.86))
+    ]
+    page = comparison_page(runs, report_table())
+    assert page.answer[1].startswith("dora has the highest mean accuracy of 2 on 50 rows: 0.8600 over 2 seeds.")
+    assert page.sections[0].pictures[0].table.rows[1] == ["lora", "1", "0.9000"]
+    Outline(page_html(page))
+
+
+def report_table():
+    from lora_scratch.evaluation import Table
+
+    return Table(["rung"], [["lora"], ["dora"]])
+
+
+def test_svg_is_the_same_for_the_same_figures_and_takes_the_colour_of_the_page():
+    """No date, no random id, no fixed black."""
+
+    def draw(axes):
+        line_panel(axes[0], [Line(label, [0, 1], [0, 1]) for label in LABELS], title=EVIL, x="", y="")
+
+    first = svg(draw, words=EVIL)
+    assert first == svg(draw, words=EVIL)
+    assert first.startswith("<svg role=")
+    assert "currentColor" in first
+    assert "<script" not in first
+    assert not {"#000000", "#010203"} & set(first.split('"'))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("joy", "joy"), ("x" * 24, "x" * 24), ("a" * 20 + "b" * 20, "a" * 11 + "…" + "b" * 12)]
+)
+def test_short_keeps_both_ends(name, expected):
+    """At most 24 letters."""
+    assert short(name) == expected
