@@ -41,10 +41,10 @@ def run_folder(options: RunOptions, record: Mapping[str, Any]) -> Iterator[Path]
 
 
 def check_free(folder: Path, *, flag: str = "--output_dir") -> Path:
-    """`folder` itself, if it is absent or empty.
+    """`folder` itself, if it is absent or empty, and can be written to or made.
 
     Raises:
-        ConfigError: it holds files, or is a file.
+        ConfigError: it holds files, or is a file, or this process may not write there.
     """
     try:
         str(folder).encode()  # the tokenizer and safetensors can write nowhere else
@@ -54,6 +54,9 @@ def check_free(folder: Path, *, flag: str = "--output_dir") -> Path:
         raise ConfigError(f"can't be used ({reason})", where=f"{flag} {folder}", remedy="choose another") from error
     if taken:
         raise ConfigError("holds files already", where=f"{flag} {folder}", remedy="choose a new folder, or remove this one")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):  # false for root too where the disk is mounted read-only
+        raise ConfigError("can't be used (no permission to write)", where=f"{flag} {folder}", remedy="choose another")
     return folder
 
 

@@ -2,6 +2,7 @@
 
     pytest -m torture tests/torture/test_kills.py -s        25 kills for each precision, on the demo
     LORA_SCRATCH_BASE=path/to/minilm pytest -m torture tests/torture/test_kills.py -s           and on that encoder
+    LORA_SCRATCH_BASE=... LORA_SCRATCH_ROWS=path/to/emotion pytest -m torture ... -s            with rows of that data set
 
 A kill is SIGKILL: by the clock, at a random moment of the training, or from inside, at a random system call of a save. Each
 run is a process of its own, forked from this one, which has the libraries loaded already.
@@ -27,7 +28,7 @@ from lora_scratch.training.checkpoint import read_state
 
 KILLS = 25
 CALLS = ("fsync", "replace", "mkdir", "open", "unlink", "rmdir")  # what a save asks of the system, one by one
-ENCODER = os.environ.get("LORA_SCRATCH_BASE", "")
+ENCODER, ROWS = os.environ.get("LORA_SCRATCH_BASE", ""), os.environ.get("LORA_SCRATCH_ROWS", "demo")
 
 
 @dataclass
@@ -178,26 +179,17 @@ def test_a_killed_run_ends_in_the_adapter_of_the_whole_one(tmp_path):
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    "base", ["demo", pytest.param(ENCODER, marks=pytest.mark.skipif(not ENCODER, reason="no LORA_SCRATCH_BASE"))]
+    ("base", "data", "rows"),
+    [
+        ("demo", "demo", 640),
+        pytest.param(ENCODER, ROWS, 96, marks=pytest.mark.skipif(not ENCODER, reason="no LORA_SCRATCH_BASE")),
+    ],
 )
-def test_every_run_that_is_killed_at_random_moments_ends_in_the_same_bytes(base, precision):
+def test_every_run_that_is_killed_at_random_moments_ends_in_the_same_bytes(base, data, rows, precision):
     """25 kills: dropout, accumulation and shuffling on; no checkpoint that can't be read."""
-    rows = 640 if base == "demo" else 96
-    work = [
-        "--model",
-        base,
-        "--dataset",
-        "demo",
-        "--epochs",
-        2,
-        "--limit_train",
-        rows,
-        "--limit_eval",
-        48,
-        "--precision",
-        precision,
-    ]
+    limits = ["--limit_train", rows, "--limit_eval", 48]
+    work = ["--model", base, "--dataset", data, "--epochs", 2, *limits, "--precision", precision]
     with tempfile.TemporaryDirectory() as place:
         tally = torture([*work, *HARD], kills=KILLS, seed=7, place=Path(place))
-    print(f"\n{base}, {precision}: {tally}")
+    print(f"\n{base}, {data}, {precision}: {tally}")
     assert tally.by_clock + tally.in_save == KILLS
