@@ -7,6 +7,8 @@ import os
 import signal
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from threading import Event
+from unittest import mock
 
 import evaluate
 import predict
@@ -20,7 +22,9 @@ from torch.utils._pytree import tree_leaves
 from lora_scratch.adapter import LoRAConfig, disabled, fingerprint, inject, save_adapter
 from lora_scratch.data import collate
 from lora_scratch.evaluation import predict_logits
+from lora_scratch.evaluation.predict import map_rows
 from lora_scratch.model.sharding import shard_base
+from lora_scratch.runtime import onednn
 from lora_scratch.runtime.agreement import check_same, check_same_settings
 from lora_scratch.runtime.distributed import (
     from_main,
@@ -118,7 +122,7 @@ def trained(*, rows=45, folder=None, adapter=None, sharded=False, killed=(), wro
     if rank() == wrong_seed_in:
         model = inject(tiny_distilbert(seed=1), LoRAConfig(**USUAL_ADAPTER, dropout=0))
     if sharded:
-        shard_base(model, FP32.device)
+        shard_base(model, torch.device(settings.get("device", "cpu")))
     if killed and killed[0] == rank():
         signal_at(killed[1], signal.SIGKILL)
     result = train(
@@ -134,7 +138,7 @@ def trained(*, rows=45, folder=None, adapter=None, sharded=False, killed=(), wro
     return {
         "losses": [event["loss"] for event in log.events],
         "result": replace(result, seconds=0, peak_memory_bytes=0),
-        "tensors": {name: p.detach().numpy() for name, p in model.named_parameters() if p.requires_grad},
+        "tensors": {name: p.detach().cpu().numpy() for name, p in model.named_parameters() if p.requires_grad},
         "sharded": [name for name, p in model.named_parameters() if is_sharded(p)],
     }
 
@@ -191,6 +195,22 @@ def messages_of_a_step(*, accumulation_steps, sharded=False):
     with Messages() as messages:
         stepper(batches, rows=6)
     return messages.seen
+
+
+def slow_rows(*, batches, seconds):
+    """The second process needs so long for each of its batches, the first no time at all."""
+
+    def function(batch):
+        Event().wait(seconds * rank())
+        return batch.rows[:, None]
+
+    return map_rows(function, tiny_rows(2 * batches), precision=FP32, pad_token_id=0, batch_size=1).flatten().tolist()
+
+
+def finding(*measured):
+    """What this process takes for oneDNN's worth, when the processes would have measured this."""
+    with mock.patch.object(onednn, "_measure", return_value=measured[rank()]):
+        return onednn.onednn_is_faster()
 
 
 def random_number_after_a_step():

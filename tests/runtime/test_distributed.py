@@ -7,9 +7,11 @@ import time
 import pytest
 import rank_work
 import torch
+import torch.distributed as dist
 from ranks import in_processes
 
 from lora_scratch.errors import ConfigError, WorldError
+from lora_scratch.runtime import distributed
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.distributed import check_one_process, first_of_machine_first, process_group
 
@@ -85,6 +87,29 @@ def test_an_environment_that_torchrun_did_not_make_is_refused_by_name(monkeypatc
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=re.escape(found)), process_group():
         pass
+
+
+def test_a_slow_process_is_waited_for_as_long_as_it_goes_on():
+    """Three seconds behind in all, but never as long as the time-out of two: it is heard after each of its batches."""
+    assert in_processes(rank_work.slow_rows, batches=5, seconds=0.6, timeout_s=2) == [list(range(10))] * 2
+
+
+def test_on_gpus_each_process_of_a_machine_takes_its_own_and_tensors_there_go_by_nccl(monkeypatch):
+    """As far as a machine without a GPU can tell: what torch is asked for."""
+    asked = []
+    for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: asked.append(number))
+    monkeypatch.setattr(distributed, "rendezvous", lambda *_, **__: iter([("store", 3, 4)]))
+    monkeypatch.setattr(distributed, "fresh_store", lambda store, **_: store)
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "new_group", lambda *, backend, timeout: asked.append((backend, timeout.total_seconds())))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: asked.append("destroyed"))
+    with process_group():
+        pass
+    assert asked == [1, ("cpu:gloo,cuda:nccl", 25.0), "destroyed"]
 
 
 def test_work_for_one_process_is_refused_in_several(monkeypatch):

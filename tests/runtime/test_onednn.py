@@ -3,7 +3,9 @@
 from contextlib import suppress
 
 import pytest
+import rank_work
 import torch
+from ranks import in_processes
 from torch import nn
 
 from lora_scratch.runtime import onednn
@@ -88,3 +90,9 @@ def test_small_models_are_not_worth_a_self_test(fresh):
     assert not serves(nn.Sequential(nn.Linear(1023, 1024), nn.Embedding(2048, 1024)))
     assert finding() is None
     assert serves(nn.Sequential(nn.Linear(1024, 1024)))
+
+
+def test_the_main_process_measures_for_all():
+    """They compute shares of one thing, so all of them go the same way, whatever each would have found."""
+    assert in_processes(rank_work.finding, True, False) == [True, True]
+    assert in_processes(rank_work.finding, False, True) == [False, False]

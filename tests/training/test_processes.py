@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import rank_work
+import torch
 from ranks import in_processes
 
 from lora_scratch.errors import ConfigError, WorldError
@@ -37,6 +38,16 @@ def test_several_processes_with_the_same_global_batch_train_as_one(size, setting
     for other in others:
         assert same_bits(other, main)
         assert other["losses"] == []  # process 0 writes
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two GPUs")
+@pytest.mark.parametrize("sharded", [False, True])
+def test_two_gpus_train_as_one(sharded):
+    """Over NCCL. cuBLAS may add in another order for other shapes, hence 1e-5."""
+    alone = rank_work.trained(device="cuda")
+    main, other = in_processes(rank_work.trained, device="cuda", sharded=sharded)
+    close(main, alone, rtol=1e-5)
+    assert same_bits(other, main)
 
 
 def test_only_gradients_of_adapter_and_head_travel_once_a_step():
