@@ -138,7 +138,10 @@ def main() -> None:
 
         # the same rows again, against the frozen baseline
         adapted = predict(progress="adapted")
-        figures = {"parameters": asdict(count_parameters(model)), "train": took(result)}
+        figures: dict[str, Any] = {"parameters": asdict(count_parameters(model)), "train": took(result)}
+        held_out = sets["validation"]  # for the temperature, which no test row may choose
+        figures["validation_logits"] = predict_logits(model, held_out, plain=training.plain, progress="validation", **walk)
+        figures["validation_labels"] = held_out.labels
         report = report_on(splits, sets["test"], adapted_logits=adapted, **frozen, **figures)
         if not run.fsdp:  # a share of a weight does not give its norm
             report["anatomy"] = [asdict(module) for module in outline(model)]

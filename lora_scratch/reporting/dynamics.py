@@ -56,6 +56,7 @@ def _medians(measured: Sequence[Mapping[str, Any]]) -> Picture:
             line_panel(panel, [Line(f, at, curves[f"{kind}_{f}"]) for f in "AB"], title=title, x="step", y="")
             panel.set_yscale("log", nonpositive="mask")
             panel.yaxis.set_major_formatter("{x:g}")  # the usual labels are formulas
+            panel.minorticks_off()  # which take longer to place than all the rest to draw
 
     header = ["step", *(f"{title} of {factor}" for title in TITLES.values() for factor in "AB")]
     cells = [[f"{step:,}", *(f"{curves[key][i]:.3g}" for key in curves)] for i, step in enumerate(at)]

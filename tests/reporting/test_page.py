@@ -1,5 +1,8 @@
 """lora_scratch/reporting/page.py: escaping, and what happens without the extra."""
 
+import subprocess
+import sys
+
 import pytest
 from report_pages import Outline
 
@@ -45,3 +48,11 @@ def test_offer_page_writes_it_whole(tmp_path):
     """And says where."""
     assert offer_page(tmp_path / "report.html", lambda: everywhere("x")) == f"page: {tmp_path}/report.html"
     assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_drawing_is_imported_where_it_is_used():
+    """The room can be imported without the extra, and costs nothing until a page is made."""
+    names = "import lora_scratch.reporting, sys; print({'matplotlib', 'jinja2'} & set(sys.modules) - before)"
+    command = f"import torch, sys, lora_scratch.evaluation; before = set(sys.modules); {names}"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

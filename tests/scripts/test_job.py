@@ -42,6 +42,7 @@ def test_a_run_leaves_what_the_design_promises(job):
     assert report["verdict"]["sentence"].split(":")[0] in page
     assert page.count('<svg role="img"') == 7
     assert len(report["anatomy"]) == 6
+    assert report["calibration"]["tempered"]["temperature"] > 0  # fitted on the validation rows
 
 
 def test_the_model_card_holds_the_results_and_the_command(job):
