@@ -91,7 +91,7 @@ def heat_panel(
     extent = (0, grid.shape[1], grid.shape[0], 0)  # a picture inside the drawing: small however many cells there are
     axes.imshow(grid, cmap=shades, vmin=0, vmax=top or 1.0, extent=extent, aspect="auto", interpolation="none")
     axes.set(title=title, xlabel=x, ylabel=y)
-    axes.set_xticks(*_ticks(columns), **({"rotation": 35, "ha": "right"} if sum(map(len, columns)) > 36 else {}))
+    axes.set_xticks(*_ticks(columns), **({"rotation": 35, "ha": "right"} if sum(map(len, columns)) > 30 else {}))
     axes.set_yticks(*_ticks(rows))
     axes.tick_params(length=0, labelsize=8)
     if number is not None:
