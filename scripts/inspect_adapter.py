@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_scratch.adapter import Anatomy, anatomy, problems_in_folder, shares_by_depth, shares_by_projection
-from lora_scratch.errors import AdapterFileError, ConfigError, LoraScratchError, printable
-from lora_scratch.jobs import check_file, check_given, open_adapter, run_command
+from lora_scratch.errors import AdapterFileError, ConfigError, printable
+from lora_scratch.jobs import check_file, check_given, open_adapter, problems_with_base, run_command
 from lora_scratch.reporting import anatomy_page, check_installed, write_page
 from lora_scratch.runtime.atomic import write_bytes, write_json
 
@@ -60,12 +60,8 @@ def verify(folder: Path, *, model: str | None) -> None:
         AdapterFileError: everything that is wrong, printed line by line before.
     """
     problems = problems_in_folder(folder)
-    if model is not None:
-        try:
-            open_adapter(folder, model=model)
-        except LoraScratchError as error:
-            found = error.problems if isinstance(error, AdapterFileError) else [str(error)]
-            problems += [problem for problem in found if not any(known.endswith(problem) for known in problems)]
+    found = [] if model is None else problems_with_base(folder, model=model)
+    problems += [problem for problem in found if not any(known.endswith(problem) for known in problems)]
     for problem in problems:
         print(f"wrong: {printable(problem)}")
     if problems:

@@ -25,6 +25,7 @@ from .arithmetic import subtract as subtract
 from .bank import AdapterBank as AdapterBank
 from .config import LoRAConfig as LoRAConfig
 from .files import load_adapter as load_adapter
+from .files import problems_on as problems_on
 from .files import read_provenance as read_provenance
 from .files import save_adapter as save_adapter
 from .fingerprint import fingerprint as fingerprint

@@ -11,6 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -105,15 +106,7 @@ def load_adapter(
     folder = Path(folder)
     tensors = without_wrapper_copies(read_tensors(folder))
     provenance = read_provenance(folder)
-    config = read_config(folder, tensors, provenance)
-    names = {name for name, _ in model.named_modules() if name}
-    # tensors of a module that is not there are reported by name, as unexpected
-    config = replace(config, head_modules=[head for head in config.head_modules or [] if head in names])
-    try:
-        with NoRandomNumbers():  # every tensor is about to be loaded
-            inject(model, config, seed=provenance.get("seed", 0))
-    except LoraScratchError as error:
-        raise AdapterFileError([f"does not fit this model: {error}"], where=str(folder)) from error
+    config = _inject_saved(model, read_config(folder, tensors, provenance), provenance, where=folder)
     try:
         _check_tensors(model, tensors, provenance, must_cover=must_cover, where=folder / WEIGHTS)
         if verify_base and "base" in provenance:
@@ -125,6 +118,31 @@ def load_adapter(
     return config
 
 
+def problems_on(model: nn.Module, folder: Path, *, must_cover: Collection[str] = ()) -> list[str]:
+    """What does not fit between a folder and a plain model, all of it: tensors that are damaged, or do not fit, do not hide
+    that the base is another. The model stays as it was.
+
+    Raises:
+        AdapterFileError: provenance.json or the settings can't be read, or not be applied to the model.
+    """
+    provenance, tensors, problems = read_provenance(folder), dict[str, Tensor](), list[str]()
+    with suppress(AdapterFileError):  # which is a problem of the files
+        tensors = without_wrapper_copies(_parse(_read(folder / WEIGHTS), folder / WEIGHTS))
+    _inject_saved(model, read_config(folder, tensors, provenance), provenance, where=folder)
+    try:
+        if tensors:
+            _check_tensors(model, tensors, provenance, must_cover=must_cover, where=folder)
+    except AdapterFileError as error:
+        problems += error.problems
+    try:
+        if "base" in provenance:
+            _check_base(model, provenance, where=folder)
+    except AdapterFileError as error:
+        problems += error.problems
+    remove_adapter(model)
+    return problems
+
+
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """The tensors of an adapter folder, all finite.
 
@@ -134,10 +152,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     path = folder / WEIGHTS
     content = _read(path)
     recorded = read_provenance(folder).get("adapter_sha256")
-    try:
-        tensors = load(content)
-    except (SafetensorError, ValueError, KeyError, OverflowError) as error:
-        raise AdapterFileError([f"not a whole safetensors file ({error})"], where=str(path), remedy=_AGAIN) from error
+    tensors = _parse(content, path)
     problems = [fault for name, tensor in tensors.items() if (fault := _fault(name, tensor))]
     if recorded is not None and recorded != file_sha256(content):
         problems.append(f"its SHA-256 is not the one in {PROVENANCE}")
@@ -171,6 +186,25 @@ def read_config(folder: Path, tensors: Mapping[str, Tensor], provenance: Mapping
         return from_peft_config(fields, head_modules=found)
     except AdapterFileError as error:
         raise AdapterFileError(error.problems, where=str(folder / CONFIG)) from error
+
+
+def _parse(content: bytes, path: Path) -> dict[str, Tensor]:
+    try:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError, OverflowError) as error:
+        raise AdapterFileError([f"not a whole safetensors file ({error})"], where=str(path), remedy=_AGAIN) from error
+
+
+def _inject_saved(model: nn.Module, config: LoRAConfig, provenance: Mapping[str, Any], *, where: Path) -> LoRAConfig:
+    names = {name for name, _ in model.named_modules() if name}
+    # tensors of a module that is not there are reported by name, as unexpected
+    config = replace(config, head_modules=[head for head in config.head_modules or [] if head in names])
+    try:
+        with NoRandomNumbers():  # every tensor is about to be loaded
+            inject(model, config, seed=provenance.get("seed", 0))
+    except LoraScratchError as error:
+        raise AdapterFileError([f"does not fit this model: {error}"], where=str(where)) from error
+    return config
 
 
 def _fault(name: str, tensor: Tensor) -> str | None:

@@ -36,4 +36,5 @@ from .run_folder import check_free as check_free
 from .run_folder import run_folder as run_folder
 from .saved import SavedAdapter as SavedAdapter
 from .saved import open_adapter as open_adapter
+from .saved import problems_with_base as problems_with_base
 from .split import save_split as save_split

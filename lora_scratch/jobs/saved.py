@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..adapter import NF4, LoRAConfig, load_adapter, quantise_base, read_provenance
-from ..errors import AdapterFileError
+from ..adapter import NF4, LoRAConfig, load_adapter, problems_on, quantise_base, read_provenance
+from ..errors import AdapterFileError, LoraScratchError
 from ..model import Base
 from ..runtime.agreement import check_same, check_same_tensors
 from .opening import open_base
@@ -74,6 +74,28 @@ def open_adapter(folder: str | Path, *, model: str | None = None, verify_base: b
     check_same(f"the adapter {folder}", json.dumps(notes, sort_keys=True).encode())
     check_same_tensors("the model", base.model.state_dict())
     return SavedAdapter(base, config, tuple(labels), notes, folder)
+
+
+def problems_with_base(folder: Path, *, model: str) -> list[str]:
+    """Why the adapter can't be opened on the base `model`, all of it; nothing if it can. What is wrong with the files does
+    not hide that they belong to another base."""
+    try:
+        open_adapter(folder, model=model)
+        return []
+    except LoraScratchError as error:
+        problems = _each(error)
+    try:
+        notes = read_provenance(folder)
+        if _labels(notes):
+            base = open_base_of(notes, model)
+            problems += problems_on(base.model, folder, must_cover=base.fresh)
+    except LoraScratchError as error:
+        problems += _each(error)
+    return list(dict.fromkeys(problems))
+
+
+def _each(error: LoraScratchError) -> list[str]:
+    return list(error.problems) if isinstance(error, AdapterFileError) else [str(error)]
 
 
 def open_base_of(notes: Mapping[str, Any], name: str) -> Base:

@@ -5,8 +5,10 @@ import shutil
 
 import inspect_adapter
 import pytest
+import torch
 from command_line import call
 from folders import save_base
+from safetensors.torch import load_file, save_file
 
 
 def test_inspect_prints_every_module_and_writes_the_same(job, tmp_path, capsys):
@@ -67,6 +69,40 @@ def test_verify_names_everything_wrong_with_a_damaged_folder(job, tmp_path, caps
     assert len(lines) == 2
     assert "SHA-256" in lines[0]
     assert "adapter_config.json: not valid JSON" in lines[1]
+
+
+def cut(weights):
+    weights.write_bytes(weights.read_bytes()[:-9])
+
+
+def drop_and_break(weights):
+    tensors = load_file(weights)
+    del tensors["base_model.model.classifier.bias"]
+    tensors["base_model.model.classifier.weight"][0, 0] = torch.nan
+    save_file(tensors, weights)
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (cut, ["not a whole safetensors file"]),
+        (
+            drop_and_break,
+            ["holds NaN or inf", "its SHA-256 is not the one", "classifier.bias is missing", "bias is random in the model"],
+        ),
+    ],
+)
+def test_verify_reports_a_damaged_file_and_another_base_at_once(job, tmp_path, capsys, damage, found):
+    """One report of all that is wrong: what stops a load first does not hide the rest."""
+    folder = shutil.copytree(job.adapter, tmp_path / "adapter")
+    damage(folder / "adapter_model.safetensors")
+    other = save_base(tmp_path / "other", labels=("negative", "positive"), seed=1)
+    assert call(inspect_adapter, folder, "--verify", "--model", other) == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("wrong: ")]
+    expected = [*found, "the base model is not the one the adapter was trained on"]
+    assert len(lines) == len(expected), lines
+    for part, line in zip(expected, lines, strict=True):
+        assert part in line
 
 
 def test_inspect_without_matplotlib_says_what_to_install(job, tmp_path, monkeypatch, capsys):
