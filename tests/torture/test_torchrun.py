@@ -28,7 +28,7 @@ pytestmark = pytest.mark.torture
 
 @contextmanager
 def started(script, *arguments, nodes=1, processes=1, max_restarts=0):
-    """The agents of a job, each the leader of a process group of its own; killed with their workers at the end."""
+    """The agents of a job, killed with their workers at the end."""
     place = ["--master_addr", "127.0.0.1", "--master_port", free_port(), "--max_restarts", max_restarts]
     shape = ["--nnodes", nodes, "--nproc_per_node", processes, "--monitor_interval", 0.1]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
@@ -41,15 +41,13 @@ def started(script, *arguments, nodes=1, processes=1, max_restarts=0):
                 env=environment,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,
             )
         )
     try:
         yield agents
     finally:
         for agent in agents:
-            with suppress(ProcessLookupError):
-                os.killpg(agent.pid, signal.SIGKILL)
+            kill_machine(agent)
             agent.wait()
 
 
@@ -75,6 +73,14 @@ def wait_for_step(folder, step, agents):
 def workers(agent):
     """The process numbers of an agent's workers."""
     return [int(number) for number in Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()]
+
+
+def kill_machine(agent):
+    """Agent and workers, at once as far as that goes."""
+    if agent.poll() is None:
+        for number in [*workers(agent), agent.pid]:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
 
 
 def worst(folder, other):
@@ -126,7 +132,7 @@ def test_a_machine_that_dies_ends_the_other_within_half_a_minute(tmp_path):
     """Agent and worker of the second machine at once."""
     with started("train.py", *DEMO, "--output_dir", tmp_path / "run", nodes=2) as agents:
         wait_for_step(tmp_path / "run", 20, agents)
-        os.killpg(agents[1].pid, signal.SIGKILL)
+        kill_machine(agents[1])
         start = time.monotonic()
         code = agents[0].wait(timeout=WITHIN_S)
     print(f"\nended {time.monotonic() - start:.1f} s after the kill, exit code {code}")
