@@ -97,6 +97,16 @@ class TestInject:
         other = inject(tiny_distilbert(), LoRAConfig(rank=4), seed=8)
         assert not torch.equal(adapter_layers(other)[Q0].lora_A, reference[Q0].lora_A)
 
+    def test_a_of_a_module_does_not_depend_on_those_drawn_before_it(self):
+        """PAINS 39: the last of six layers starts from the same A when it is the only one."""
+        name = "distilbert.transformer.layer.1.attention.v_lin"
+        among, alone = (
+            inject(tiny_distilbert(), LoRAConfig(rank=4, targets=targets), seed=7)
+            for targets in (["q_lin", "v_lin"], [name])
+        )
+        assert list(adapter_layers(alone)) == [name]
+        assert torch.equal(adapter_layers(among)[name].lora_A, adapter_layers(alone)[name].lora_A)
+
     def test_modules_start_from_different_a(self):
         """No two of the same shape share their random numbers."""
         draws = {tuple(layer.lora_A.flatten().tolist()) for layer in adapter_layers(adapted(moved=False)).values()}

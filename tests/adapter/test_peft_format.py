@@ -279,10 +279,16 @@ class WithStatistics(nn.Module):
         self.head = nn.Sequential(nn.Linear(6, 2), nn.BatchNorm1d(2))
 
 
+STATISTICS = (
+    r"^body\.1: running statistics change in training and are no part of the adapter; "
+    r"name these modules in head_modules, or keep them in eval\(\)$"
+)
+
+
 def test_running_statistics_outside_the_head_are_warned_of():
     """They change in training and are not in the file; those of a head module are."""
     config = LoRAConfig(rank=2, targets=["body.0"], head_modules=["head"])
-    with pytest.warns(UserWarning, match=r"^body.1: running statistics change in training"):
+    with pytest.warns(UserWarning, match=STATISTICS):
         inject(WithStatistics(), config)
 
 

@@ -15,6 +15,7 @@ from lora_scratch.layers import (
     LoRAConv1D,
     LoRAEmbedding,
     LoRALinear,
+    NF4Linear,
     OffsetLoRALinear,
     Routing,
 )
@@ -320,3 +321,23 @@ def test_a_new_bank_holds_nothing_and_saves_nothing_but_its_base(kind, base):
     assert bank.state_dict().keys() == keys
     assert 1 in bank.lora_A.shape
     assert bank.lora_B.shape[0] == 3
+
+
+def test_growing_leaves_the_buffers_of_the_base_alone():
+    """A four-bit base keeps its weight in buffers of its own; only slots become more."""
+    layer = BankLinear(NF4Linear(nn.Linear(64, 4)), Routing(), slots=2)
+    before = list(layer.state_dict())
+    layer.grow(4)
+    assert list(layer.state_dict()) == before
+
+
+def test_the_base_written_to_an_embedding_slot_leaves_the_others():
+    """Zeros for that slot alone."""
+    layer = BankEmbedding(nn.Embedding(7, 4), Routing(), slots=3)
+    twin = LoRAEmbedding(nn.Embedding(7, 4), rank=2)
+    move_adapter(twin)
+    layer.write(1, twin)
+    before = layer.lora_A[1].clone()
+    layer.write(2, nn.Embedding(7, 4))
+    assert before.any()
+    assert torch.equal(layer.lora_A[1], before)

@@ -108,6 +108,17 @@ def test_switched_off_it_is_the_base_head_bit_for_bit():
     options.routing.enabled = False
     tokens = torch.randn(2, 4, 6)
     assert torch.equal(options(tokens, sign=-1), -options.base(tokens))
+    pair = BankHead(nn.Bilinear(6, 6, 3), Routing(), slots=2)
+    pair.routing.enabled = False
+    assert torch.equal(pair(x, -x), pair.base(x, -x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_heads_of_a_narrow_base_are_kept_in_float32(dtype):
+    """An adapter's head is trained in float32; a narrow base would round it. Whole numbers stay whole."""
+    bank = BankHead(WithStatistics(4).to(dtype), Routing(), slots=2)
+    kinds = {tensor.dtype for tensor in bank.buffers(recurse=False)}
+    assert kinds == {torch.float32, torch.int64}
 
 
 def test_a_head_in_training_drops_entries_of_every_row_apart():
@@ -149,3 +160,10 @@ def test_base_head_is_not_written_to():
     bank(torch.randn(2, 2, 6))
     bank.write(1, FirstToken(4))
     assert all(torch.equal(head.state_dict()[name], value) for name, value in before.items())
+
+
+def test_a_head_that_is_narrow_inside_loses_no_label():
+    """The width is that of the output: two numbers inside do not limit four labels."""
+    bank = banked([nn.Sequential(nn.Linear(6, 2), nn.Linear(2, 4)) for _ in range(2)], [0, 1])
+    assert bank.width is None
+    assert bank(torch.randn(2, 6)).isfinite().all()

@@ -202,6 +202,15 @@ class TestKeptNorm:
         assert layer.magnitude.grad is not None
 
 
+def test_norm_of_an_inference_weight_is_not_kept():
+    """An inference tensor has no count of writes to go by, so the norm of a base made in inference mode is always anew."""
+    with torch.inference_mode():
+        layer = make()
+        layer.row_norm()
+        layer.weight.mul_(2)
+        assert torch.allclose(layer.row_norm().double(), dense_rows(layer).norm(dim=1))
+
+
 def test_dora_delta_weight_is_what_it_adds_to_the_base():
     """effective_weight = W + delta_weight, in the shape in which the base stores it."""
     for base in BASES:

@@ -170,3 +170,27 @@ def test_x_gets_its_gradient_where_a_is_frozen():
         with fused_updates(nn.ModuleList([layer] if fused else [])):
             found.append(torch.autograd.grad(layer(leaf).square().sum(), [leaf, layer.lora_B]))
     assert all(torch.allclose(f, e, rtol=1e-5, atol=1e-5) for f, e in zip(*found, strict=True))
+
+
+def test_nothing_is_dropped_in_evaluation():
+    """A layer with dropout, in evaluation: the layer's own output, and no random number drawn."""
+    layer, x = layer_of(dropout=0.5).eval(), torch.randn(5, 12)
+    expected, state = layer(x), torch.get_rng_state()
+    with fused_updates(nn.ModuleList([layer])):
+        found = layer(x)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_inference_mode_under_autocast_is_the_layers_own_to_bfloat16():
+    """An inference tensor has no count of writes, so its cast is not kept: it is made each time, without an error."""
+    layer = layer_of(96, 64, rank=8).eval()
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        x = torch.randn(20, 96)
+        expected = layer(x)
+        with fused_updates(nn.ModuleList([layer])):
+            found = layer(x)
+            x.zero_()
+            assert torch.equal(layer(x)[0], layer.base(x)[0])
+    assert found.dtype is torch.bfloat16
+    assert (found - expected).abs().max() <= 2e-2 * expected.abs().max()
