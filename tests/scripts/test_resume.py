@@ -12,7 +12,7 @@ import train
 from command_line import call, train_arguments
 
 from lora_scratch.runtime import atomic
-from lora_scratch.runtime.lock import sole_writer
+from lora_scratch.runtime.lock import LOCK, sole_writer
 from lora_scratch.training import Checkpoints, loop
 
 
@@ -211,18 +211,29 @@ def test_files_removed_underneath_do_no_harm_or_are_said(job, arguments, tmp_pat
     assert adapter_bytes(run) == adapter_bytes(job.run)
 
 
-def test_a_read_only_run_folder_is_one_line(arguments, tmp_path, monkeypatch, capsys):
-    """Root may write anywhere, so the refusal is the system call's, as on a read-only mount."""
+def test_two_runs_started_in_one_new_folder_at_once_are_one_run_and_one_line(arguments, tmp_path, capsys):
+    """The first has the lock and has not written yet; the second leaves the folder as it is."""
+    run = tmp_path / "run"
+    run.mkdir()
+    with sole_writer(run):
+        assert call(train, *arguments) == 1
+        assert [path.name for path in run.iterdir()] == [LOCK]
+    assert f"process {os.getpid()} is writing to it" in one_line(capsys)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES], ids=os.strerror)
+def test_a_run_folder_that_may_not_be_written_to_is_one_line(arguments, tmp_path, monkeypatch, capsys, number):
+    """Root may write anywhere, so the refusal is the system call's (tests/scripts/test_disks.py has a real one)."""
     real = open
 
     def read_only(path, mode="r", *more, **options):
         if set(mode) & set("aw+") and str(path).startswith(str(tmp_path)):
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+            raise OSError(number, os.strerror(number))
         return real(path, mode, *more, **options)
 
     monkeypatch.setattr("builtins.open", read_only)
     assert call(train, *arguments) == 1
-    assert "run: can't be written to (Read-only file system); choose another folder" in one_line(capsys)
+    assert f"run: can't be written to ({os.strerror(number)}); choose another folder" in one_line(capsys)
 
 
 def test_gradients_that_stay_infinite_stop_the_run_and_leave_the_best_adapter(arguments, tmp_path, monkeypatch, capsys):
