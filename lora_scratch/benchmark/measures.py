@@ -31,7 +31,7 @@ class BenchmarkOptions:
 
     measures: list[str] = field(default_factory=lambda: list(DEFAULT_MEASURES), metadata={"help": "what to measure"})
     contenders: list[str] = field(default_factory=lambda: list(DEFAULT), metadata={"help": "who trains, in this order"})
-    rounds: int = _flag(3, "how often each measurement is made")
+    rounds: int = _flag(2, "how often each measurement is made")
     steps: int = _flag(6, "optimizer steps that are timed in a measurement, after two that are not")
     texts: int = _flag(400, "texts that are classified in a measurement of prediction, at most the test rows")
     rows: int = _flag(500, "rows of the small data set of `growth`; the large one has a hundred times as many")

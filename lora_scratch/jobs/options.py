@@ -135,9 +135,13 @@ def _begun(given: Any) -> dict[str, Any]:
 
 
 def check_given(parser: argparse.ArgumentParser, options: object) -> None:
-    """Exit with 2 where a flag has an empty value: an unset shell variable leaves one, and it is no wish for the default."""
+    """Exit with 2 where a flag has an empty value: an unset shell variable leaves one, and it is no wish for the default.
+
+    So does `--json --`, for which argparse gives a list of nothing.
+    """
+    takes_many = {action.dest for action in parser._actions if action.nargs not in (None, "?")}
     for name, value in vars(options).items():
-        if value == "":
+        if value == "" or (value == [] and name not in takes_many):
             parser.error(f"--{name}: found an empty value")
 
 
