@@ -9,28 +9,24 @@ torchrun --nproc_per_node 2 scripts/evaluate.py --adapter checkpoints/demo/adapt
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
 from transformers import HfArgumentParser
 
 from lora_scratch.adapter import count_parameters, disabled
-from lora_scratch.data import Splits
 from lora_scratch.errors import ConfigError, printable
 from lora_scratch.evaluation import build_report, check_requirement, predict_logits, render, require, versions, with_texts
 from lora_scratch.jobs import (
-    DataOptions,
     HelpFormatter,
-    SavedAdapter,
     check_file,
     command_line,
     encode_rows,
     left_out,
     open_adapter,
-    open_splits,
+    open_rows,
     parse_flags,
-    relabel,
     run_command,
 )
 from lora_scratch.model.sharding import shard_base
@@ -75,7 +71,7 @@ def main() -> None:
     saved = open_adapter(options.adapter, model=options.model)
     wanted = options.precision or saved.noted("training", "precision", str)
     precision = resolve_precision(wanted, resolve_device(options.device))
-    splits, max_tokens = open_rows(options, saved)
+    splits, max_tokens = open_rows(saved, dataset=options.dataset, limit_eval=options.limit_eval)
     rows = getattr(splits, options.split)
     encoded = encode_rows(rows, saved.base, max_tokens=max_tokens)
     model = saved.base.model
@@ -131,16 +127,6 @@ def check_options(options: EvaluateOptions) -> None:
     if options.html is not None:
         check_file(options.html, flag="--html")
         check_installed("--html")
-
-
-def open_rows(options: EvaluateOptions, saved: SavedAdapter) -> tuple[Splits, int]:
-    """All rows, with the adapter's own label numbers, and the length they are cut to."""
-    max_tokens, seed = saved.noted("data", "max_tokens", int), saved.noted("training", "seed", int)
-    notes = saved.notes["data"]
-    recorded = {each.name: notes[each.name] for each in fields(DataOptions) if each.name in notes}
-    data = DataOptions(**{**recorded, "limit_train": None, "limit_eval": options.limit_eval})
-    data.dataset = options.dataset or saved.noted("data", "dataset", str)
-    return relabel(open_splits(data, seed=seed), saved.labels), max_tokens
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 remembered, `fingerprint.py` whose weights, `peft_format.py` the names in the file, `provenance.py` what
 PEFT has no field for, `files.py` save and load, `anatomy.py` what was learnt, `verify.py` what is wrong with a folder,
 `bank.py` many adapters in one model, `twin.py` how it reads them, `update.py` an adapter taken out of its model,
-`arithmetic.py` sums of those, `rounding.py` what is left of an update in a narrower dtype, `quantise.py` the base in four
-bits.
+`arithmetic.py` sums of those, `compression.py` the ranks they need, `rounding.py` what is left of an update in a narrower
+dtype, `quantise.py` the base in four bits.
 """
 
 from .anatomy import Anatomy as Anatomy
@@ -23,11 +23,16 @@ from .arithmetic import recompress as recompress
 from .arithmetic import scale as scale
 from .arithmetic import subtract as subtract
 from .bank import AdapterBank as AdapterBank
+from .compression import allot as allot
+from .compression import decompose as decompose
+from .compression import kept_energy as kept_energy
+from .compression import truncate as truncate
 from .config import LoRAConfig as LoRAConfig
 from .files import load_adapter as load_adapter
 from .files import problems_on as problems_on
 from .files import read_provenance as read_provenance
 from .files import save_adapter as save_adapter
+from .files import weights_file as weights_file
 from .fingerprint import fingerprint as fingerprint
 from .inject import check_trainable as check_trainable
 from .inject import inject as inject

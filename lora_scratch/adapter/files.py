@@ -65,9 +65,9 @@ def save_adapter(
     """
     state = adapter_state(model)
     _check_place(Path(folder))
-    tensors = adapter_file_tensors(model, _modules_to_write(model, state.config.head_modules or []))
+    tensors = _tensors_to_write(model)
     _check_complete(model, tensors)
-    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata={"format": "pt"})
+    weights = weights_file(model)
     provenance = {
         **(notes or {}),
         "format": FORMAT,
@@ -85,6 +85,12 @@ def save_adapter(
         write_json(place / PROVENANCE, sealed(provenance))
         write_text(place / CARD, card or _plain_card(base_model))
     return Path(folder)
+
+
+def weights_file(model: nn.Module) -> bytes:
+    """The adapter's tensors as adapter_model.safetensors holds them."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors_to_write(model).items()}
+    return save(tensors, metadata={"format": "pt"})
 
 
 def load_adapter(
@@ -215,6 +221,10 @@ def _fault(name: str, tensor: Tensor) -> str | None:
 
 _AGAIN = "copy the adapter folder again, or train it again"
 _A_FOLDER = "an adapter folder as save_adapter or PEFT writes it"
+
+
+def _tensors_to_write(model: nn.Module) -> dict[str, Tensor]:
+    return adapter_file_tensors(model, _modules_to_write(model, adapter_state(model).config.head_modules or []))
 
 
 def _modules_to_write(model: nn.Module, heads: list[str]) -> list[str]:

@@ -12,6 +12,8 @@ from .metrics import Metrics as Metrics
 from .metrics import confusion as confusion
 from .metrics import measure as measure
 from .metrics import per_class as per_class
+from .paired import Paired as Paired
+from .paired import paired as paired
 from .predict import predict_logits as predict_logits
 from .probe import linear_probe as linear_probe
 from .render import Table as Table

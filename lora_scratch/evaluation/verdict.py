@@ -56,8 +56,7 @@ def judge(baseline: Metrics, adapted: Metrics, test: McNemar, accuracy: Interval
 
     "Not shown" is not "equal": the sentence gives the interval, which says what difference these rows can't exclude.
     """
-    direction = (test.fixed > test.broken) - (test.fixed < test.broken)
-    word = {1: BETTER, -1: WORSE}.get(direction, NOT_SHOWN) if test.p_value < SIGNIFICANCE else NOT_SHOWN
+    word = word_of(test)
     claim = {
         BETTER: "The adapted model is better than the frozen baseline",
         WORSE: "The adapted model is worse than the frozen baseline",
@@ -68,6 +67,13 @@ def judge(baseline: Metrics, adapted: Metrics, test: McNemar, accuracy: Interval
         f"{claim}: accuracy {baseline.accuracy:.4f} -> {adapted.accuracy:.4f} on {baseline.n:,} rows, "
         f"a change of {accuracy.value:+.4f} ({CONFIDENCE:.0%} interval {accuracy.low:+.4f} to {accuracy.high:+.4f}).",
     )
+
+
+def word_of(test: McNemar) -> str:
+    """`better` or `worse` if the exact p is below 0.05, else `not shown`."""
+    if test.p_value >= SIGNIFICANCE:
+        return NOT_SHOWN
+    return BETTER if test.fixed > test.broken else WORSE
 
 
 def require(verdict: str, requirement: str) -> None:

@@ -12,6 +12,10 @@ from .combination import open_parts as open_parts
 from .combination import save_combination as save_combination
 from .command import command_line as command_line
 from .command import run_command as run_command
+from .compression import Compression as Compression
+from .compression import compress as compress
+from .compression import in_words as in_words
+from .compression import save_compression as save_compression
 from .gate import Gate as Gate
 from .gate import gate_rows as gate_rows
 from .gate import merge_through_gate as merge_through_gate
@@ -36,5 +40,6 @@ from .run_folder import check_free as check_free
 from .run_folder import run_folder as run_folder
 from .saved import SavedAdapter as SavedAdapter
 from .saved import open_adapter as open_adapter
+from .saved import open_rows as open_rows
 from .saved import problems_with_base as problems_with_base
 from .split import save_split as save_split

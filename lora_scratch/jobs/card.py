@@ -63,6 +63,27 @@ Made with `{command}`.
 """
 
 
+def compressed_card(base: str, labels: Sequence[str], origin: str, results: str, *, command: str) -> str:
+    """README.md of a compressed adapter: of what, what it costs, how to load it. Markdown."""
+    return f"""---
+base_model: {base}
+library_name: peft
+tags: [lora, text-classification]
+---
+
+# A compressed LoRA adapter for {base}
+
+Classifies texts as {", ".join(labels)}. Holds the strongest singular directions of the updates of {origin}, in every module
+as many as it needs, and of some modules none:
+
+{results}
+
+{_load_it(base, labels)}
+
+Made with `{command}`.
+"""
+
+
 def _load_it(base: str, labels: Sequence[str]) -> str:
     return f"""## Load it
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..adapter import NF4, LoRAConfig, load_adapter, problems_on, quantise_base, read_provenance
+from ..data import Splits
 from ..errors import AdapterFileError, LoraScratchError
 from ..model import Base
 from ..runtime.agreement import check_same, check_same_tensors
-from .opening import open_base
+from .opening import open_base, open_splits, relabel
+from .options import DataOptions
 
 Noted = TypeVar("Noted", str, int)
 
@@ -74,6 +76,21 @@ def open_adapter(folder: str | Path, *, model: str | None = None, verify_base: b
     check_same(f"the adapter {folder}", json.dumps(notes, sort_keys=True).encode())
     check_same_tensors("the model", base.model.state_dict())
     return SavedAdapter(base, config, tuple(labels), notes, folder)
+
+
+def open_rows(saved: SavedAdapter, *, dataset: str | None = None, limit_eval: int | None = None) -> tuple[Splits, int]:
+    """All rows that the adapter was trained with, or those of `dataset`, with the adapter's own label numbers, and the
+    length they are cut to.
+
+    Raises:
+        AdapterFileError: another program wrote the folder. DataError: anything wrong with the rows.
+    """
+    max_tokens, seed = saved.noted("data", "max_tokens", int), saved.noted("training", "seed", int)
+    notes = saved.notes["data"]
+    recorded = {each.name: notes[each.name] for each in fields(DataOptions) if each.name in notes}
+    data = DataOptions(**{**recorded, "limit_train": None, "limit_eval": limit_eval})
+    data.dataset = dataset or saved.noted("data", "dataset", str)
+    return relabel(open_splits(data, seed=seed), saved.labels), max_tokens
 
 
 def problems_with_base(folder: Path, *, model: str) -> list[str]:

@@ -1,0 +1,124 @@
+"""The smallest adapter that is not significantly worse: in every module the ranks that carry the update, written for PEFT.
+
+python scripts/compress.py checkpoints/demo/adapter --output small
+python scripts/compress.py checkpoints/demo/adapter --output small --energies 1 0.9 0.8 0.7 --json compression.json
+
+The strongest singular directions of all modules together are kept until they hold a share of the energy, the sum of all
+|dW|^2. The shares are tried from the largest down on the validation rows, each against the whole adapter, until one is
+significantly worse (McNemar, exact, p < 0.05); the one before it is measured once on the test rows and written.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from lora_scratch.evaluation import Table, markdown_table, predict_logits
+from lora_scratch.jobs import (
+    Compression,
+    check_file,
+    check_free,
+    check_given,
+    command_line,
+    compress,
+    encode_rows,
+    in_words,
+    open_adapter,
+    open_rows,
+    run_command,
+    save_compression,
+)
+from lora_scratch.jobs.compression import ENERGIES
+from lora_scratch.runtime.atomic import write_json
+from lora_scratch.runtime.device import resolve_device
+from lora_scratch.runtime.precision import resolve_precision
+
+COLUMNS = ["energy kept", "modules", "ranks", "numbers", "bytes", "accuracy", "change", "fixed", "broken", "p", "verdict"]
+
+
+def main() -> None:
+    """Open, search, print, write."""
+    options = parse()
+    place = check_free(Path(options.output), flag="--output")
+    check_file(options.json)
+    saved = open_adapter(options.adapter, model=options.model)
+    wanted = options.precision or saved.noted("training", "precision", str)
+    precision = resolve_precision(wanted, resolve_device(options.device))
+    splits, max_tokens = open_rows(saved, dataset=options.dataset, limit_eval=options.limit_eval)
+    validation, test = (encode_rows(rows, saved.base, max_tokens=max_tokens) for rows in (splits.validation, splits.test))
+    model = saved.base.model.to(precision.device)
+    predict = partial(predict_logits, model, precision=precision, pad_token_id=saved.base.pad_token_id)
+    found = compress(saved, predict, validation=validation, test=test, energies=options.energies)
+    print(f"{candidates(found)}\n\n{modules(found)}\n\n{in_words(found)}")
+    save_compression(saved, found, place, command=command_line())
+    if options.json:
+        write_json(Path(options.json), found.record())
+    print(f"\nadapter: {place}")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("adapter", help="adapter folder, as scripts/train.py writes it")
+    parser.add_argument("--output", required=True, metavar="DIR", help="where the adapter goes; must not hold files yet")
+    shares = " ".join(f"{energy:g}" for energy in ENERGIES)
+    parser.add_argument(
+        "--energies",
+        nargs="+",
+        type=float,
+        default=ENERGIES,
+        metavar="SHARE",
+        help=f"shares of the energy to try, above 0 and at most 1 (default: {shares})",
+    )
+    parser.add_argument("--model", help="base model, if not the one the adapter names")
+    parser.add_argument("--dataset", help="other rows than those the adapter was trained with")
+    parser.add_argument("--limit_eval", type=int, help="use only this many validation rows and test rows")
+    parser.add_argument("--precision", help="fp32, bf16, fp16 or auto (default: as trained)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    parser.add_argument("--json", metavar="FILE", help="write every figure to this file too")
+    options = parser.parse_args()
+    check_given(parser, options)
+    wrong = [energy for energy in options.energies if not 0 < energy <= 1]
+    if wrong:
+        parser.error(f"--energies: found {wrong[0]:g}; expected above 0 and at most 1")
+    return options
+
+
+def candidates(found: Compression) -> str:
+    """The whole adapter and every candidate on the validation rows; the chosen one is marked."""
+    whole = ["whole", *shape(found.ranks), f"{found.size.parameters:,}", f"{found.size.file_bytes:,}"]
+    rows = [[*whole, f"{found.validation:.4f}", *[""] * 5]]
+    for each in found.candidates:
+        size, paired = each.size, each.validation
+        rows.append(
+            [
+                f"{each.kept:.2%}{' (chosen)' if each is found.chosen else ''}",
+                *shape(each.ranks),
+                f"{size.parameters:,}",
+                f"{size.file_bytes:,}",
+                f"{paired.accuracy:.4f}",
+                f"{paired.change:+.4f}",
+                str(paired.fixed),
+                str(paired.broken),
+                f"{paired.p_value:.2g}",
+                paired.word,
+            ]
+        )
+    return markdown_table(Table(COLUMNS, rows))
+
+
+def shape(ranks: dict[str, int]) -> tuple[str, str]:
+    """How many modules there are, and the ranks they have."""
+    left = [rank for rank in ranks.values() if rank]
+    return str(len(left)), f"{min(left)} to {max(left)}"
+
+
+def modules(found: Compression) -> str:
+    """The rank that every module keeps."""
+    rows = [[name, str(rank), str(found.chosen.ranks[name])] for name, rank in found.ranks.items()]
+    return markdown_table(Table(["module", "rank", "kept"], rows))
+
+
+if __name__ == "__main__":
+    run_command(main)

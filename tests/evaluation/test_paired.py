@@ -1,0 +1,35 @@
+"""lora_scratch/evaluation/paired.py: a changed model against the model as it was."""
+
+import pytest
+import torch
+
+from lora_scratch.errors import DataError
+from lora_scratch.evaluation import Paired, paired
+
+LABELS = torch.zeros(20, dtype=torch.int64)
+
+
+def answers(right):
+    """Logits of rows of which the first `right` are right."""
+    return torch.nn.functional.one_hot((torch.arange(20) >= right).long(), 2).float()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (10, 16, Paired(0.8, 0.3, 6, 0, 2 / 2**6, "better")),
+        (16, 10, Paired(0.5, -0.3, 0, 6, 2 / 2**6, "worse")),
+        (10, 15, Paired(0.75, 0.25, 5, 0, 2 / 2**5, "not shown")),
+        (10, 10, Paired(0.5, 0.0, 0, 0, 1.0, "not shown")),
+    ],
+)
+def test_paired_by_hand(before, after, expected):
+    """All n rows that differ differ alike: p = 2 / 2ⁿ, which is 0.031 for six and 0.062 for five."""
+    found = paired(answers(before), answers(after), LABELS)
+    assert vars(found) == pytest.approx(vars(expected))
+
+
+def test_logits_that_are_not_finite_are_refused():
+    """They have no answer."""
+    with pytest.raises(DataError, match="not finite"):
+        paired(answers(3), answers(3) * float("nan"), LABELS)
