@@ -3,7 +3,7 @@
     python scripts/benchmark.py --json figures.json                  the default: a DistilBERT's size, under ten minutes
     python scripts/benchmark.py --model DIR --dataset DIR            any encoder, any rows
     python scripts/benchmark.py --model DIR --dataset DIR --measures race --goal 0.905 --split test --epochs 3
-    python scripts/benchmark.py --model DIR --dataset DIR --measures job --contenders ours-plain peft-bf16 --rounds 1
+    python scripts/benchmark.py --model DIR --dataset DIR --measures job --contenders ours-plain-bf16 peft-bf16 --rounds 1
 
 Each measurement runs in a process of its own, after a look at whether the machine is idle (a `*` in the tables where it was
 not); rounds are interleaved. Measures: `training` (tokens/s, peak memory), `floor` (the bare matrix products of a step),

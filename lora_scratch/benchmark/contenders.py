@@ -30,7 +30,10 @@ CONTENDERS = {
     "peft-best": Contender("with bf16=True and batches grouped by length", build_peft, partial(train_peer, **_BEST)),
     "full": Contender("Trainer as shipped on every parameter, no adapter", build_full, train_peer),
     "full-best": Contender("the same with bf16=True, grouped by length", build_full, partial(train_peer, **_BEST)),
-    "ours-plain": Contender("lora-scratch --plain", build_ours, partial(train_ours, plain=True)),
+    "ours-plain": Contender("lora-scratch --plain in fp32", build_ours, partial(train_ours, plain=True, precision="fp32")),
+    "ours-plain-bf16": Contender(
+        "lora-scratch --plain in bf16", build_ours, partial(train_ours, plain=True, precision="bf16")
+    ),
     "ours-fp32": Contender("lora-scratch in fp32", build_ours, partial(train_ours, precision="fp32")),
     "ours-bf16": Contender("lora-scratch in bf16", build_ours, partial(train_ours, precision="bf16")),
     "ours": Contender("lora-scratch in the precision of the flags", build_ours, train_ours),

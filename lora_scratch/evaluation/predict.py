@@ -55,11 +55,12 @@ def predict_logits(
 
 
 def _enter_fast_path(levers: ExitStack, model: Any, precision: Precision) -> None:
-    """No padding (model/packed.py), weights rounded once (model/storage.py), float32 by oneDNN (runtime/onednn.py)."""
+    """No padding (model/packed.py), weights rounded and packed (model/storage.py), float32 by oneDNN (runtime/onednn.py)."""
     if precision.dtype is not torch.float32:
-        levers.enter_context(multiplied_in(model, precision.dtype))
+        levers.enter_context(multiplied_in(model, precision.dtype, packed=True))
     elif precision.device.type == "cpu" and onednn.serves(model):
         levers.enter_context(onednn.through_onednn())
+        levers.enter_context(multiplied_in(model, precision.dtype, packed=True))
     if not can_pack(model) and precision.device.type == "cpu":
         warnings.warn(f"{type(model).__name__} predicts with padding: no packing for it", stacklevel=1)  # so it is said once
     levers.enter_context(packed(model))

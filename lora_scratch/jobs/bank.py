@@ -111,7 +111,7 @@ def _classified(text: str, logits: Tensor, labels: Sequence[str]) -> Classified:
 
 def _rounded_once(model: Any, precision: Precision) -> AbstractContextManager[None]:
     """Frozen weights in the compute dtype for all batches."""
-    return nullcontext() if precision.dtype is torch.float32 else multiplied_in(model, precision.dtype)
+    return nullcontext() if precision.dtype is torch.float32 else multiplied_in(model, precision.dtype, packed=True)
 
 
 def _notes(folder: str | Path) -> dict[str, Any]:

@@ -1,45 +1,113 @@
-"""Frozen linear layers multiply in the compute dtype: autocast would round the same weights again in every forward pass.
+"""Frozen weights are stored as the products read them: rounded to the compute dtype once, and packed once for oneDNN.
 
-A frozen weight rounded once gives, bit for bit, what autocast gives, without 42 million roundings a step for a DistilBERT
-and without 85 MB of fresh copies that the backward pass keeps alive. The parameters stay what they are: whatever reads
-`linear.weight` (a norm, a merge, a file, a fingerprint) sees the unrounded numbers.
+Autocast rounds a weight again in every forward pass, and torch lays it out anew, in the blocks that oneDNN's kernels read,
+for every product. A weight that never changes needs either once. Rounded once it gives, bit for bit, what autocast gives;
+packed it gives the same bits in bfloat16, and in float32 the sum in another order than MKL's (runtime/onednn.py decides).
+The parameters stay what they are: whatever reads `linear.weight` (a norm, a merge, a file) sees the unrounded numbers.
+
+Worth of packing, 3,072 x 768 weights, two cores of an AMD EPYC: 5.3 -> 4.8 ms for 437 tokens in bfloat16 and 11.9 -> 9.5 in
+float32; for 32 tokens 0.65 -> 0.45 and 1.6 -> 0.9. Its price: the forward and the backward product read two layouts, so in
+training there are two copies where one unpacked one serves both (DistilBERT in bfloat16: 80 MiB more).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import TypeGuard
+from functools import cached_property, partial
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from ..layers import BankHead
 from ..runtime.distributed import is_sharded
 
+Linear = Callable[[Tensor], Tensor]
+
 
 @contextmanager
-def multiplied_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Inside, frozen `nn.Linear` layers compute with a copy in `dtype`, made now. For use under autocast to it.
+def multiplied_in(model: nn.Module, dtype: torch.dtype, *, packed: bool) -> Iterator[None]:
+    """Inside, frozen `nn.Linear` layers compute with a copy in `dtype`. For use under autocast to it.
 
     Not those of a bank's heads: there every row brings weights of its own.
 
     The model must not be moved, and its frozen weights not be written to, inside.
+
+    Args:
+        packed: packed where that can be; sooner, and in training larger.
     """
     heads = {part for module in model.modules() if isinstance(module, BankHead) for part in module.modules()}
     linears = [module for module in model.modules() if _is_frozen_linear(module) and module not in heads]
     for linear in linears:
-        bias = None if linear.bias is None else linear.bias.detach().to(dtype)
-        linear.forward = partial(  # type: ignore[method-assign]
-            F.linear, weight=linear.weight.detach().to(dtype), bias=bias
-        )
+        stored: Any = (PackedLinear if packed and _can_be_packed(linear, dtype) else _rounded)(linear, dtype)
+        linear.forward = stored  # type: ignore[method-assign]
     try:
         yield
     finally:
         for linear in linears:
             del linear.forward  # the class's own shows again
+
+
+def _rounded(linear: nn.Linear, dtype: torch.dtype) -> Linear:
+    bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+    return partial(F.linear, weight=linear.weight.detach().to(dtype), bias=bias)
+
+
+class PackedLinear:
+    """y = x Wᵀ + b with W packed in `dtype` at first use, and ∂L/∂x = ∂L/∂y W with Wᵀ likewise for a gradient."""
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+        self.linear, self.dtype = linear, dtype
+        self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """W, in oneDNN's layout: opaque."""
+        return _pack(self.linear.weight.detach().to(self.dtype))
+
+    @cached_property
+    def turned(self) -> Tensor:
+        """Wᵀ, likewise."""
+        return _pack(self.linear.weight.detach().to(self.dtype).T.contiguous())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Shape: x (..., in) -> (..., out) in `dtype`."""
+        y: Tensor = _Product.apply(x.to(self.dtype), self)  # type: ignore[no-untyped-call]
+        return y
+
+
+class _Product(torch.autograd.Function):
+    """The products of a `PackedLinear`; its weight has no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, packed: PackedLinear) -> Tensor:
+        ctx.packed = packed
+        return _multiply(x, packed.weight, packed.bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _multiply(grads[0], ctx.packed.turned, None), None
+
+
+def _pack(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+    return packed
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    rows: Tensor = torch.ops.mkldnn._linear_pointwise(x.flatten(0, -2), weight, bias, "none", [], "")
+    y: Tensor = torch.ops.aten._unsafe_view(rows, [*x.shape[:-1], -1])  # no view to autograd: layers/fused.py adds in place
+    return y
+
+
+def _can_be_packed(linear: nn.Linear, dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies in `dtype` here. Its operators are private ones of torch, so they may be absent."""
+    has_operators = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    if linear.weight.device.type != "cpu" or not torch._C._has_mkldnn or not has_operators:
+        return False
+    return dtype is torch.float32 or (dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _is_frozen_linear(module: nn.Module) -> TypeGuard[nn.Linear]:

@@ -41,11 +41,12 @@ def fast_path(model: Any, precision: Precision, *, plain: bool = False) -> Itera
     """
     with ExitStack() as levers:
         if not plain and precision.dtype is not torch.float32:
-            levers.enter_context(multiplied_in(model, precision.dtype))
+            levers.enter_context(multiplied_in(model, precision.dtype, packed=False))  # memory before speed
         if not plain:
             levers.enter_context(fused_updates(model))
         if not plain and precision.dtype is torch.float32 and precision.device.type == "cpu" and onednn.serves(model):
             levers.enter_context(onednn.through_onednn())
+            levers.enter_context(multiplied_in(model, precision.dtype, packed=True))
         if not plain and precision.device.type == "cpu":
             levers.enter_context(cheap_dropouts(model))
             levers.enter_context(packed(model))

@@ -13,6 +13,7 @@ from ..adapter import adapter_layers
 from ..errors import TrainingError
 from ..runtime.distributed import is_sharded
 
+PIECE = 2**16  # entries that are summed at a time
 STEPS = 3  # at step 1 only B can move, since A's gradient is proportional to B; by step 3 everything has
 
 
@@ -52,10 +53,19 @@ def _adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _checksum(tensor: Tensor) -> tuple[int, int]:
-    """Two sums over the bits, one plain and one weighted by position, so that swapped values show too."""
+def _checksum(tensor: Tensor) -> list[int]:
+    """Two sums over the bits of every piece, one plain and one weighted by position, so that swapped values show too.
+
+    In pieces, since the sums are over int64 copies: of a whole embedding they would be the largest tensors of the training.
+    """
     if is_sharded(tensor):  # every process checks its own part
         tensor = tensor.to_local()  # type: ignore[attr-defined]
-    bits = tensor.detach().flatten().view(torch.uint8 if tensor.element_size() == 1 else torch.int16).to(torch.int64)
-    place = torch.arange(bits.numel(), device=bits.device) % 65521
-    return int(bits.sum()), int((bits * place).sum())
+    bits = tensor.detach().flatten().view(torch.uint8 if tensor.element_size() == 1 else torch.int16)
+    place = torch.arange(1, PIECE + 1, device=bits.device)
+    sums = [_sums(piece.to(torch.int64), place) for piece in torch.split(bits, PIECE)]
+    found: list[int] = torch.cat(sums).tolist() if sums else []
+    return found
+
+
+def _sums(bits: Tensor, place: Tensor) -> Tensor:
+    return torch.stack([bits.sum(), (bits * place[: len(bits)]).sum()])

@@ -98,7 +98,7 @@ KNOWN_GOOD_AND_LONG = {
     "--adapters",
 }  # more of these is no mistake, only a long wait
 
-WRITTEN_OVER = {"--json", "--figures"}  # a file that is named there is meant to be replaced
+WRITTEN_OVER = {"--json", "--figures", "--html"}  # a file that is named there is meant to be replaced
 
 
 def flags_of(help_text: str) -> list[str]:
