@@ -57,6 +57,7 @@ from .switches import disabled as disabled
 from .switches import merge_all as merge_all
 from .switches import scaled as scaled
 from .switches import unmerge_all as unmerge_all
+from .switches import without as without
 from .update import AdapterUpdate as AdapterUpdate
 from .update import Factors as Factors
 from .update import install_update as install_update

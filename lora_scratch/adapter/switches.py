@@ -1,9 +1,9 @@
-"""The switches of an adapted model: off, stronger or weaker, merged. Each is undone exactly, also after an exception."""
+"""The switches of an adapted model: off, off in part, stronger, merged. Each is undone exactly, also after an exception."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from torch import nn
@@ -34,6 +34,26 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
             layer.enabled = were_enabled[name]
         for name, data in trained.items():
             tensors[name].data = data
+
+
+@contextmanager
+def without(model: nn.Module, names: Collection[str]) -> Iterator[nn.Module]:
+    """The model without the adapters of these layers, each of which computes what its base does; all else is as trained.
+
+    Raises:
+        ConfigError: a name that is no adapted layer.
+    """
+    layers = adapter_layers(model)
+    if unknown := [name for name in names if name not in layers]:
+        raise ConfigError(f"{unknown[0]!r} is no adapted layer", where="without", expected=", ".join(layers))
+    were_enabled = {name: layers[name].enabled for name in names}
+    try:
+        for name in names:
+            layers[name].enabled = False
+        yield model
+    finally:
+        for name, enabled in were_enabled.items():
+            layers[name].enabled = enabled
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from .bootstrap import paired_intervals as paired_intervals
 from .calibration import Calibration as Calibration
 from .calibration import calibration as calibration
 from .calibration import fit_temperature as fit_temperature
+from .holm import holm as holm
 from .mcnemar import McNemar as McNemar
 from .mcnemar import mcnemar as mcnemar
 from .metrics import ClassRow as ClassRow
@@ -34,3 +35,4 @@ from .verdict import check_requirement as check_requirement
 from .verdict import judge as judge
 from .verdict import length_slices as length_slices
 from .verdict import require as require
+from .verdict import word_of as word_of

@@ -1,5 +1,8 @@
 """What the scripts share: their options, the presets, opening what a name stands for, and how a command ends."""
 
+from .ablation import Ablation as Ablation
+from .ablation import ablate as ablate
+from .ablation import carriers as carriers
 from .bank import ServedBank as ServedBank
 from .bank import classify_rows as classify_rows
 from .bank import open_bank as open_bank

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from tqdm import tqdm
 
 from ..adapter import (
     AdapterUpdate,
@@ -107,7 +108,7 @@ def compress(
     whole_test, size = predict(test), _size(saved)
     update = take_update(model)
     spectra, candidates = decompose(update), list[Candidate]()
-    for energy in sorted(set(energies), reverse=True):
+    for energy in tqdm(sorted(set(energies), reverse=True), desc="compress", unit="step"):
         smaller = truncate(update, spectra, allot(spectra, energy))
         ranks = {name: smaller.factors[name].rank if name in smaller.factors else 0 for name in spectra}
         if candidates and ranks == candidates[-1].ranks:

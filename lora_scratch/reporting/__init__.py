@@ -1,5 +1,6 @@
 """report.html: a run, a measurement, a comparison or an adapter's anatomy as one file that needs nothing beside it."""
 
+from .ablation import ablation_page as ablation_page
 from .anatomy import anatomy_page as anatomy_page
 from .comparison import comparison_page as comparison_page
 from .page import Page as Page

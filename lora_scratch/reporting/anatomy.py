@@ -42,20 +42,31 @@ def anatomy_section(rows: Sequence[Mapping[str, Any]]) -> Section:
 
 def heat_map(rows: Sequence[Mapping[str, Any]]) -> Picture:
     """‖ΔW‖/‖W‖ by layer and projection."""
-    named = projections([row["name"] for row in rows])
-    kinds = list(dict.fromkeys(named.values()))
-    depths = list(dict.fromkeys(depth(row["name"]) for row in rows))
-    found = {(depth(row["name"]), named[row["name"]]): row["relative_norm"] for row in rows}
+    values = {row["name"]: row["relative_norm"] for row in rows}
+    title = "How far each module was moved: ‖ΔW‖/‖W‖"
+    return module_map(values, title=title, meaning="the norm of each update over the norm of its weight", number=".3f")
+
+
+def module_map(values: Mapping[str, float], *, title: str, meaning: str, number: str) -> Picture:
+    """A figure of every module as a grid, layers by projections.
+
+    Args:
+        meaning: what the figure is, in words.
+        number: its format in the cells, if there is room.
+    """
+    named = projections(list(values))
+    kinds, depths = list(dict.fromkeys(named.values())), list(dict.fromkeys(map(depth, values)))
+    found = {(depth(name), named[name]): value for name, value in values.items()}
     grid = [[found.get((each, kind)) for kind in kinds] for each in depths]
-    words = f"Heat map of the norm of each update over the norm of its weight, {len(depths)} layers by {', '.join(kinds)}."
-    number = ".3f" if len(kinds) <= 8 and len(depths) <= 40 else None
+    words = f"Heat map of {meaning}, {len(depths)} layers by {', '.join(kinds)}."
+    room = len(kinds) <= 8 and len(depths) <= 40
 
     def draw(axes: list[Any]) -> None:
-        heat_panel(axes[0], grid, rows=depths, columns=kinds, x="projection", y="layer", number=number)
+        heat_panel(axes[0], grid, rows=depths, columns=kinds, x="projection", y="layer", number=number if room else None)
 
     table = Table(["layer", *kinds], [[each, *map(_figure, row)] for each, row in zip(depths, grid, strict=True)])
     height = min(9.0, 1.2 + 0.3 * len(depths))
-    return Picture("How far each module was moved: ‖ΔW‖/‖W‖", svg(draw, words=words, height=height), words, table)
+    return Picture(title, svg(draw, words=words, height=height), words, table)
 
 
 def spectra(rows: Sequence[Mapping[str, Any]]) -> Picture:

@@ -1,10 +1,10 @@
-"""lora_scratch/adapter/switches.py: the dial. (Off and merged are proven in test_inject.py and test_bias.py.)"""
+"""lora_scratch/adapter/switches.py: the dial, and off in part. (Off and merged: test_inject.py and test_bias.py.)"""
 
 import pytest
 import torch
 from tiny import tiny_distilbert
 
-from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, merge_all, scaled
+from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, merge_all, scaled, without
 from lora_scratch.errors import ConfigError, MergeError
 from lora_scratch.testing import move_adapter
 
@@ -75,4 +75,61 @@ def test_scaled_refuses_a_factor_that_is_not_finite(factor):
     """And leaves the scalings alone."""
     model = adapted()
     with pytest.raises(ConfigError, match="a finite number"), scaled(model, factor):
+        pass
+
+
+def only_others(names, **options):
+    """The adapted model with plain layers in place of these."""
+    model = adapted(**options)
+    for name in names:
+        owner, _, last = name.rpartition(".")
+        setattr(model.get_submodule(owner), last, model.get_submodule(name).base)
+    return model
+
+
+@pytest.mark.parametrize("options", [{}, {"variant": "dora"}, {"init": "pissa"}], ids=["lora", "dora", "pissa"])
+@pytest.mark.parametrize("merged", [False, True])
+def test_without_is_the_model_in_which_these_layers_have_no_adapter(options, merged):
+    """Bit for bit, merged or not; and the whole adapter's bits are back afterwards."""
+    model = adapted(**options)
+    names = list(adapter_layers(model))[1:3]
+    other = only_others(names, **options)
+    for each in (model, other) if merged else ():
+        merge_all(each)
+    trained, expected = logits(model), logits(other)
+    with without(model, names):
+        assert torch.equal(logits(model), expected)
+        assert not torch.equal(logits(model), trained)
+        with without(model, []):
+            assert torch.equal(logits(model), expected)
+    assert torch.equal(logits(model), trained)
+
+
+def test_without_all_is_the_base():
+    """Where there is no head."""
+    model = adapted()
+    with without(model, adapter_layers(model).keys()):
+        assert torch.equal(logits(model), logits(tiny_distilbert()))
+
+
+def test_without_is_undone_after_an_exception_and_when_nested():
+    """Each puts back what it found."""
+    model = adapted()
+    first, second, *_ = adapter_layers(model)
+    with pytest.raises(KeyError), without(model, [first]), without(model, [first, second]):
+        raise KeyError
+    assert all(layer.enabled for layer in adapter_layers(model).values())
+    with without(model, [first]):
+        with without(model, [first, second]):
+            pass
+        assert [layer.enabled for layer in adapter_layers(model).values()][:2] == [False, True]
+
+
+def test_without_refuses_a_name_that_is_no_adapted_layer():
+    """A misspelt name would knock out nothing, silently."""
+    model = adapted()
+    with (
+        pytest.raises(ConfigError, match="without: 'q_lin' is no adapted layer; expected distilbert"),
+        without(model, ["q_lin"]),
+    ):
         pass
