@@ -11,7 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Collection, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,12 @@ from .config import LoRAConfig
 from .fingerprint import Fingerprint, differing, file_sha256, fingerprint
 from .inject import inject, remove_adapter
 from .peft_format import (
+    IN_PEFT,
     PREFIX,
     adapter_file_tensors,
     from_peft_config,
     heads_in,
+    is_lora,
     to_peft_config,
     without_wrapper_copies,
 )
@@ -80,10 +82,11 @@ def save_adapter(
     }
     with new_folder(Path(folder)) as place:
         write_bytes(place / WEIGHTS, weights)
-        config = to_peft_config(state.config, base_model=base_model, fan_in_fan_out=_has_conv1d(model))
+        own = state.config.variant not in IN_PEFT and not is_lora(adapter_layers(model).values())
+        config = to_peft_config(state.config, base_model=base_model, fan_in_fan_out=_has_conv1d(model), own=own)
         write_text(place / CONFIG, json.dumps(config, indent=2, sort_keys=True))  # PEFT writes no newline at the end
         write_json(place / PROVENANCE, sealed(provenance))
-        write_text(place / CARD, card or _plain_card(base_model))
+        write_text(place / CARD, card or _plain_card(base_model, own=own))
     return Path(folder)
 
 
@@ -205,8 +208,10 @@ def _inject_saved(model: nn.Module, config: LoRAConfig, provenance: Mapping[str,
     names = {name for name, _ in model.named_modules() if name}
     # tensors of a module that is not there are reported by name, as unexpected
     config = replace(config, head_modules=[head for head in config.head_modules or [] if head in names])
+    # every tensor of ours is about to be loaded; what others draw and freeze need not be in the file
+    drawing = NoRandomNumbers() if config.variant in IN_PEFT else nullcontext()
     try:
-        with NoRandomNumbers():  # every tensor is about to be loaded
+        with drawing:
             inject(model, config, seed=provenance.get("seed", 0))
     except LoraScratchError as error:
         raise AdapterFileError([f"does not fit this model: {error}"], where=str(where)) from error
@@ -356,5 +361,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _plain_card(base_model: str) -> str:
-    return f"# LoRA adapter\n\nBase model: {base_model or 'not recorded'}. Written by lora-scratch; loads with PEFT.\n"
+def _plain_card(base_model: str, *, own: bool) -> str:
+    reader = "with the package that registers its variant" if own else "with PEFT"
+    return f"# LoRA adapter\n\nBase model: {base_model or 'not recorded'}. Written by lora-scratch; loads {reader}.\n"

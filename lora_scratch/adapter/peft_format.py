@@ -7,7 +7,9 @@
     base_model.model.<module>.base_layer.bias                      (out,)                        a trained base bias
     base_model.model.<head module>.<tensor>    as in the model, and so other trained biases
 
-pissa and olora are written as the plain LoRA that they equal: twice the rank, the same scaling (layers/offset.py).
+pissa and olora are written as the plain LoRA that they equal: twice the rank, the same scaling (layers/offset.py). A layer
+of one's own is too, where it is plain LoRA (LoRA-FA is); else its folder says `"peft_type": "LORA_SCRATCH"` and its
+`variant`, which PEFT refuses, and which this package reads where that variant is registered.
 
 Source: peft 0.21.2, written and read by its own `save_pretrained` and `from_pretrained`; see tests/parity.
 """
@@ -19,14 +21,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import AdapterFileError
-from ..layers import OFFSET_METHODS, stored_alpha, stored_tensors
+from ..layers import OFFSET_METHODS, AdapterLayer, adapter_variants, stored_alpha, stored_tensors
 from .config import REGEX, LoRAConfig
 from .state import adapter_layers, is_adapted, trained_biases
 
 PREFIX = "base_model.model."
+LORA, OWN = "LORA", "LORA_SCRATCH"  # peft_type: what PEFT computes too, and what it would misread
+IN_PEFT = ("lora", "dora")
 BASE_BIAS = "base_layer.bias"
 SUFFIXES = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector", "lora_embedding_A", "lora_embedding_B", BASE_BIAS)
 
@@ -63,6 +68,7 @@ UNDERSTOOD: dict[str, str] = {
     "target_modules": "a list of names or a regular expression",
     "use_dora": "true or false",
     "use_rslora": "true or false",
+    "variant": "a text",
 }
 OPTIONAL = {"alpha_pattern", "exclude_modules", "layers_to_transform", "rank_pattern"}  # None means that there are none
 
@@ -103,10 +109,18 @@ def stored_config(config: LoRAConfig) -> LoRAConfig:
     )
 
 
-def to_peft_config(config: LoRAConfig, *, base_model: str, fan_in_fan_out: bool = False) -> dict[str, Any]:
+def is_lora(layers: Iterable[AdapterLayer]) -> bool:
+    """Whether the tensors in the file say by LoRA's own formula, ΔW = scaling · B A, what these layers compute."""
+    return all(_is_lora(layer) for layer in layers)
+
+
+def to_peft_config(
+    config: LoRAConfig, *, base_model: str, fan_in_fan_out: bool = False, own: bool = False
+) -> dict[str, Any]:
     """adapter_config.json: the fields that say something, and those that PEFT wants to see.
 
     Args:
+        own: whether the file holds a variant that PEFT does not have.
         fan_in_fan_out: whether an adapted layer stores its weight as (in, out), as Conv1D does.
     """
     config = stored_config(config)
@@ -115,6 +129,7 @@ def to_peft_config(config: LoRAConfig, *, base_model: str, fan_in_fan_out: bool 
         "exclude_modules": _to_names(config.exclude),
         "layers_to_transform": config.layers,
         "rank_pattern": config.rank_pattern,
+        "variant": config.variant if own else None,
     }
     return {
         "base_model_name_or_path": base_model,
@@ -125,7 +140,7 @@ def to_peft_config(config: LoRAConfig, *, base_model: str, fan_in_fan_out: bool 
         "lora_alpha": _number(config.alpha),
         "lora_dropout": config.dropout,
         "modules_to_save": list(config.head_modules or []) or None,
-        "peft_type": "LORA",
+        "peft_type": OWN if own else LORA,
         "r": config.rank,
         "target_modules": _to_names(config.targets),
         # SEQ_CLS makes PEFT expect a trained `classifier`; without a trained head it must not.
@@ -154,7 +169,7 @@ def from_peft_config(fields: Mapping[str, Any], *, head_modules: list[str]) -> L
             targets=_from_names(fields["target_modules"]),
             rslora=bool(fields.get("use_rslora", False)),
             head_modules=head_modules,
-            variant="dora" if fields.get("use_dora") else "lora",
+            variant=fields.get("variant", "dora" if fields.get("use_dora") else "lora"),
             exclude=_from_names(fields.get("exclude_modules")),
             layers=[layers] if isinstance(layers, int) else layers or None,
             bias=fields.get("bias", "none"),
@@ -194,8 +209,7 @@ def _problems(fields: Mapping[str, Any]) -> list[str]:
     problems = [
         f"{name} is {value!r}, {_why_not(name, value)}" for name, value in fields.items() if not _understood(name, value)
     ]
-    if fields.get("peft_type") != "LORA":
-        problems.append(f"peft_type is {fields.get('peft_type')!r}, expected 'LORA'")
+    problems += _variant_problems(fields)
     if not fields.get("target_modules"):
         problems.append(f"target_modules is {fields.get('target_modules')!r}, expected {UNDERSTOOD['target_modules']}")
     return problems + [
@@ -203,6 +217,27 @@ def _problems(fields: Mapping[str, Any]) -> list[str]:
         for name, kind in UNDERSTOOD.items()
         if name in fields and not (fields[name] is None and name in OPTIONAL) and not _is(kind, fields[name])
     ]
+
+
+def _variant_problems(fields: Mapping[str, Any]) -> list[str]:
+    kind, variant = fields.get("peft_type"), fields.get("variant")
+    if kind != OWN:
+        problems = [] if kind == LORA else [f"peft_type is {kind!r}, expected {LORA!r}"]
+        return problems + ([f"variant is {variant!r}, which is not supported"] if "variant" in fields else [])
+    if variant in adapter_variants():
+        return []
+    known = ", ".join(adapter_variants())
+    return [f"variant is {variant!r}, and {known} are registered: import the module that registers it"]
+
+
+def _is_lora(layer: AdapterLayer) -> bool:
+    tensors = stored_tensors(layer)
+    if set(tensors) != {"lora_A.weight", "lora_B.weight"}:
+        return False
+    product = layer.scaling * tensors["lora_B.weight"] @ tensors["lora_A.weight"]
+    delta = layer.delta_weight().detach().to(product.dtype)
+    rounding = 1e-5 * float(product.abs().max())
+    return product.shape == delta.shape and torch.allclose(product, delta, rtol=0, atol=rounding)
 
 
 def _is(kind: str, value: object) -> bool:

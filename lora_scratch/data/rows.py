@@ -69,12 +69,17 @@ def require_columns(names: Sequence[str], columns: Columns, *, where: str) -> No
     Raises:
         DataError: one is missing or there twice; the message lists the columns found.
     """
-    for flag, column in (("--text_column", columns.text), ("--label_column", columns.label)):
-        if names.count(column) != 1:
-            how_many = "no" if column not in names else "more than one"
-            raise DataError(
-                f"{how_many} column {column!r} among {listed(names)}", where=where, remedy=f"name it with {flag}"
-            )
+    wanted = {"--text_column": columns.text, "--label_column": columns.label}
+    missing = {flag: column for flag, column in wanted.items() if column not in names}
+    if missing:
+        found = f"no column {' and none '.join(map(repr, missing.values()))} among {listed(names)}"
+        raise DataError(
+            found, where=where, remedy=f"name {'it' if len(missing) == 1 else 'them'} with {' and '.join(missing)}"
+        )
+    for flag, column in wanted.items():
+        if names.count(column) > 1:
+            found = f"more than one column {column!r} among {listed(names)}"
+            raise DataError(found, where=where, remedy=f"name another with {flag}")
 
 
 def checked_class_names(names: object, *, where: str) -> tuple[str, ...]:

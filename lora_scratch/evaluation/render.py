@@ -190,7 +190,7 @@ def _escaped(rows: Iterable[Sequence[str]]) -> Iterator[list[str]]:
 
 def _printable(label: str) -> str:
     """The label on one line, whatever characters the data set has in it."""
-    return "".join(letter if letter.isprintable() else "?" for letter in label)
+    return "".join(letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in label)
 
 
 def _columns(text: str) -> int:

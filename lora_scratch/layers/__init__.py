@@ -17,6 +17,7 @@ from .initialisation import initialise as initialise
 from .initialisation import stored_alpha as stored_alpha
 from .lora import AdapterLayer as AdapterLayer
 from .lora import LoRALinear as LoRALinear
+from .lora import at_least_float32 as at_least_float32
 from .lora import lora_scaling as lora_scaling
 from .nf4 import NF4Linear as NF4Linear
 from .offset import OffsetLoRALinear as OffsetLoRALinear

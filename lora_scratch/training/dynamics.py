@@ -5,6 +5,7 @@ r"""How the adapter moves: for every module the gradients of A and B, the relati
     delta_weight                ‖ΔW‖ = scaling · ‖B A‖, without DoRA's gains; for pissa and olora the difference to the start
 
 It only reads, and only at some steps. ‖B A‖² = ⟨BᵀB, A Aᵀ⟩ needs two (rank, rank) matrices, never the dense product.
+Layers of one's own that have no A and B are left out.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Dynamics:
     """
 
     def __init__(self, model: nn.Module, stepper: Stepper) -> None:
-        self.layers, self.stepper = adapter_layers(model), stepper
+        self.layers = {name: layer for name, layer in adapter_layers(model).items() if _a_and_b(layer.adapter_tensors())}
+        self.stepper = stepper
         self.interval = max(EVERY, stepper.total_steps // MOST)
         self.old: list[Tensor] = []
         self.figures: dict[str, dict[str, float]] = {}
@@ -82,4 +84,4 @@ def delta_weight_norm(layer: AdapterLayer) -> Tensor:
 
 
 def _a_and_b(tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    return next([tensors[a], tensors[b]] for a, b in FACTORS if a in tensors)
+    return next(([tensors[a], tensors[b]] for a, b in FACTORS if a in tensors and b in tensors), [])

@@ -210,7 +210,13 @@ def test_parquet_value_that_python_has_no_object_for_is_a_bad_row(tmp_path: Path
             "text,emotion\na,joy\n",
             r"a\.csv:1: no column 'label' among 'text', 'emotion'; name it with --label_column",
         ),
-        ("a.csv", "text,label,text\na,joy,b\n", "more than one column 'text'"),
+        (
+            "a.csv",
+            "message,category\na,joy\n",
+            r"a\.csv:1: no column 'text' and none 'label' among 'message', 'category'; "
+            "name them with --text_column and --label_column",
+        ),
+        ("a.csv", "text,label,text\na,joy,b\n", "more than one column 'text' among .*; name another with --text_column"),
         ("a.csv", "\ntext,label\n", r"a\.csv:1: broken header: the line is empty"),
         ("a.csv", '"text,label\n', r"a\.csv:1: broken header: broken quoting"),
         ("a.csv", "text,label\na,b\n".encode("utf-16"), "the file is UTF-16; expected UTF-8"),

@@ -16,14 +16,15 @@ PAGES = {str(path.relative_to(DOCS)): path.read_text(encoding="utf-8") for path 
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """A folder to write to, from which docs/lora_fa.py can be imported; what it registers is forgotten."""
+    """A folder to write to, from which docs/lora_fa.py and docs/vera.py can be imported; what they register is forgotten."""
     from lora_scratch.layers import registry
 
     monkeypatch.setattr(registry, "_classes", {variant: dict(classes) for variant, classes in registry._classes.items()})
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(DOCS))
     yield tmp_path
-    sys.modules.pop("lora_fa", None)
+    for name in ("lora_fa", "vera"):
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if blocks(text, "python")])
@@ -84,6 +85,35 @@ def test_lora_fa_is_short_obeys_the_laws_trains_and_loads_in_peft(elsewhere):
     theirs = peft.PeftModel.from_pretrained(type(base).from_pretrained("base"), "adapter").eval()
     ids = torch.randint(5, 40, (2, 7))
     assert torch.allclose(theirs(ids).logits, base.eval()(ids).logits, atol=1e-5)
+
+
+def test_vera_is_short_obeys_the_laws_with_its_bias_or_without_and_comes_back_from_its_file(elsewhere):
+    """Tensors of its own: proven, injected, trained, saved and loaded in the same bits, without touching another room."""
+    import torch
+    from tiny import tiny_distilbert, tiny_rows
+    from torch import nn
+
+    from lora_scratch.adapter import LoRAConfig, inject, load_adapter, save_adapter
+    from lora_scratch.testing import check_all
+    from lora_scratch.training import TrainingConfig, train
+
+    vera = __import__("vera")
+    assert len((DOCS / "vera.py").read_text().splitlines()) < 60
+    for bias in (True, False):
+        check_all(lambda bias=bias: vera.VeRALinear(nn.Linear(6, 4, bias=bias), rank=2, alpha=3), torch.randn(5, 6))
+    layers = [vera.VeRALinear(nn.Linear(6, 4), rank=2) for _ in range(2)]
+    assert torch.equal(layers[0].A, layers[1].A)
+    assert torch.equal(layers[0].B, layers[1].B)
+    base = tiny_distilbert()
+    inject(base, LoRAConfig(rank=4, alpha=8, variant="vera"), seed=0)
+    settings = TrainingConfig(epochs=2, learning_rate=1e-2, device="cpu", precision="fp32")
+    train(base, tiny_rows(16), tiny_rows(16), settings, pad_token_id=0, show_progress=False)
+    assert all(p.abs().sum() > 0 for name, p in base.named_parameters() if name.endswith(".b"))
+    save_adapter(base, "adapter", base_model="base")
+    again = tiny_distilbert()
+    load_adapter(again, "adapter")
+    ids = torch.randint(5, 40, (2, 7))
+    assert torch.equal(again.eval()(ids).logits, base.eval()(ids).logits)
 
 
 def test_tutorial_runs_from_top_to_bottom(tmp_path):
