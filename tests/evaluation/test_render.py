@@ -3,7 +3,7 @@ import unicodedata
 import pytest
 import torch
 
-from lora_scratch.evaluation import build_report, render, render_markdown, with_texts
+from lora_scratch.evaluation import build_report, render, render_markdown
 
 
 def logits(predictions):
@@ -103,12 +103,6 @@ def test_render_keeps_to_100_columns_with_columns_aligned(names):
     assert "\x1b" not in text
     header = next(i for i, line in enumerate(lines) if line.startswith("class"))
     assert len({terminal_columns(line) for line in lines[header : header + 5]}) == 1
-
-
-def test_render_shows_the_lines_of_a_text_with_a_space_between():
-    """A text that goes over several lines stays readable; other control characters are shown as a question mark."""
-    found = with_texts(report(("joy", "fear", "love")), ["first line\nsecond\x1b line"] * 8)
-    assert "first line second? line" in render(found)
 
 
 def test_render_markdown_leaves_a_label_as_it_is_written():

@@ -132,9 +132,9 @@ def test_render_shows_the_verdict_first(draw):
 
 
 def test_render_shows_some_changed_rows_on_one_line_each():
-    """A text with line breaks or a megabyte in it stays one line of 100 columns."""
+    """A text with line breaks (shown as a space) or a megabyte in it stays one line of 100 columns."""
     text = render(report(texts=["a", "b\n\x1b[31mc", "x" * 10**6, "喜び" * 100, "e", "f"], lengths=torch.arange(6) + 2))
-    assert "Rows fixed (2 of 2)\n  1: no -> yes  b??[31mc\n  2: no -> yes  xxx" in text
+    assert "Rows fixed (2 of 2)\n  1: no -> yes  b ?[31mc\n  2: no -> yes  xxx" in text
     assert "Rows broken (1 of 1)\n  3: yes -> no (truth yes)  喜び" in text
     assert max(map(len, text.splitlines())) <= 100
 
