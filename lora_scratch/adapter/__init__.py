@@ -3,7 +3,8 @@
 `config.py` what to adapt, `targets.py` names to modules, `tying.py` shared weights, `plan.py` what would be adapted,
 `inject.py` there and back, `eva.py` a start that looks at data, `switches.py` off, scaled and merged, `state.py` what is
 remembered, `fingerprint.py` whose weights, `peft_format.py` the names in the file, `provenance.py` what
-PEFT has no field for, `files.py` save and load, `anatomy.py` what was learnt, `verify.py` what is wrong with a folder,
+PEFT has no field for, `files.py` save and load, `anatomy.py` what was learnt, `walk.py` a layer's steps on real numbers,
+`verify.py` what is wrong with a folder,
 `bank.py` many adapters in one model, `twin.py` how it reads them, `update.py` an adapter taken out of its model,
 `arithmetic.py` sums of those, `compression.py` the ranks they need, `rounding.py` what is left of an update in a narrower
 dtype, `quantise.py` the base in four bits.
@@ -63,3 +64,6 @@ from .update import Factors as Factors
 from .update import install_update as install_update
 from .update import take_update as take_update
 from .verify import problems_in_folder as problems_in_folder
+from .walk import Step as Step
+from .walk import Walk as Walk
+from .walk import walk as walk

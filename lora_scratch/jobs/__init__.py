@@ -19,6 +19,8 @@ from .compression import Compression as Compression
 from .compression import compress as compress
 from .compression import in_words as in_words
 from .compression import save_compression as save_compression
+from .explanation import Explanation as Explanation
+from .explanation import explain as explain
 from .gate import Gate as Gate
 from .gate import gate_rows as gate_rows
 from .gate import merge_through_gate as merge_through_gate
