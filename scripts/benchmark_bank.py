@@ -122,6 +122,7 @@ def bank_contender(options: argparse.Namespace, folders: list[Path], slots: list
         bank.add(f"adapter {number}", folder)
 
     def run() -> Tensor:
+        """One pass of the batch."""
         with bank.rows([f"adapter {slot}" for slot in slots]) as model:
             return logits(model, ids)
 
@@ -132,6 +133,7 @@ def loop_contender(models: list[Any], slots: Tensor, ids: Tensor) -> Contender:
     """One model after the other, each with its own rows."""
 
     def run() -> Tensor:
+        """A pass for every model that has rows in the batch."""
         found = torch.empty(len(ids), len(LABELS), device=ids.device)
         for number, model in enumerate(models):
             rows = (slots == number).nonzero()[:, 0]

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lora_scratch.adapter import (
     NF4,
     LoRAConfig,
+    QuantisationReport,
     count_parameters,
     disabled,
     fingerprint,
@@ -69,14 +70,15 @@ from lora_scratch.reporting import offer_page, run_page
 from lora_scratch.runtime.atomic import write_json, write_text
 from lora_scratch.runtime.device import resolve_device, use_threads
 from lora_scratch.runtime.distributed import is_main, world_size
-from lora_scratch.runtime.precision import resolve_precision
+from lora_scratch.runtime.precision import Precision, resolve_precision
 from lora_scratch.training import Checkpoints, MetricsLog, TrainingConfig, TrainResult, train
+
+OPTIONS = (ModelOptions, DataOptions, LoRAConfig, TrainingConfig, RunOptions)
 
 
 def main() -> None:
     """The whole job, top to bottom."""
-    options = parse((ModelOptions, DataOptions, LoRAConfig, TrainingConfig, RunOptions), str(__doc__))
-    model_options, data, adapter, training, run = options
+    model_options, data, adapter, training, run = parse(OPTIONS, str(__doc__))
     use_threads(training.threads)
     precision = resolve_precision(training.precision, resolve_device(training.device))
     recorded = recorded_run(run.resume) if run.resume else None
@@ -90,23 +92,16 @@ def main() -> None:
     splits = open_splits(data, seed=training.seed)
     base = open_base(model_options.model, labels=splits.labels, seed=training.seed)
     adapter = resolve_adapter(base, adapter)
-    quantised = None
-    if model_options.base_precision == NF4:
-        quantised = quantise_base(base.model, heads=adapter.head_modules)
-    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    sets = {name: encode_rows(each, base, max_tokens=data.max_tokens) for name, each in rows.items()}
-    settings = {type(each).__name__: asdict(each) for each in (model_options, data, adapter, training, run)}
-    record = {**settings, **history(splits, data, training), "processes": world_size()}
-    record["computed_in"] = [precision.name, precision.device.type]
+    quantised = quantise_base(base.model, heads=adapter.head_modules) if model_options.base_precision == NF4 else None
+    sets = encode_splits(splits, base, max_tokens=data.max_tokens)
+    record = to_record((model_options, data, adapter, training, run), history(splits, data, training), precision)
     check_same_run(recorded, record, folder=run.resume)
-    describe(base, splits, sets)
-    if quantised:
-        print(f"nf4    {quantised}")
+    describe(base, splits, sets, quantised)
 
     # the untouched model, measured before anything is changed
     model, pad = base.model, base.pad_token_id
     walk: dict[str, Any] = {"precision": precision, "pad_token_id": pad}
-    predict = partial(predict_logits, model, sets["test"], plain=training.plain, **walk)
+    predict = partial(predict_logits, model, plain=training.plain, **walk)
     measure = partial(measure_frozen, model, sets, predict, probe=run.linear_probe, **walk)
     if not run.fsdp:
         model.to(precision.device)
@@ -114,21 +109,15 @@ def main() -> None:
 
     # freeze, inject, train; the best adapter by validation is on disk at every moment
     inject(model, adapter, seed=training.seed, batches=first_batches(sets["train"], pad, model.device))
-    prints = fingerprint(model)
+    record["base"] = {"name": base.name, "tensors": fingerprint(model)}
     if run.fsdp:  # only as shares does the model fit
         shard_base(model, precision.device)
         with disabled(model):
             frozen = measure()
-    record["base"] = {"name": base.name, "tensors": prints}
     check_same_run(recorded, record, folder=run.resume)
     notes = {name: (recorded or record)[name] for name in history(splits, data, training)}
     with run_folder(run, record) as folder:
-
-        def keep(metrics: Metrics) -> None:
-            """Save the best so far."""
-            about = {**notes, "validation": asdict(metrics)}
-            save_adapter(model, folder / "adapter", base_model=base.name, base=prints, notes=about)
-
+        keep = partial(save_best, model, folder / "adapter", notes=notes, base=record["base"])
         checkpoints = Checkpoints(folder / "state", save_steps=run.save_steps, keep=run.keep)
         if run.resume:
             print(f"resume {folder}: {from_where(checkpoints)}")
@@ -137,33 +126,47 @@ def main() -> None:
         result = learn(log=log, on_best=keep, checkpoints=checkpoints)
 
         # the same rows again, against the frozen baseline
-        adapted = predict(progress="adapted")
-        figures: dict[str, Any] = {"parameters": asdict(count_parameters(model)), "train": took(result)}
-        held_out = sets["validation"]  # for the temperature, which no test row may choose
-        figures["validation_logits"] = predict_logits(model, held_out, plain=training.plain, progress="validation", **walk)
-        figures["validation_labels"] = held_out.labels
-        report = report_on(splits, sets["test"], adapted_logits=adapted, **frozen, **figures)
-        if not run.fsdp:  # a share of a weight does not give its norm
-            report["anatomy"] = [asdict(module) for module in outline(model)]
+        measured = {**frozen, **measure_adapted(sets, predict)}
+        report = report_on(splits, sets["test"], parameters=asdict(count_parameters(model)), train=took(result), **measured)
+        report.update({} if run.fsdp else {"anatomy": [asdict(module) for module in outline(model)]})  # a share has no norm
         report.update({"quantisation": quantised.summary()} if quantised else {})
         if is_main():
-            write_text(folder / "adapter" / "README.md", model_card(base.name, adapter, notes, render_markdown(report)))
-            write_json(folder / "report.json", report)
-            title = f"{base.name} adapted to {splits.source}"
-            shown = offer_page(folder / "report.html", partial(run_page, report, log.events, title=title))
-    print(render(report))
-    print(f"\nadapter: {folder / 'adapter'}    report: {folder / 'report.json'}")
+            card = model_card(base.name, adapter, notes, render_markdown(report))
+            shown = publish(report, folder, card=card, events=log.events, title=f"{base.name} adapted to {splits.source}")
+    print(f"{render(report)}\n\nadapter: {folder / 'adapter'}    report: {folder / 'report.json'}")
     if is_main():
         print(shown)
+
+
+def encode_splits(splits: Splits, base: Base, *, max_tokens: int) -> dict[str, Encoded]:
+    """Token ids of the train, validation and test rows."""
+    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    return {name: encode_rows(each, base, max_tokens=max_tokens) for name, each in rows.items()}
 
 
 def measure_frozen(
     model: Any, sets: dict[str, Encoded], predict: Callable[..., Tensor], *, probe: bool, **walk: Any
 ) -> dict[str, Tensor | None]:
     """Logits of the test rows, by the model as it came and, if asked for, by a linear probe on its features."""
-    baseline = predict(progress="baseline")
+    baseline = predict(sets["test"], progress="baseline")
     probed = linear_probe(model, sets["train"], sets["test"], progress="linear probe", **walk) if probe else None
     return {"baseline_logits": baseline, "probe_logits": probed}
+
+
+def measure_adapted(sets: dict[str, Encoded], predict: Callable[..., Tensor]) -> dict[str, Tensor]:
+    """Logits of the test rows by the adapted model, and what its temperature is fitted to: no test row may choose it."""
+    validation = sets["validation"]
+    return {
+        "adapted_logits": predict(sets["test"], progress="adapted"),
+        "validation_logits": predict(validation, progress="validation"),
+        "validation_labels": validation.labels,
+    }
+
+
+def save_best(model: nn.Module, folder: Path, metrics: Metrics, *, notes: dict[str, Any], base: dict[str, Any]) -> None:
+    """The adapter as it is now, with what it scored on the validation rows; `base` by name and fingerprint."""
+    about = {**notes, "validation": asdict(metrics)}
+    save_adapter(model, folder, base_model=base["name"], base=base["tensors"], notes=about)
 
 
 def report_on(splits: Splits, rows: Encoded, **figures: Any) -> dict[str, Any]:
@@ -179,6 +182,13 @@ def report_on(splits: Splits, rows: Encoded, **figures: Any) -> dict[str, Any]:
     return with_texts(report, [row.text for row in splits.test])
 
 
+def publish(report: dict[str, Any], folder: Path, *, card: str, events: list[dict[str, Any]], title: str) -> str:
+    """Write the model card, report.json and report.html; what became of the last one, in a sentence."""
+    write_text(folder / "adapter" / "README.md", card)
+    write_json(folder / "report.json", report)
+    return offer_page(folder / "report.html", partial(run_page, report, events, title=title))
+
+
 def from_where(checkpoints: Checkpoints) -> str:
     """Where a run goes on."""
     steps = checkpoints.steps()
@@ -190,6 +200,12 @@ def first_batches(rows: Encoded, pad: int, device: torch.device) -> Iterator[dic
     for number in plan_batches(rows.lengths, batch_size=32, seed=0, epoch=0)[:16]:
         batch = collate(rows, number, pad_token_id=pad).to(device)
         yield {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+
+
+def to_record(options: tuple[Any, ...], known: dict[str, Any], precision: Precision) -> dict[str, Any]:
+    """What config.json holds: every option as it was resolved, what is known of rows and versions, and what computes."""
+    settings = {type(each).__name__: asdict(each) for each in options}
+    return {**settings, **known, "processes": world_size(), "computed_in": [precision.name, precision.device.type]}
 
 
 def history(splits: Splits, data: DataOptions, training: TrainingConfig) -> dict[str, Any]:
@@ -215,7 +231,7 @@ def took(result: TrainResult) -> dict[str, float]:
     }
 
 
-def describe(base: Base, splits: Splits, sets: dict[str, Encoded]) -> None:
+def describe(base: Base, splits: Splits, sets: dict[str, Encoded], quantised: QuantisationReport | None) -> None:
     """What goes in, and what was done to it, before the long work starts."""
     print(f"base   {base.name}; fresh values in {', '.join(base.fresh) or 'nothing'}")
     counts = ", ".join(f"{len(each):,} {name}" for name, each in sets.items())
@@ -225,6 +241,8 @@ def describe(base: Base, splits: Splits, sets: dict[str, Encoded]) -> None:
         print(f"       {count:,} of {len(sets[name]):,} {name} rows are cut to {sets[name].max_tokens} tokens")
     for line in left_out(splits):
         print(f"       {line}")
+    if quantised:
+        print(f"nf4    {quantised}")
 
 
 if __name__ == "__main__":

@@ -69,9 +69,10 @@ def imports(path, tree, modules):
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted((PACKAGE.parent / "scripts").glob("*.py"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", FILES + SCRIPTS, ids=lambda path: str(path.relative_to(PACKAGE.parent)))
 def test_file_keeps_to_the_house_style(path):
     """Functions of at most 60 lines, everything typed, what is public documented, no boolean by position."""
     assert list(complaints(path.read_text())) == []

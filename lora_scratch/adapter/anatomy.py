@@ -169,6 +169,7 @@ def shares_by_depth(rows: Iterable[Anatomy]) -> dict[str, float]:
     """The share of Σ‖ΔW‖² that each layer number has; `-` for what is in no numbered layer."""
 
     def depth(row: Anatomy) -> str:
+        """The number of the layer that a module stands in."""
         found = layer_index(row.name)
         return "-" if found is None else str(found)
 

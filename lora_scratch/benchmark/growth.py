@@ -29,6 +29,7 @@ def predicting(work: Work) -> WithRows:
     classify = Classifier(saved, precision=work.precision(work.training.precision))
 
     def with_rows(count: int) -> None:
+        """Classify so many rows."""
         texts = cycle(row.text for row in work.splits.test)
         for _ in classify(islice(texts, count)):
             pass
@@ -42,6 +43,7 @@ def training(work: Work) -> WithRows:
     short = replace(work, training=replace(work.training, epochs=1))
 
     def with_rows(count: int) -> None:
+        """Train one epoch on so many rows."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.txt"
             with open(path, "w", encoding="utf-8") as file:

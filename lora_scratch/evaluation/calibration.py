@@ -68,6 +68,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     wide = logits.double()
 
     def loss(log_temperature: float) -> float:
+        """Mean cross-entropy at this temperature."""
         return F.cross_entropy(wide / math.exp(log_temperature), labels).item()
 
     # convex in 1 / T, so it has one valley in log T too

@@ -102,6 +102,7 @@ def changed_rows(before: Tensor, after: Tensor, labels: Tensor, names: Sequence[
     answers, now = before.argmax(-1).tolist(), after.argmax(-1).tolist()
 
     def listed(rows: Tensor) -> list[ChangedRow]:
+        """The first of the rows that are true."""
         return [
             ChangedRow(i, names[int(labels[i])], names[answers[i]], names[now[i]])
             for i in rows.nonzero().flatten().tolist()[:MOST_LISTED]

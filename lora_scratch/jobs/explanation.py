@@ -97,6 +97,7 @@ def recorded(layer: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
     calls: list[tuple[Tensor, Tensor]] = []
 
     def note(_: nn.Module, given: tuple[Any, ...], gave: Tensor) -> None:
+        """Keep what went in and what came out."""
         calls.append((given[0].detach(), gave.detach()))
 
     handle = layer.register_forward_hook(note)

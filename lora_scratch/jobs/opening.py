@@ -61,6 +61,7 @@ def relabel(splits: Splits, labels: Sequence[str]) -> Splits:
     number = [list(labels).index(label) for label in splits.labels]
 
     def renumber(rows: Sequence[Example]) -> tuple[Example, ...]:
+        """The same rows, their labels by the numbers of `labels`."""
         return tuple(Example(row.text, number[row.label]) for row in rows)
 
     return replace(

@@ -42,6 +42,7 @@ class BankHead(BankLayer):
         gathered = {name: getattr(self, buffer).index_select(0, rows) for name, buffer in self.names.items()}
 
         def one(values: dict[str, Tensor], row: Tensor) -> Tensor:
+            """One row through the head with its own values."""
             return functional_call(self.base, values, (row[None], *args), kwargs)[0]  # type: ignore[no-any-return]
 
         y: Tensor = vmap(one, randomness="different")(gathered, x)

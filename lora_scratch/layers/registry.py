@@ -33,6 +33,7 @@ def register(variant: str, base: type[nn.Module] | str) -> Callable[[Layer], Lay
     """
 
     def enter(cls: Layer) -> Layer:
+        """The class itself, entered."""
         taken = _classes.setdefault(variant, {}).setdefault(base, cls)
         if taken is not cls:
             name = base if isinstance(base, str) else base.__name__

@@ -44,6 +44,7 @@ def groupwise(trials: Trials) -> Picture:
     )
 
     def draw(axes: list[Any]) -> None:
+        """A panel of bars for each side."""
         for panel, side in zip(axes, sides, strict=True):
             bar_panel(panel, found[side], x="accuracy without it" if side == "without" else "accuracy with only it")
             panel.set_xlim(0, 1)
@@ -59,6 +60,7 @@ def dial(trials: Trials) -> Picture:
     words = f"Curve of the accuracy over the strength of the adapter, from {min(x):g} to {max(x):g}; 1 is as trained."
 
     def draw(axes: list[Any]) -> None:
+        """One line."""
         line_panel(axes[0], [Line("accuracy", x, y)], title="", x="strength (1 as trained)", y="accuracy")
 
     cells = [[f"{strength:g}", f"{accuracy:.4f}"] for strength, accuracy in zip(x, y, strict=True)]

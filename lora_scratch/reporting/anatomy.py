@@ -62,6 +62,7 @@ def module_map(values: Mapping[str, float], *, title: str, meaning: str, number:
     room = len(kinds) <= 8 and len(depths) <= 40
 
     def draw(axes: list[Any]) -> None:
+        """The grid as a heat map."""
         heat_panel(axes[0], grid, rows=depths, columns=kinds, x="projection", y="layer", number=number if room else None)
 
     table = Table(["layer", *kinds], [[each, *map(_figure, row)] for each, row in zip(depths, grid, strict=True)])
@@ -80,6 +81,7 @@ def spectra(rows: Sequence[Mapping[str, Any]]) -> Picture:
     lines = [Line(kind, range(1, len(mean) + 1), mean) for kind, mean in means.items()]
 
     def draw(axes: list[Any]) -> None:
+        """A line for every projection."""
         line_panel(axes[0], lines, title="", x="directions k", y="share of ‖ΔW‖²")
         axes[0].set_ylim(0, 1.05)
 

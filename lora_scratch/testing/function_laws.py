@@ -59,6 +59,7 @@ def check_gradients(make: Make, x: Tensor, *, constants: Collection[str] = ()) -
     inputs = [*adapter, sample.detach().clone().requires_grad_()] if sample.is_floating_point() else adapter
 
     def output(*tensors: Tensor) -> Tensor:
+        """The layer as a function of its tensors, which gradcheck moves in place, and of x."""
         return layer(tensors[-1] if sample.is_floating_point() else sample)  # type: ignore[no-any-return]
 
     try:

@@ -41,6 +41,7 @@ def law(check: Check) -> Check:
 
     @functools.wraps(check)
     def named(*args: object, **options: object) -> None:
+        """The check; a law that breaks is told by its name."""
         try:
             check(*args, **options)
         except LawError as error:

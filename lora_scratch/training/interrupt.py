@@ -32,6 +32,7 @@ def stop_request() -> Iterator[StopRequest]:
     request = StopRequest()
 
     def note(number: int, frame: FrameType | None) -> None:
+        """The first signal is a request; another Ctrl-C ends at once."""
         if request.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         if request.signal is None:

@@ -86,6 +86,7 @@ def saved_bytes(model: nn.Module) -> Iterator[Callable[[], int]]:
     saved: dict[int, Tensor] = {}  # the tensors are held, so that no address is given out twice
 
     def keep(tensor: Tensor) -> Tensor:
+        """Count what autograd saves, once."""
         if _address(tensor) not in own:
             saved.setdefault(_address(tensor), tensor.detach())
         return tensor
