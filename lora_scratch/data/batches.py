@@ -79,28 +79,35 @@ def plan_in_order(lengths: Tensor, *, batch_size: int) -> list[list[int]]:
     return [batch.tolist() for batch in torch.split(lengths.argsort(descending=True, stable=True), batch_size)]
 
 
-def share(encoded: Encoded, rows: Sequence[int], *, rank: int, world: int, pad_token_id: int) -> Batch:
+def share(encoded: Encoded, rows: Sequence[int], *, rank: int, world: int, pad_token_id: int, multiple: int = 1) -> Batch:
     """What process `rank` of `world` has to do of the batch of these rows: every `world`-th row.
 
     So short and long rows are shared evenly. Where there are fewer rows than processes, some get the first row with the
     label that a loss ignores: their loss and gradient are zero, but they go through the model like the others.
     """
     own = rows[rank::world]
-    batch = collate(encoded, own or rows[:1], pad_token_id=pad_token_id)
+    batch = collate(encoded, own or rows[:1], pad_token_id=pad_token_id, multiple=multiple)
     return batch if own else replace(batch, labels=torch.full_like(batch.labels, IGNORED))
 
 
-def collate(encoded: Encoded, rows: Sequence[int], *, pad_token_id: int) -> Batch:
-    """The batch of these rows of `encoded`, in this order.
+def collate(encoded: Encoded, rows: Sequence[int], *, pad_token_id: int, multiple: int = 1) -> Batch:
+    """The batch of these rows of `encoded`, in this order, on the device of its tokens.
 
-    Shape: (B, T) with B = len(rows) and T the length of the longest of them.
+    Where that is a GPU, only row numbers, starts and lengths go there, and nothing comes back, so the host doesn't wait.
+
+    Shape: (B, T) with B = len(rows) and T the length of the longest of them, or the next multiple of `multiple` up to the
+        most tokens that a row may have.
     """
+    device = encoded.tokens.device
     index = torch.tensor(rows, dtype=torch.int64)  # (B,)
     starts, lengths = encoded.offsets[:-1][index], encoded.lengths[index]  # (B,)
-    position = torch.arange(int(lengths.max()) if len(rows) else 0)  # (T,)
+    longest = int(lengths.max()) if len(rows) else 0
+    width = max(longest, min(-(-longest // multiple) * multiple, encoded.max_tokens))
+    index, starts, lengths = (each.to(device, non_blocking=True) for each in (index, starts, lengths))
+    position = torch.arange(width, device=device)  # (T,)
     mask = position < lengths[:, None]  # (B, T)
-    input_ids = torch.full(mask.shape, pad_token_id, dtype=torch.int64)
-    input_ids[mask] = encoded.tokens[(starts[:, None] + position)[mask]].long()
+    place = torch.where(mask, starts[:, None] + position, 0)  # (B, T); filling reads any token
+    input_ids = torch.where(mask, encoded.tokens[place].long(), pad_token_id)
     return Batch(input_ids, mask.long(), encoded.labels[index], index)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ CHUNK_ROWS = 4096  # bounds the tokenizer's own copies: about 1 kB a token for i
 class Encoded:
     """Row i is `tokens[offsets[i] : offsets[i + 1]]`.
 
-    Shape: tokens (total,) int32; offsets (n + 1,) int64; labels (n,) int64.
+    Shape: tokens (total,) int32; offsets (n + 1,) int64, always on the CPU; labels (n,) int64.
 
     Args:
         truncated: how many of the encoded texts were cut to `max_tokens`; `select` keeps the figure of the whole.
@@ -37,6 +37,10 @@ class Encoded:
 
     def __len__(self) -> int:
         return self.labels.numel()
+
+    def to(self, device: torch.device | str) -> Encoded:
+        """Tokens and labels on `device`, where `collate` puts batches together; the host keeps what it plans them by."""
+        return replace(self, tokens=self.tokens.to(device), labels=self.labels.to(device))
 
     def select(self, rows: Sequence[int]) -> Encoded:
         """These rows in this order."""

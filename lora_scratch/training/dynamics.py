@@ -59,7 +59,7 @@ class Dynamics:
     @torch.no_grad()
     def _after(self, *_: Any) -> None:
         """Gradients still stand after the step. All figures come from the device in one piece."""
-        if not self._due():
+        if not self._due() or self.stepper.optimizer.found_inf:  # the latter: nothing was changed
             return
         new = self._factors()
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in new]

@@ -12,6 +12,8 @@ data, dropout 0.1, one thread of an AMD EPYC, medians):
     all four                                                                            1.51         1.32
     runtime/onednn.py    float32 through oneDNN, in float32      equal to rounding         -         1.16
 
+On a GPU, training/graphs.py is a lever too; loop.py and step.py never wait for the device with any of them.
+
 `TrainingConfig(plain=True)`, the flag `--plain`, turns all of them off.
 """
 

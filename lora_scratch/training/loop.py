@@ -10,6 +10,8 @@ Where torchrun started several processes, each takes its share of every batch th
 together because they do the same with the same numbers: gradients (step.py) and validation logits (evaluation/predict.py)
 are summed over the processes, the rest is computed in each. Process 0 writes.
 
+On a GPU the host runs ahead: rows are on the device, and what the steps did is read every READ_EVERY steps.
+
 Everything that changes on the way is in state.py. A checkpoint is that state in a folder (checkpoint.py), and a run with
 checkpoints goes on from the last one as if it had never stopped.
 """
@@ -21,6 +23,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,11 +43,14 @@ from .checkpoint import Checkpoints, share_state
 from .config import TrainingConfig
 from .dynamics import Dynamics
 from .fast import fast_path
+from .graphs import WIDTH_MULTIPLE, CudaRecorder
 from .guard import STEPS, MovementGuard
 from .interrupt import SIGNALS, StopRequest, stop_request
 from .log import MetricsLog
 from .state import TrainingState
 from .step import Stepper, StepReport
+
+READ_EVERY = {"cpu": 1, "cuda": 20}  # steps between two looks at what they did: each makes the host wait for the device
 
 
 @dataclass(frozen=True)
@@ -141,13 +147,17 @@ class _Run:
         on_best: Callable[[Metrics], object] | None,
         checkpoints: Checkpoints | None,
     ) -> None:
-        self.model, self.train_set, self.validation, self.config = model, train_set, validation, config
+        self.model, self.train_set, self.validation, self.config = model, train_set.to(precision.device), validation, config
         self.precision, self.pad_token_id, self.on_best, self.checkpoints = precision, pad_token_id, on_best, checkpoints
         self.steps_per_epoch = len(self._groups(epoch=0))
         self.stepper = Stepper(model, config, precision=precision, total_steps=config.epochs * self.steps_per_epoch)
+        if precision.device.type == "cuda" and world_size() == 1 and not config.plain:
+            self.stepper.use_graphs(CudaRecorder())
         self.state = TrainingState(model, self.stepper, log)
         self.dynamics = Dynamics(model, self.stepper)
         self.guard: MovementGuard | None = MovementGuard(model)
+        self.unrecorded: list[dict[str, Any]] = []  # a record for every step whose report has not been read
+        self.read_every = READ_EVERY[precision.device.type]
         saved = share_state(checkpoints.load() if is_main() else None) if checkpoints else None
         if saved is not None:
             self.state.load_state_dict(saved)
@@ -160,9 +170,11 @@ class _Run:
         """All epochs that are left, then the best tensors back in the model."""
         state, step = self.state, self.stepper
         self.stop, self.start = stop, time.perf_counter() - state.seconds
-        with tqdm(total=step.total_steps, initial=step.step, desc="train", unit="step", disable=not show_progress) as bar:
+        with tqdm(
+            total=step.total_steps, initial=step.step, desc="train", unit="step", disable=not show_progress
+        ) as self.bar:
             while state.epoch < self.config.epochs:
-                self._epoch(bar)
+                self._epoch()
                 self._validate()
         state.restore_best()
         self.model.eval()
@@ -187,26 +199,32 @@ class _Run:
         size = self.config.accumulation_steps
         return [plan[start : start + size] for start in range(0, len(plan), size)]
 
-    def _epoch(self, bar: tqdm[None]) -> None:
+    def _epoch(self) -> None:
         """The steps of the present epoch that are left."""
         self.model.train()
         done = self.stepper.step - self.state.epoch * self.steps_per_epoch
+        self.last_read = time.perf_counter()
         for group in self._groups(self.state.epoch)[done:]:
-            start = time.perf_counter()
             rows = [row for batch in group for row in batch]
             self._seed_dropout()
-            report = self.stepper([self._batch(batch) for batch in group], rows=len(rows))
+            self.stepper.launch([self._batch(batch) for batch in group], rows=len(rows))
             tokens = int(self.train_set.lengths[rows].sum())
-            self._record(report, rows=len(rows), tokens=tokens, seconds=time.perf_counter() - start, bar=bar)
-            self._check_movement()
+            self.unrecorded.append({"rows": len(rows), "tokens": tokens, **self.dynamics.take()})
             save_steps = self.checkpoints.save_steps if self.checkpoints else 0
-            self._between_steps(save=save_steps > 0 and self.stepper.step % save_steps == 0)
+            save = save_steps > 0 and self.stepper.step % save_steps == 0
+            if save or self.guard is not None or len(self.unrecorded) >= self.read_every:
+                self._record()
+            self._check_movement()
+            self._between_steps(save=save)
+        self._record()
 
     def _between_steps(self, *, save: bool) -> None:
         """Save if it is time; if a signal has come, save and stop."""
         if self.checkpoints is None:
             return
         stop = self._asked_to_stop()
+        if stop:
+            self._record()
         if (save or stop) and is_main():
             self.state.seconds = time.perf_counter() - self.start
             self.checkpoints.save(self.stepper.step, self.state.state_dict())
@@ -225,34 +243,53 @@ class _Run:
 
     def _batch(self, rows: list[int]) -> Batch:
         """What this process has to do of the batch of these rows."""
-        batch = share(self.train_set, rows, rank=rank(), world=world_size(), pad_token_id=self.pad_token_id)
-        return batch.to(self.precision.device)
+        return share(
+            self.train_set,
+            rows,
+            rank=rank(),
+            world=world_size(),
+            pad_token_id=self.pad_token_id,
+            multiple=WIDTH_MULTIPLE if self.stepper.is_graphed else 1,
+        )
 
     def _seed_dropout(self) -> None:
         """Several processes draw from streams of their own, new at every step: a checkpoint needs to hold none of them."""
         if world_size() > 1:
             seed_everything(named_seed(self.config.seed, f"dropout of step {self.stepper.step} in process {rank()}"))
 
-    def _record(self, report: StepReport, *, rows: int, tokens: int, seconds: float, bar: tqdm[None]) -> None:
+    def _record(self) -> None:
+        """Read what the latest steps did, count it and write a line for each; they share the time since the last reading."""
+        records, self.unrecorded = self.unrecorded, []
+        if not records:
+            return
+        first = self.stepper.step - len(records) + 1
+        reports = self.stepper.read()
+        now = time.perf_counter()
+        rate = sum(each["tokens"] for each in records) / (now - self.last_read)  # tokens a second
+        self.last_read = now
+        for step, (report, record) in enumerate(zip(reports, records, strict=True), first):
+            self._record_step(step, report, rate, **record)
+        self.bar.update(len(records))
+
+    def _record_step(self, step: int, report: StepReport, rate: float, *, rows: int, tokens: int, **figures: Any) -> None:
         state = self.state
         state.examples += rows
         state.tokens += tokens
         state.skipped += report.skipped
         state.log.write(
             event="step",
-            step=self.stepper.step,
+            step=step,
             epoch=state.epoch + 1,
             loss=report.loss,
             learning_rate=report.learning_rate,
             gradient_norm=report.gradient_norm,
-            tokens_per_second=tokens / seconds,
+            tokens_per_second=rate,
             skipped=state.skipped,
-            **self.dynamics.take(),
+            **figures,
         )
-        bar.set_postfix_str(
-            f"loss {report.loss:.3f}, lr {report.learning_rate:.1e}, {tokens / seconds:,.0f} tokens/s", refresh=False
+        self.bar.set_postfix_str(
+            f"loss {report.loss:.3f}, lr {report.learning_rate:.1e}, {rate:,.0f} tokens/s", refresh=False
         )
-        bar.update()
 
     def _check_movement(self) -> None:
         if self.guard is not None and self.stepper.step - self.state.skipped == STEPS:

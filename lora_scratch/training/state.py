@@ -97,7 +97,7 @@ def changing_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _check_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     problems = [f"{name} is not in it" for name in expected if name not in found]
-    problems += [f"{name} is not trained here" for name in found if name not in expected]
+    problems += [f"{name} is not trained here" for name in sorted(found) if name not in expected]
     problems += [
         f"{name} has shape {tuple(found[name].shape)}, here {tuple(tensor.shape)}"
         for name, tensor in expected.items()

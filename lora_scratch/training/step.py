@@ -1,4 +1,4 @@
-"""One optimizer step, with mixed precision by hand: the heart of training. `loop.py` only decides what to feed it.
+"""One optimizer step, mixed precision by hand: the heart of training. `loop.py` decides what to feed it, and when to read.
 
 Where torchrun started several processes, each has some of the rows. The gradients of adapter and head are summed over the
 processes once a step, after the last micro-batch, in one message: all that travels, a megabyte or so.
@@ -14,15 +14,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from ..data import Batch
 from ..errors import TrainingError
 from ..model.packed import classify
 from ..runtime.device import is_out_of_memory
-from ..runtime.distributed import is_sharded, sum_over_processes, world_size
+from ..runtime.distributed import is_sharded, sum_over_processes
 from ..runtime.precision import Precision
 from .config import TrainingConfig
+from .graphs import Backward, GraphedBackward
 from .optimizer import build_optimizer
 from .schedule import learning_rate_factor
 
@@ -44,37 +45,71 @@ class Stepper:
 
     def __init__(self, model: Any, config: TrainingConfig, *, precision: Precision, total_steps: int) -> None:
         self.model, self.config, self.precision, self.total_steps = model, config, precision, total_steps
-        self.optimizer = build_optimizer(model, config)
+        self.optimizer: Any = build_optimizer(model, config)
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = precision.scaler()
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.step = 0
         self.skipped_in_a_row = 0
         self.pieces = 1  # that a batch goes through in; doubled when memory runs out
+        self.backward: Backward = self._backward
+        self._unread: list[tuple[Tensor, float, list[Tensor]]] = []  # loss and norm, learning rate, rows
+
+    def use_graphs(self, recorder: Any) -> None:
+        """From now on batches of a shape that was there before are replayed (graphs.py)."""
+        self.backward = GraphedBackward(self._backward, recorder)
+
+    @property
+    def is_graphed(self) -> bool:
+        """Whether batches are replayed: their gradients stay where they are then, and their widths should be few."""
+        return isinstance(self.backward, GraphedBackward)
 
     def __call__(self, batches: Sequence[Batch], *, rows: int | None = None) -> StepReport:
+        """`launch` a step and `read` what it did."""
+        self.launch(batches, rows=rows)
+        return self.read()[-1]
+
+    def launch(self, batches: Sequence[Batch], *, rows: int | None = None) -> None:
         """One optimizer step over the rows of all micro-batches of all processes, each row with the same weight.
+
+        Nothing here waits for the device, not even to find out whether the gradient is finite: on a GPU the host runs ahead.
 
         Args:
             batches: the micro-batches of this process.
             rows: how many rows all processes have together; those of `batches` if None.
 
         Raises:
-            TrainingError: too many steps in a row without a finite loss and gradient, or no memory even for one row.
+            TrainingError: no memory even for one row.
         """
         rate = self._set_learning_rate()
         rows = rows or sum(len(batch.labels) for batch in batches)
         loss = self._sum_over_processes(self._accumulate(batches, rows))
         self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf))
-        finite = math.isfinite(norm) and math.isfinite(loss)
-        if finite:
-            self.scaler.step(self.optimizer)
-        self._count(batches, finite=finite)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
+        outcome = torch.stack([loss, norm])
+        self.optimizer.found_inf = (~outcome.isfinite().all()).float()  # where it is 1, fused AdamW changes nothing
+        self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not self.is_graphed)
         self.step += 1
-        return StepReport(loss, norm, rate, skipped=not finite)
+        self._unread.append((outcome, rate, [batch.rows for batch in batches]))
+
+    def read(self) -> list[StepReport]:
+        """What the steps did that were launched since the last call. Here the host waits for the device, once for all.
+
+        Raises:
+            TrainingError: too many steps in a row without a finite loss and gradient.
+        """
+        unread, self._unread = self._unread, []
+        outcomes = torch.stack([outcome for outcome, *_ in unread]).tolist() if unread else []
+        reports = []
+        for number, ((loss, norm), (_, rate, rows)) in enumerate(
+            zip(outcomes, unread, strict=True), self.step - len(unread) + 1
+        ):
+            finite = math.isfinite(loss) and math.isfinite(norm)
+            self._count(rows, finite=finite, step=number)
+            reports.append(StepReport(loss, norm, rate, skipped=not finite))
+        return reports
 
     def state_dict(self) -> dict[str, Any]:
         """Counters, the scaler's state, and AdamW's moments by parameter name. (Learning rates follow from the step.)"""
@@ -99,11 +134,12 @@ class Stepper:
     def _named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
 
-    def _accumulate(self, batches: Sequence[Batch], rows: int) -> float:
+    def _accumulate(self, batches: Sequence[Batch], rows: int) -> Tensor:
         """The mean loss, its gradient in the parameters. Out of memory: again, in pieces half as large, to the same sum."""
         while True:
             try:
-                return sum(self._backward(piece, rows) for batch in batches for piece in batch.pieces(self.pieces))
+                losses = [self.backward(piece, rows) for batch in batches for piece in batch.pieces(self.pieces)]
+                return torch.stack(losses).sum()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or any(is_sharded(p) for p in self.model.parameters()):
                     raise  # the processes of a sharded model go through it together, so none of them can go again alone
@@ -113,7 +149,7 @@ class Stepper:
                     ) from error
             # past the handler, whose error keeps the graph of the failed pass alive
             self.pieces *= 2
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=not self.is_graphed)
             if self.precision.device.type == "cuda":
                 torch.cuda.empty_cache()
             warnings.warn(
@@ -122,22 +158,19 @@ class Stepper:
                 stacklevel=3,
             )
 
-    def _backward(self, batch: Batch, rows: int) -> float:
+    def _backward(self, batch: Batch, rows: int) -> Tensor:
         with self.precision.autocast():
             logits = classify(self.model, batch)  # (B, C)
         loss = F.cross_entropy(logits.float(), batch.labels, reduction="sum") / rows
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+        return loss.detach()
 
-    def _sum_over_processes(self, loss: float) -> float:
+    def _sum_over_processes(self, loss: Tensor) -> Tensor:
         """Gradients of the sum, in place, and the summed loss. It comes before unscaling, so that all processes see the same
         infinities and take or skip the step together."""
-        if world_size() == 1:
-            return loss
-        total = torch.tensor(loss, device=self.precision.device)
         # the same model everywhere, so the same tensors are without a gradient everywhere
-        sum_over_processes([total, *(p.grad for p in self.parameters if p.grad is not None)])
-        return float(total)
+        sum_over_processes([loss, *(p.grad for p in self.parameters if p.grad is not None)])
+        return loss
 
     def _set_learning_rate(self) -> float:
         factor = learning_rate_factor(
@@ -150,12 +183,12 @@ class Stepper:
             group["lr"] = peak * factor
         return self.config.learning_rate * factor
 
-    def _count(self, batches: Sequence[Batch], *, finite: bool) -> None:
+    def _count(self, batches: Sequence[Tensor], *, finite: bool, step: int) -> None:
         self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
         if self.skipped_in_a_row >= self.config.max_skipped:
-            rows = torch.cat([batch.rows for batch in batches]).tolist()
+            rows = torch.cat(list(batches)).tolist()
             raise TrainingError(
                 f"loss or gradient was not finite {self.skipped_in_a_row} steps in a row, last on rows {rows[:8]} ...",
-                where=f"step {self.step + 1}",
+                where=f"step {step}",
                 remedy="lower --learning_rate, or use --precision fp32",
             )

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import tiny_rows
 from torch import Tensor
 
 from lora_scratch.data import Encoded, collate, plan_batches, plan_in_order, share
@@ -131,3 +132,22 @@ def test_batch_moves_whole() -> None:
     encoded = Encoded(torch.tensor([4, 5], dtype=torch.int32), torch.tensor([0, 2]), torch.tensor([0]), 0, 8)
     batch = collate(encoded, [0], pad_token_id=0).to("meta")
     assert {tensor.device.type for tensor in vars(batch).values()} == {"meta"}
+
+
+def test_width_is_rounded_up_but_not_beyond_what_a_row_may_have():
+    """So that few widths serve all batches; filling is still masked, and the model still has positions for it."""
+    rows = tiny_rows(longest=12)
+    shortest = [int(rows.lengths.argmin())]
+    length = int(rows.lengths.min())
+    for multiple, width in ((1, length), (5, -(-length // 5) * 5), (16, 12)):
+        batch = collate(rows, shortest, pad_token_id=0, multiple=multiple)
+        assert batch.input_ids.shape == (1, width)
+        assert int(batch.attention_mask.sum()) == length
+        assert not batch.input_ids[batch.attention_mask == 0].any()
+
+
+def test_rows_on_a_device_are_collated_there():
+    """The host keeps the lengths that it plans by: nothing has to come back from the device."""
+    rows = tiny_rows().to("meta")
+    assert rows.offsets.device.type == "cpu"
+    assert collate(rows, [3, 1, 2], pad_token_id=0).input_ids.device.type == "meta"

@@ -14,7 +14,7 @@ from lora_scratch.training import Checkpoints, loop
 from lora_scratch.training.checkpoint import read_state
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-STEP = loop.Stepper.__call__
+STEP = loop.Stepper.launch
 LARGE = ["--rank", 32, "--dropout", 0.1]  # of a state, 0.3 MB
 OFTEN = ["--save_steps", 1, "--keep", 100]
 
@@ -72,9 +72,9 @@ def die_in_step_5(stepper, batches, **options):
 
 def protect(disk, job):
     """A run that died, on a disk that is read-only then: a new run there, a resume, and the resume when it may write."""
-    loop.Stepper.__call__ = die_in_step_5  # in this process, which ends with the test
+    loop.Stepper.launch = die_in_step_5  # in this process, which ends with the test
     first = tell(*train_arguments(job.base, job.data, disk / "run"), "--save_steps", 3)
-    loop.Stepper.__call__ = STEP
+    loop.Stepper.launch = STEP
     remount(disk, size="40m", read_only=True)
     refused = [tell(*train_arguments(job.base, job.data, disk / "new")), tell("--resume", disk / "run")]
     kept, problems = whole_checkpoints(disk / "run"), problems_in_folder(disk / "run" / "adapter")

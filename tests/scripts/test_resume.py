@@ -30,14 +30,14 @@ def one_line(capsys):
 
 def stop(monkeypatch, *, at_step, how):
     """In the step of this number, `how` happens."""
-    real = loop.Stepper.__call__
+    real = loop.Stepper.launch
 
     def step(stepper, batches, **options):
         if stepper.step + 1 == at_step:
             how()
         return real(stepper, batches, **options)
 
-    monkeypatch.setattr(loop.Stepper, "__call__", step)
+    monkeypatch.setattr(loop.Stepper, "launch", step)
 
 
 def die():

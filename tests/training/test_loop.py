@@ -11,6 +11,7 @@ from lora_scratch.errors import TrainingError
 from lora_scratch.evaluation import measure, predict_logits
 from lora_scratch.runtime.precision import resolve_precision
 from lora_scratch.training import MetricsLog, TrainingConfig, train
+from lora_scratch.training.loop import READ_EVERY
 
 QUIET = {"pad_token_id": 0, "show_progress": False}
 
@@ -104,3 +105,18 @@ def test_full_fine_tuning_goes_through_the_same_loop():
     before = model.distilbert.embeddings.word_embeddings.weight.detach().clone()
     train(model, tiny_rows(), tiny_rows(), config(), **QUIET)
     assert not torch.equal(before, model.distilbert.embeddings.word_embeddings.weight)
+
+
+def test_reports_read_late_change_neither_weights_nor_log(monkeypatch):
+    """On a GPU they are read every twenty steps: the same lines, but for the clock, the same counts."""
+    found = []
+    for every in (1, 5):
+        monkeypatch.setitem(READ_EVERY, "cpu", every)
+        log, model = MetricsLog(), adapted()
+        result = train(model, tiny_rows(), tiny_rows(), config(), log=log, **QUIET)
+        lines = [{key: value for key, value in event.items() if key != "tokens_per_second"} for event in log.events]
+        found.append((lines, (result.examples, result.tokens, result.steps), tensors(model)))
+    (lines, counts, weights), (late_lines, late_counts, late_weights) = found
+    assert late_lines == lines
+    assert late_counts == counts
+    assert all(torch.equal(late_weights[name], tensor) for name, tensor in weights.items())

@@ -3,10 +3,13 @@
 import copy
 import warnings
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny import tiny_distilbert, tiny_rows
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora_scratch.adapter import LoRAConfig, inject
 from lora_scratch.data import collate
@@ -17,6 +20,7 @@ from lora_scratch.training import TrainingConfig, step
 from lora_scratch.training.step import Stepper
 
 CPU = torch.device("cpu")
+aten = torch.ops.aten
 
 
 def stepper(model, *, precision="fp32", **settings):
@@ -201,3 +205,52 @@ def test_an_error_that_is_not_about_memory_is_not_retried(monkeypatch):
     monkeypatch.setattr(step, "classify", lambda *_: torch.zeros(2, 3) @ torch.zeros(2, 3))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         stepper(adapted())(batches(4))
+
+
+class Plain(nn.Module):
+    """A classifier that waits for nothing itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(60, 8), nn.Linear(8, 3)
+
+    def forward(self, input_ids, attention_mask):
+        return SimpleNamespace(logits=self.head(self.embedding(input_ids).mean(1)))
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operators that make the host wait for a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket in (aten._local_scalar_dense, aten.nonzero, aten.equal, aten.is_nonzero)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_launched_step_waits_for_nothing_and_is_read_later(precision):
+    """Loss, norm and whether they are finite stay on the device: on a GPU the host runs ahead."""
+    late, prompt = stepper(Plain(), precision=precision), stepper(Plain(), precision=precision)
+    prompt.model.load_state_dict(late.model.state_dict())
+    given = batches(4, 5)
+    late.launch(given)
+    with Waits() as waits:
+        for _ in range(3):
+            late.launch(given)
+    assert waits.count == 0 or precision == "fp16"  # unscale_ on a CPU looks at once; on a GPU it does not
+    assert late.read() == [prompt(batches(4, 5)) for _ in range(4)]
+    assert late.read() == []
+
+
+def test_steps_read_late_are_counted_as_if_read_at_once():
+    """The third of three skipped steps in a row is the one that is named."""
+    model = adapted()
+    model.classifier.register_full_backward_hook(lambda *_: (torch.full((4, 32), torch.inf),))
+    run = stepper(model, max_skipped=3)
+    for _ in range(4):
+        run.launch(batches(4))
+    with pytest.raises(TrainingError, match=r"step 3: .* not finite 3 steps in a row, last on rows \[0, 1, 2, 3\]"):
+        run.read()
