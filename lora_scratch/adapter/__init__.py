@@ -4,7 +4,7 @@
 `inject.py` there and back, `eva.py` a start that looks at data, `switches.py` off, scaled and merged, `state.py` what is
 remembered, `fingerprint.py` whose weights, `peft_format.py` the names in the file, `provenance.py` what
 PEFT has no field for, `files.py` save and load, `anatomy.py` what was learnt, `walk.py` a layer's steps on real numbers,
-`verify.py` what is wrong with a folder,
+`subspace.py` what two of them have in common, `verify.py` what is wrong with a folder,
 `bank.py` many adapters in one model, `twin.py` how it reads them, `update.py` an adapter taken out of its model,
 `arithmetic.py` sums of those, `compression.py` the ranks they need, `rounding.py` what is left of an update in a narrower
 dtype, `quantise.py` the base in four bits.

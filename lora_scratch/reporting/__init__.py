@@ -12,3 +12,5 @@ from .page import offer_page as offer_page
 from .page import page_html as page_html
 from .page import write_page as write_page
 from .run import run_page as run_page
+from .section7 import section7_page as section7_page
+from .section7 import section7_tables as section7_tables

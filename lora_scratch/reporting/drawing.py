@@ -76,18 +76,20 @@ def heat_panel(
     x: str = "",
     y: str = "",
     number: str | None = None,
+    full: float | None = None,
 ) -> None:
     """A grid whose cells are the bluer the larger; None is left blank.
 
     Args:
         number: the format of the number in each cell, if they have one.
+        full: the value of the darkest blue; the largest in the grid if None.
     """
     import numpy as np
     from matplotlib.colors import LinearSegmentedColormap
 
     grid = np.array([[np.nan if value is None else value for value in row] for row in values], dtype=float)
     shades = LinearSegmentedColormap.from_list("shades", [HEAT + "00", HEAT + "e0"])
-    top = float(np.nanmax(grid)) if np.isfinite(grid).any() else 0.0
+    top = full or (float(np.nanmax(grid)) if np.isfinite(grid).any() else 0.0)
     extent = (0, grid.shape[1], grid.shape[0], 0)  # a picture inside the drawing: small however many cells there are
     axes.imshow(grid, cmap=shades, vmin=0, vmax=top or 1.0, extent=extent, aspect="auto", interpolation="none")
     axes.set(title=title, xlabel=x, ylabel=y)
