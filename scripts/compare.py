@@ -25,6 +25,7 @@ from lora_scratch.errors import ConfigError, LoraScratchError
 from lora_scratch.evaluation import markdown_table
 from lora_scratch.jobs import run_command
 from lora_scratch.jobs.ladder import RUNGS, Climb, summarise
+from lora_scratch.jobs.run_folder import check_free
 from lora_scratch.reporting import comparison_page, offer_page
 from lora_scratch.runtime.atomic import read_json, write_json, write_text
 
@@ -73,9 +74,11 @@ def check_same_work(folder: Path, others: list[str]) -> None:
     """A comparison is of runs that share all flags but those of the rungs.
 
     Raises:
-        ConfigError: the folder was begun with others.
+        ConfigError: the folder was begun with others, or holds something else.
     """
     record = folder / "command.json"
+    if not record.exists():
+        check_free(folder)
     begun = read_json(record) if record.exists() else others
     if begun != others:
         raise ConfigError(

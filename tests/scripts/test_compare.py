@@ -83,3 +83,12 @@ def test_compare_sets_seed_and_folder_itself(arguments, tmp_path, capsys):
     """A seed given for all would make the runs of one rung the same run."""
     assert compared(tmp_path / "comparison", [*arguments, "--seed=3"], rungs=["lora"], seeds=[0]) == 2
     assert "--seeds" in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path, capsys):
+    """It may be the user's data: nothing is written there, and nothing under it is taken for an interrupted run."""
+    (tmp_path / "lora" / "seed-0").mkdir(parents=True)
+    (tmp_path / "lora" / "seed-0" / "thesis.txt").write_text("years")
+    assert call(compare, "--output_dir", tmp_path, "--rungs", "lora", "--seeds", "0") == 1
+    assert "holds files already" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["thesis.txt"]
