@@ -77,9 +77,10 @@ def check_same_work(folder: Path, others: list[str]) -> None:
         ConfigError: the folder was begun with others, or holds something else.
     """
     record = folder / "command.json"
-    if not record.exists():
+    is_begun = os.path.exists(record)  # false for a name that can't be, which Path.exists raises
+    if not is_begun:
         check_free(folder)
-    begun = read_json(record) if record.exists() else others
+    begun = read_json(record) if is_begun else others
     if begun != others:
         raise ConfigError(
             f"was begun with {shlex.join(map(str, begun)) if isinstance(begun, list) else repr(begun)}",

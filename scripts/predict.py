@@ -33,7 +33,7 @@ def main() -> None:
     options = parse()
     precision = resolve_precision(options.precision, resolve_device(options.device))
     if is_main():
-        check_file(options.output, flag="--output")
+        check_file(options.output, flag="--output", new=True)
     texts = given_texts(options) if is_main() else ()
     saved = open_adapter(options.adapter, model=options.model)
     classify = Classifier(saved, precision=precision, plain=options.plain, fsdp=options.fsdp)
@@ -52,7 +52,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("texts", nargs="*", help="texts to classify, or - for one text a line on standard input")
     parser.add_argument("--adapter", required=True, help="adapter folder, as scripts/train.py writes it")
     parser.add_argument("--file", help="UTF-8 file with one text a line")
-    parser.add_argument("--output", help="file for the results, whole or absent, in place of standard output")
+    parser.add_argument("--output", help="new file for the results, whole or absent, in place of standard output")
     parser.add_argument(
         "--skip_bad_rows", action="store_true", help="answer a text that can't be classified with its error; go on"
     )

@@ -54,8 +54,8 @@ def parse() -> argparse.Namespace:
     names = [name for name, _ in options.adapters]
     if len(set(names)) < len(names) or BASE in names:
         parser.error(f"--adapters: each name once, and not {BASE!r}, which is the base model")
-    if options.chunk < 1:
-        parser.error(f"--chunk: found {options.chunk}, expected at least 1")
+    if not 1 <= options.chunk <= sys.maxsize:
+        parser.error(f"--chunk: found {options.chunk}, expected 1 to {sys.maxsize}")
     return options
 
 

@@ -67,8 +67,11 @@ def _numbered(job: str) -> Path:
     return folder
 
 
-def check_file(path: str | None, *, flag: str = "--json") -> None:
+def check_file(path: str | None, *, flag: str = "--json", new: bool = False) -> None:
     """Refuse a place for a file, if one is named, before the work whose result would find no place there.
+
+    Args:
+        new: there must be nothing yet.
 
     Raises:
         ConfigError: it is a folder, a device or a name that can't be.
@@ -76,12 +79,14 @@ def check_file(path: str | None, *, flag: str = "--json") -> None:
     if path is None:
         return
     try:
-        usable = stat.S_ISREG(os.stat(path).st_mode)
+        mode = os.stat(path).st_mode
     except FileNotFoundError:
-        usable = True
+        return
     except OSError as error:
         raise ConfigError(f"can't be used ({error.strerror})", where=f"{flag} {path}", remedy="choose another") from error
-    if not usable:
+    if new:
+        raise ConfigError("is there already", where=f"{flag} {path}", remedy="choose another, or remove this one")
+    if not stat.S_ISREG(mode):
         raise ConfigError("is no regular file", where=f"{flag} {path}", expected="a file, or nothing yet")
 
 

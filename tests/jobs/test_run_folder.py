@@ -50,3 +50,12 @@ def test_a_place_that_holds_no_file_is_refused(tmp_path, name):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"--json .*(is no regular file|can't be used)"):
         check_file(str(tmp_path / name))
+
+
+def test_a_file_that_must_be_new_is_not_written_over(tmp_path):
+    """It may be the very texts that are to be classified."""
+    (tmp_path / "texts.txt").write_text("mine")
+    check_file(str(tmp_path / "texts.txt"))
+    check_file(str(tmp_path / "labels.jsonl"), new=True)
+    with pytest.raises(ConfigError, match=r"--output .*texts.txt: is there already; choose another"):
+        check_file(str(tmp_path / "texts.txt"), flag="--output", new=True)
