@@ -32,3 +32,12 @@ def logits_and_gradients(model, batch, *, autocast=False):
         logits = classify(model, batch).float()
     F.cross_entropy(logits, batch.labels).backward()
     return {"logits": logits.detach()} | {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def largest_difference(found, expected):
+    """Over the largest entry of what is expected; the worst tensor. One that is zero in exact arithmetic, as the gradients
+    of queries are with one token a row, holds rounding errors of the others and is measured against a hundredth of these.
+    """
+    assert found.keys() == expected.keys()
+    noise = 1e-2 * max(float(e.abs().max()) for e in expected.values())
+    return max(float((found[n] - e).abs().max()) / max(float(e.abs().max()), noise) for n, e in expected.items())

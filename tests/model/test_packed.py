@@ -5,7 +5,7 @@ from contextlib import suppress
 import pytest
 import torch
 from families import tiny
-from passes import adapted, batch_of, logits_and_gradients
+from passes import adapted, batch_of, largest_difference, logits_and_gradients
 from tiny import tiny_distilbert
 
 from lora_scratch.model.packed import NAME, can_pack, classify, packed
@@ -20,15 +20,6 @@ LENGTHS = {
     "one very long row": [2, 60, 3],
     "longest last": [1, 2, 3],
 }
-
-
-def largest_difference(found, expected):
-    """Over the largest entry of what is expected; the worst tensor. One that is zero in exact arithmetic, as the gradients
-    of queries are with one token a row, holds rounding errors of the others and is measured against a hundredth of these.
-    """
-    assert found.keys() == expected.keys()
-    noise = 1e-2 * max(float(e.abs().max()) for e in expected.values())
-    return max(float((found[n] - e).abs().max()) / max(float(e.abs().max()), noise) for n, e in expected.items())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,0 +1,97 @@
+"""training/fast.py as a whole, all levers on, against the plain path: logits and the gradient of every trained tensor."""
+
+import pytest
+import torch
+from families import tiny
+from passes import adapted, batch_of, largest_difference, logits_and_gradients
+from tiny import VOCABULARY
+from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
+from lora_scratch.runtime import onednn
+from lora_scratch.runtime.precision import Precision
+from lora_scratch.training.fast import fast_path
+
+FAMILIES = ["distilbert", "bert", "roberta", "electra"]
+LENGTHS = {
+    "uneven": [7, 3, 5, 2, 7, 4],
+    "one row": [5],
+    "one token": [1],
+    "one token each": [1, 1, 1],
+    "all equal": [6, 6, 6],
+    "one very long row": [2, 60, 3],
+    "an odd number": [4, 9, 2, 6, 3, 8, 5],
+}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=[True, False], ids=["onednn", "mkl"])
+def library(request, monkeypatch):
+    """Frozen float32 weights packed for oneDNN, or not: which one is faster must not decide what a test sees."""
+    monkeypatch.setattr(onednn, "serves", lambda model: request.param)
+
+
+def both(model, batch, dtype=torch.float32):
+    """Plain and fast."""
+    autocast = dtype is not torch.float32
+    plain = logits_and_gradients(model, batch, autocast=autocast)
+    with fast_path(model, Precision(dtype, CPU)):
+        return plain, logits_and_gradients(model, batch, autocast=autocast)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_fast_logits_and_gradients_are_the_plain_ones(family, lengths):
+    """Float32, no dropout: within 1e-5 of the largest entry, whatever the shape of the batch."""
+    plain, fast = both(adapted(family), batch_of(lengths))
+    assert largest_difference(fast, plain) < 1e-5
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("lengths", [[512], [512, 3, 200]])
+def test_fast_is_plain_at_the_longest_rows_a_model_reads(lengths):
+    """512 tokens: positions to the last, one row that fills it and short ones beside it."""
+    torch.manual_seed(0)
+    sizes = {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 2, "num_labels": 3, "max_position_embeddings": 512}
+    config = DistilBertConfig(vocab_size=VOCABULARY, dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0, **sizes)
+    model = inject(DistilBertForSequenceClassification(config), LoRAConfig(rank=4, alpha=12, dropout=0.0)).train()
+    for layer in adapter_layers(model).values():
+        torch.nn.init.normal_(layer.lora_B, std=0.3)
+    plain, fast = both(model, batch_of(lengths))
+    assert largest_difference(fast, plain) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fast_bfloat16_is_as_near_to_float32_as_plain_bfloat16_is(family):
+    """Both round, in other places: neither logits nor any gradient of the fast path may be further off than 6e-2 of the
+    rms, nor than twice what plain autocast is off."""
+    model, batch = adapted(family), batch_of(LENGTHS["uneven"])
+    exact = logits_and_gradients(model, batch)
+    plain, fast = both(model, batch, torch.bfloat16)
+    for name, expected in exact.items():
+        scale = max(float(expected.square().mean().sqrt()), 1e-2 * float(exact["logits"].square().mean().sqrt()))
+        off, plain_off = (float((found[name] - expected).square().mean().sqrt()) / scale for found in (fast, plain))
+        assert off < max(6e-2, 2 * plain_off), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fast_dropout_has_the_mean_and_the_spread_of_plain_dropout(family):
+    """Other random numbers, the same law: the gradient's mean over many draws agrees within four standard errors, and the
+    logits' standard deviation within a fifth."""
+    model, batch = inject(tiny(family), LoRAConfig(rank=4, alpha=12, dropout=0.3)).train(), batch_of(LENGTHS["uneven"])
+    for layer in adapter_layers(model).values():
+        torch.nn.init.normal_(layer.lora_B, std=0.3)
+    draws = {False: [], True: []}
+    for plain in draws:
+        torch.manual_seed(0)
+        with fast_path(model, Precision(torch.float32, CPU), plain=plain):
+            for _ in range(200):
+                found = logits_and_gradients(model, batch)
+                draws[plain].append(torch.cat([tensor.flatten() for tensor in found.values()]))
+    fast, plain = torch.stack(draws[False]), torch.stack(draws[True])
+    error = ((fast.var(0) + plain.var(0)) / len(fast)).sqrt()
+    gap = (fast.mean(0) - plain.mean(0)).abs() / error.clamp_min(1e-9)
+    assert (gap > 4).float().mean() < 1e-3
+    logits = slice(0, batch.labels.numel() * 3)
+    assert torch.allclose(fast[:, logits].std(0), plain[:, logits].std(0), rtol=0.3)
