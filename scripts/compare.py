@@ -21,11 +21,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lora_scratch.errors import ConfigError, LoraScratchError
+from lora_scratch.errors import LoraScratchError
 from lora_scratch.evaluation import markdown_table
 from lora_scratch.jobs import run_command
 from lora_scratch.jobs.ladder import RUNGS, Climb, summarise
-from lora_scratch.jobs.run_folder import check_free
+from lora_scratch.jobs.trainings import check_same_flags
 from lora_scratch.reporting import comparison_page, offer_page
 from lora_scratch.runtime.atomic import read_json, write_json, write_text
 
@@ -37,7 +37,7 @@ def main() -> None:
     """Every run that is not there yet, then the table of all."""
     options, others = parse_arguments()
     folder = Path(options.output_dir)
-    check_same_work(folder, others)
+    check_same_flags(folder, others)
     wanted = [(rung, seed) for seed in options.seeds for rung in options.rungs]
     with tqdm(wanted, desc="compare", unit="run") as bar:  # closed before an error is printed
         climbs = [climb(rung, seed, folder, others) for rung, seed in bar]
@@ -68,27 +68,6 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     if taken:
         parser.error(f"{taken[0]} is set for each run: use --seeds and --output_dir")
     return options, others
-
-
-def check_same_work(folder: Path, others: list[str]) -> None:
-    """A comparison is of runs that share all flags but those of the rungs.
-
-    Raises:
-        ConfigError: the folder was begun with others, or holds something else.
-    """
-    record = folder / "command.json"
-    is_begun = os.path.exists(record)  # false for a name that can't be, which Path.exists raises
-    if not is_begun:
-        check_free(folder)
-    begun = read_json(record) if is_begun else others
-    if begun != others:
-        raise ConfigError(
-            f"was begun with {shlex.join(map(str, begun)) if isinstance(begun, list) else repr(begun)}",
-            where=f"--output_dir {folder}",
-            expected=f"the same flags, not {shlex.join(others)}",
-            remedy="choose a new folder",
-        )
-    write_json(record, others)
 
 
 def climb(rung: str, seed: int, folder: Path, others: list[str]) -> Climb:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from ..errors import ConfigError, LoraScratchError
 from ..runtime.atomic import read_json, write_json
 from .resume import REPORT
+from .run_folder import check_free
 
 RECORD = "command.json"
 
@@ -22,9 +24,12 @@ def check_same_flags(folder: Path, flags: Sequence[str]) -> None:
     """Note the flags that all trainings under `folder` share.
 
     Raises:
-        ConfigError: it was begun with others.
+        ConfigError: it was begun with others, or holds something else.
     """
-    begun = read_json(folder / RECORD) if (folder / RECORD).exists() else list(flags)
+    is_begun = os.path.exists(folder / RECORD)  # false for a name that can't be, which Path.exists raises
+    if not is_begun:
+        check_free(folder)
+    begun = read_json(folder / RECORD) if is_begun else list(flags)
     if begun != list(flags):
         raise ConfigError(
             f"was begun with {shlex.join(map(str, begun)) if isinstance(begun, list) else repr(begun)}",

@@ -26,6 +26,7 @@ from damage import told
 from folders import save_base, save_rows
 
 from lora_scratch.errors import LoraScratchError
+from lora_scratch.jobs import trainings
 
 SHORT, FULL = 40, 1000
 SCRIPTS = Path(train.__file__).parent
@@ -123,7 +124,7 @@ def run_one(desk: Desk, script: str, line: Line, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch, tmp_path):
-    """compare.py starts a process for each run: here the run is made in this one, with its own output."""
+    """compare.py and section7.py start a process for each run: here the run is made in this one, with its own output."""
 
     def run_train(flags: Line, place: Path) -> dict[str, float]:
         with open(tmp_path / "log", "w+") as log, redirect_stdout(log), redirect_stderr(log):
@@ -134,6 +135,11 @@ def in_process(monkeypatch, tmp_path):
         return {"cpu_seconds": 1.0}
 
     monkeypatch.setattr(compare, "run_train", run_train)
+
+    def run_one(script: Path, place: Path, flags: Line, running: list[object]) -> None:
+        run_train([*flags, "--resume", place, "--output_dir", place], place)
+
+    monkeypatch.setattr(trainings, "_train", run_one)
 
 
 @pytest.fixture
