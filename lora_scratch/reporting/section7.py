@@ -98,7 +98,7 @@ def _bars(rows: Sequence[Figures]) -> Picture:
 
     def draw(axes: list[Any]) -> None:
         bar_panel(axes[0], values, x="test accuracy")
-        axes[0].set_xlim(0.9 * min(values.values()), None)
+        axes[0].set_xlim(0, 1)
 
     return Picture("Accuracy by adapted matrices", svg(draw, words=words), words, _accuracies(rows))
 
@@ -120,6 +120,8 @@ def _curves(rows: Sequence[Figures]) -> Picture:
     def draw(axes: list[Any]) -> None:
         line_panel(axes[0], lines, title="", x="rank", y="test accuracy")
         axes[0].set_xscale("log", base=2)
+        axes[0].minorticks_off()
+        axes[0].set_xticks(lines[0].x, [str(rank) for rank in lines[0].x])
 
     return Picture("Accuracy by rank", svg(draw, words=words), words, _accuracies(rows))
 
@@ -139,8 +141,9 @@ def _between_seeds(found: Figures, side: str) -> Picture:
 
 
 def _heat(title: str, grids: Mapping[str, Grid]) -> Picture:
-    """φ of every i and j, from white for 0 to blue for 1."""
-    words = f"Heat maps of φ from 0 to 1. {title}: " + ", ".join(
+    """φ of every i and j, from no colour for 0; one scale for all panels."""
+    top = max(value for grid in grids.values() for row in grid for value in row)
+    words = f"Heat maps of φ, the darkest is {top:.2f}. {title}: " + ", ".join(
         f"{name} φ(1,1) {grid[0][0]:.2f} and φ({len(grid)},{len(grid[0])}) {grid[-1][-1]:.2f}"
         for name, grid in grids.items()
     )
@@ -148,12 +151,12 @@ def _heat(title: str, grids: Mapping[str, Grid]) -> Picture:
     def draw(axes: list[Any]) -> None:
         for panel, (name, grid) in zip(axes, grids.items(), strict=True):
             rows, columns = ([str(k + 1) for k in range(size)] for size in (len(grid), len(grid[0])))
-            heat_panel(panel, grid, rows=rows, columns=columns, title=name, x="j", y="i", full=1.0)
+            heat_panel(panel, grid, rows=rows, columns=columns, title=name, x="j", y="i", full=top)
             for axis, size in ((panel.xaxis, len(columns)), (panel.yaxis, len(rows))):
-                shown = [k for k in LISTED if k <= size]
+                shown = [k for k in LISTED if k <= size and (k == 1 or k >= size / 8)]
                 axis.set_ticks([k - 0.5 for k in shown], [str(k) for k in shown], rotation=0)
 
-    return Picture(title, svg(draw, words=words, panels=len(grids)), words, _listed(grids))
+    return Picture(f"{title}; darkest: {top:.2f}", svg(draw, words=words, panels=len(grids)), words, _listed(grids))
 
 
 def _listed(grids: Mapping[str, Grid]) -> Table:
