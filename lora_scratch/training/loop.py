@@ -203,8 +203,9 @@ class _Run:
         """The steps of the present epoch that are left."""
         self.model.train()
         done = self.stepper.step - self.state.epoch * self.steps_per_epoch
-        self.last_read = time.perf_counter()
         for group in self._groups(self.state.epoch)[done:]:
+            if not self.unrecorded:
+                self.window = time.perf_counter()
             rows = [row for batch in group for row in batch]
             self._seed_dropout()
             self.stepper.launch([self._batch(batch) for batch in group], rows=len(rows))
@@ -258,15 +259,13 @@ class _Run:
             seed_everything(named_seed(self.config.seed, f"dropout of step {self.stepper.step} in process {rank()}"))
 
     def _record(self) -> None:
-        """Read what the latest steps did, count it and write a line for each; they share the time since the last reading."""
+        """Read what the latest steps did, count it and write a line for each; they share the time since the first of them."""
         records, self.unrecorded = self.unrecorded, []
         if not records:
             return
         first = self.stepper.step - len(records) + 1
         reports = self.stepper.read()
-        now = time.perf_counter()
-        rate = sum(each["tokens"] for each in records) / (now - self.last_read)  # tokens a second
-        self.last_read = now
+        rate = sum(each["tokens"] for each in records) / (time.perf_counter() - self.window)  # tokens a second
         for step, (report, record) in enumerate(zip(reports, records, strict=True), first):
             self._record_step(step, report, rate, **record)
         self.bar.update(len(records))
