@@ -259,7 +259,7 @@ class _Run:
             seed_everything(named_seed(self.config.seed, f"dropout of step {self.stepper.step} in process {rank()}"))
 
     def _record(self) -> None:
-        """Read what the latest steps did, count it and write a line for each; they share the time since the first of them."""
+        """Read what the latest steps did, count it and write a line for each; they share the time since the first."""
         records, self.unrecorded = self.unrecorded, []
         if not records:
             return
