@@ -56,6 +56,7 @@ def predict_logits(
 
 def _enter_fast_path(levers: ExitStack, model: Any, precision: Precision) -> None:
     """No padding (model/packed.py), weights rounded and packed (model/storage.py), float32 by oneDNN (runtime/onednn.py)."""
+    onednn.keep_few_kernels()
     if precision.dtype is not torch.float32:
         levers.enter_context(multiplied_in(model, precision.dtype, packed=True))
     elif precision.device.type == "cpu" and onednn.serves(model):

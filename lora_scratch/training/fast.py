@@ -12,6 +12,7 @@ data, dropout 0.1, one thread of an AMD EPYC, medians):
     all four                                                                            1.51         1.32
     runtime/onednn.py    float32 through oneDNN, in float32      equal to rounding         -         1.16
     model/storage.py     and its frozen weights packed for that  equal to rounding: a product takes 0.6 to 0.8 of the time
+    runtime/onednn.py    few compiled kernels kept               equal in bits: memory that does not grow with the steps
 
 On a GPU, training/graphs.py is a lever too; loop.py and step.py never wait for the device with any of them.
 
@@ -43,6 +44,8 @@ def fast_path(model: Any, precision: Precision, *, plain: bool = False) -> Itera
         plain: do nothing.
     """
     with ExitStack() as levers:
+        if not plain:
+            onednn.keep_few_kernels()
         if not plain and precision.dtype is not torch.float32:
             levers.enter_context(multiplied_in(model, precision.dtype, packed=False))  # memory before speed
         if not plain:

@@ -1,5 +1,8 @@
 """lora_scratch/runtime/onednn.py: float32 products by the faster library, where it is exact."""
 
+import os
+import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
@@ -9,7 +12,7 @@ from ranks import in_processes
 from torch import nn
 
 from lora_scratch.runtime import onednn
-from lora_scratch.runtime.onednn import finding, keep_to, onednn_is_faster, serves, through_onednn
+from lora_scratch.runtime.onednn import CACHES, finding, keep_few_kernels, keep_to, onednn_is_faster, serves, through_onednn
 
 matmul = getattr(torch.backends.mkldnn, "matmul", None)
 pytestmark = pytest.mark.skipif(not hasattr(matmul, "fp32_precision"), reason="this torch has no such switch")
@@ -96,3 +99,32 @@ def test_the_main_process_measures_for_all():
     """They compute shares of one thing, so all of them go the same way, whatever each would have found."""
     assert in_processes(rank_work.finding, True, False) == [True, True]
     assert in_processes(rank_work.finding, False, True) == [False, False]
+
+
+MANY_SHAPES = """
+import torch
+from lora_scratch.runtime.memory import resident_bytes
+from lora_scratch.runtime.onednn import keep_few_kernels
+keep_few_kernels()
+x, weight = torch.randn(800, 64).bfloat16(), torch.randn(64, 64).bfloat16()
+for tokens in range(1, 800):
+    torch.nn.functional.linear(x[:tokens], weight)
+    before = resident_bytes() if tokens == 200 else before if tokens > 200 else 0
+print((resident_bytes() - before) >> 20)
+"""
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="bfloat16 products are not oneDNN's here")
+def test_memory_stays_flat_however_many_shapes_are_multiplied():
+    """600 more shapes, at most 100 MiB: bounded caches take 23, those of torch's own size 390. A process of its own, since
+    the first product of this one has fixed its caches."""
+    environment = {name: value for name, value in os.environ.items() if name not in CACHES}
+    found = subprocess.run([sys.executable, "-c", MANY_SHAPES], env=environment, capture_output=True, text=True, check=True)
+    assert int(found.stdout) < 100
+
+
+def test_the_environments_own_bound_of_the_caches_is_kept(monkeypatch):
+    """What the user has set, the user has set."""
+    monkeypatch.setattr(os, "environ", {CACHES[0]: "7"})
+    keep_few_kernels()
+    assert os.environ == {CACHES[0]: "7", CACHES[1]: "128"}
