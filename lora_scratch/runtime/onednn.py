@@ -35,7 +35,7 @@ EXACT = 1e-5  # of the largest output; float32 in any order of summation is off 
 
 
 def keep_few_kernels() -> None:
-    """Bound the caches of compiled kernels, unless the environment does. Before the process's first product, which reads it."""
+    """Bound the caches of compiled kernels, unless the environment does. Before the first product, which reads it."""
     for name in CACHES:
         os.environ.setdefault(name, str(KERNELS))
 
