@@ -1,50 +1,70 @@
-"""The page of a run in a real headless browser. Skipped where there is none: the extra `browser`, and a Chromium, which is
-looked for on the path and at $LORA_SCRATCH_BROWSER."""
+"""Every kind of page in a real headless browser. Skipped where there is none: the extra `browser`, and a Chromium, which is
+looked for on the path and at $LORA_SCRATCH_BROWSER (CONTRIBUTING.md says how to get one)."""
 
 import os
 import shutil
 
 import pytest
-from report_pages import events, module, report
+from every_page import pages
 
-from lora_scratch.reporting import run_page, write_page
+from lora_scratch.reporting import write_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra `browser`)")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = os.environ.get("LORA_SCRATCH_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium: CONTRIBUTING.md says how to get one")
+KINDS = {"run": 7, "evaluation": 2, "comparison": 1, "anatomy": 2, "ablation": 3, "section 7": 9}  # and its pictures
+HIDDEN = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1 && e.tabIndex < 0).length"
+OUTLINE = "[document.activeElement.tagName, parseFloat(getComputedStyle(document.activeElement).outlineWidth)]"
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    """The page in a browser, and all that the browser complained of."""
-    path = tmp_path_factory.mktemp("page") / "report.html"
-    write_page(path, run_page(report(anatomy=[module("e.layer.0.q"), module("e.layer.1.q")]), events()))
+def browser():
+    """One for all pages."""
     with playwright.sync_playwright() as driver:
         # single-process: for containers, where a browser of several can't start
         flags = ["--no-sandbox", "--single-process", "--no-zygote", "--disable-gpu"]
-        browser = driver.chromium.launch(executable_path=BROWSER, args=flags)
-        page, said = browser.new_page(), []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on(
-            "request", lambda request: said.append(request.url) if not request.url.startswith(("file:", "data:")) else None
-        )
-        page.on("dialog", lambda dialog: said.append(dialog.message) or dialog.dismiss())
-        page.goto(path.as_uri())
-        yield page, said
-        browser.close()
+        started = driver.chromium.launch(executable_path=BROWSER, args=flags)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def tab(browser):
+    """One tab, and all that it complained of since it was last emptied."""
+    page, said = browser.new_page(), []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: said.append(request.url) if not request.url.startswith(("file:", "data:")) else None)
+    page.on("dialog", lambda dialog: said.append(dialog.message) or dialog.dismiss())
+    return page, said
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def opened(request, tab, tmp_path_factory):
+    """The page of a kind in the browser."""
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_page(path, pages()[request.param])
+    page, said = tab
+    said.clear()
+    page.goto(path.as_uri())
+    return page, said, request.param
+
+
+def test_every_kind_of_page_is_opened():
+    """None is forgotten."""
+    assert set(KINDS) == set(pages())
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1000, 375])
+@pytest.mark.parametrize("width", [1000, 360])
 def test_page_renders_whole_in_a_browser(opened, scheme, width):
     """No complaint, no request, every picture drawn, nothing wider than the screen, ink that differs from paper."""
-    page, said = opened
+    page, said, kind = opened
     page.set_viewport_size({"width": width, "height": 800})
     page.emulate_media(color_scheme=scheme)
     boxes = [picture.bounding_box() for picture in page.locator("svg[role=img]").all()]
-    assert len(boxes) == 7
+    assert len(boxes) == KINDS[kind]
     assert all(box["width"] > 300 and box["height"] > 60 for box in boxes)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     ink, paper = (page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
@@ -52,9 +72,53 @@ def test_page_renders_whole_in_a_browser(opened, scheme, width):
     assert said == []
 
 
+def test_pictures_and_their_parts_are_drawn_and_have_words(opened):
+    """Each <svg> says what it shows; each bitmap in one has pixels; there is no <img> without a text."""
+    page, _, _ = opened
+    assert all(len(svg.get_attribute("aria-label")) > 20 for svg in page.locator("svg[role=img]").all())
+    assert page.locator("img:not([alt])").count() == 0
+    sizes = "Promise.all([...document.querySelectorAll('svg image')].map(async part => { const i = new Image();"
+    sizes += " i.src = part.href.baseVal; await i.decode(); return i.naturalWidth }))"
+    assert all(width > 0 for width in page.evaluate(sizes))
+
+
+def test_answer_is_the_first_that_is_read(opened):
+    """On a phone too, all of it is on the first screen, and what follows has headings."""
+    page, _, _ = opened
+    page.set_viewport_size({"width": 360, "height": 800})
+    answer = page.locator(".answer").bounding_box()
+    assert answer["y"] + answer["height"] < 800
+    assert page.locator("h1").count() == 1
+    assert page.locator("h2").count() == page.locator("section").count() > 0
+
+
+def test_first_figures_of_wide_tables_are_seen_on_a_phone(opened):
+    """A long name in the first column wraps instead of pushing every figure off the screen."""
+    page, _, _ = opened
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.evaluate("for (const each of document.querySelectorAll('.scroll')) each.scrollLeft = 0")
+    cells = [cell.bounding_box() for cell in page.locator("section > .scroll:not(.texts) tbody td:nth-child(2)").all()]
+    assert cells
+    assert all(box["x"] + box["width"] <= 360 for box in cells)
+
+
+def test_tab_reaches_links_and_what_scrolls_and_shows_where_it_is(opened):
+    """Every stop has an outline; links, summaries and whatever hides a part of itself are among the stops."""
+    page, _, _ = opened
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+    stops = []
+    for _ in range(page.locator("a, summary, .scroll").count()):
+        page.keyboard.press("Tab")
+        stops.append(tuple(page.evaluate(OUTLINE)))
+    assert {"A", "SUMMARY", "DIV"} <= {name for name, _ in stops}
+    assert all(outline >= 2 for name, outline in stops if name != "BODY")
+    assert page.evaluate(HIDDEN) == 0
+
+
 def test_page_opens_its_tables_by_keyboard(opened):
     """Enter on a summary shows the figures."""
-    page, _ = opened
+    page, _, _ = opened
     details = page.locator("details").first
     details.locator("summary").focus()
     page.keyboard.press("Enter")
@@ -64,7 +128,7 @@ def test_page_opens_its_tables_by_keyboard(opened):
 
 def test_page_in_print_shows_its_tables_and_no_links(opened):
     """What is folded on a screen is paper's to show."""
-    page, _ = opened
+    page, _, _ = opened
     page.emulate_media(media="print")
     assert not page.locator("nav").is_visible()
     assert page.locator("details").last.locator("table").bounding_box()["height"] > 20
