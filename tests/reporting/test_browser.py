@@ -133,3 +133,15 @@ def test_page_in_print_shows_its_tables_and_no_links(opened):
     assert not page.locator("nav").is_visible()
     assert page.locator("details").last.locator("table").bounding_box()["height"] > 20
     page.emulate_media(media="screen")
+
+
+def test_print_keeps_pictures_and_numbers_whole_and_fits_the_sheet(opened):
+    """No page break within a picture, though there may be one in the table below it; no line break within a number."""
+    page, _, _ = opened
+    page.set_viewport_size({"width": 688, "height": 900})  # A4 less its margins, 182 mm
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.querySelector('figure')).breakInside") == "auto"
+    assert page.evaluate("getComputedStyle(document.querySelector('figure svg')).breakInside") == "avoid"
+    assert page.evaluate("getComputedStyle(document.querySelector('.scroll:not(.texts) td')).whiteSpace") == "nowrap"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 688
+    page.emulate_media(media="screen")
