@@ -20,4 +20,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-3,
         "max_tokens": 128,
     },
+    # for --model and --dataset of one's own: the best recipe found on MiniLM and emotion, docs/results/study.md
+    "encoder": {
+        "targets": ["all-linear"],
+        "rank": 4,
+        "alpha": 8.0,
+        "dropout": 0.1,
+        "epochs": 6,
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+        "schedule": "cosine",
+    },
 }
