@@ -29,9 +29,7 @@ def test_the_encoder_recipe_names_no_model():
 def test_the_encoder_recipe_trains_under_one_percent_of_minilm():
     """MiniLM's size (6 layers of 384, 30,522 words): A, B and the head are 0.75 % of all parameters."""
     _, _, adapter, *_ = parse(KINDS, "", arguments=OWN)
-    shape = BertConfig(
-        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, num_labels=6
-    )
+    shape = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, num_labels=6)
     with torch.device("meta"):
         model = BertForSequenceClassification(shape)
     counts = count_parameters(inject(model.to_empty(device="cpu"), adapter))
