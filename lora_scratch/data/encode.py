@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, DataError
 
-CHUNK_ROWS = 4096  # bounds the tokenizer's own copies: about 1 kB a token for its offsets, words and strings
+CHUNK_ROWS = 512  # bounds the tokenizer's own copies: about 1 kB a token for its offsets, words and strings
 
 
 @dataclass(frozen=True)
