@@ -32,6 +32,7 @@ from lora_scratch.benchmark import (
     BenchmarkOptions,
     BenchmarkRows,
     Figures,
+    is_default_work,
     open_work,
     render_figures,
     render_targets,
@@ -58,7 +59,8 @@ def main() -> None:
         return
     command = [sys.executable, *sys.argv]
     figures = Figures(run_rounds(tasks_of(options), command, rounds=options.rounds))
-    targets = [target.judge(figures) for target in TARGETS]
+    is_default = is_default_work(model, data, adapter, training)
+    targets = [target.judge(figures, is_default_work=is_default) for target in TARGETS]
     print(render_figures(figures), render_targets(targets), machine_in_words(figures), sep="\n\n")
     if options.json:
         settings = {type(each).__name__: vars(each) for each in (model, data, adapter, training, options)}

@@ -16,5 +16,6 @@ from .tables import render_targets as render_targets
 from .targets import TARGETS as TARGETS
 from .work import BenchmarkModel as BenchmarkModel
 from .work import BenchmarkRows as BenchmarkRows
+from .work import is_default_work as is_default_work
 from .work import open_sized as open_sized
 from .work import open_work as open_work

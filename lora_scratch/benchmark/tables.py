@@ -45,8 +45,7 @@ def render_figures(figures: Figures) -> str:
 
 def render_targets(targets: Sequence[Mapping[str, Any]]) -> str:
     """What was set out to be reached, and what was."""
-    words = {True: "yes", False: "no", None: "not measured"}
-    rows = [[each["row"], each["target"], _number(each["measured"]), words[each["met"]]] for each in targets]
+    rows = [[each["row"], each["target"], _number(each["measured"]), _verdict(each)] for each in targets]
     return markdown_table(Table(["row", "target", "measured", "met"], rows))
 
 
@@ -64,6 +63,12 @@ def _cells(figures: Figures, measure: str, contender: str) -> Iterator[str]:
         yield "-" if middle is None else f"{show(middle)}{mark}{spread}"
     ratio = figures.ratio(measure, COLUMNS[measure][0][1], contender, figures.contenders(measure)[0])
     yield "-" if ratio is None else f"{ratio:.2f}"
+
+
+def _verdict(target: Mapping[str, Any]) -> str:
+    if target["met"] is None:
+        return "not measured" if target["measured"] is None else "set for other work"
+    return "yes" if target["met"] else "no"
 
 
 def _number(value: float | None) -> str:

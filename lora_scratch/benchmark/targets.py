@@ -12,17 +12,28 @@ from .figures import Figures
 
 @dataclass(frozen=True)
 class Target:
-    """A row of the table: `measured` has to be at least `bound`, or at most."""
+    """A row of the table: `measured` has to be at least `bound`, or at most.
+
+    Args:
+        any_work: it holds whatever the model, the rows and the settings are.
+    """
 
     row: str
     relation: str
     bound: float
     measured: Callable[[Figures], float | None]
+    any_work: bool = False
 
-    def judge(self, figures: Figures) -> dict[str, Any]:
-        """Row, target, what was measured and whether that is enough; None where it was not measured."""
+    def judge(self, figures: Figures, *, is_default_work: bool) -> dict[str, Any]:
+        """Row, target, what was measured and whether that is enough; None where it was not measured, or on other work.
+
+        Args:
+            is_default_work: the model, rows and settings are those that the targets were set for.
+        """
         found = self.measured(figures)
         met = None if found is None else found >= self.bound if self.relation == ">=" else found <= self.bound
+        if not (is_default_work or self.any_work):
+            met = None
         finite = found if found is not None and math.isfinite(found) else None  # JSON has no infinity
         return {"row": self.row, "target": f"{self.relation} {self.bound:.4g}", "measured": finite, "met": met}
 
@@ -56,7 +67,7 @@ TARGETS = (
     Target("fp32 against as shipped with the oneDNN switch", ">=", 2, _speed("ours-fp32", "peft-onednn")),
     Target("share of the matrix products' floor in bf16 training", ">=", 0.7, _share_of_floor),
     Target("peak memory above the loaded model, against as shipped", "<=", 0.4, _memory),
-    Target("seconds to the accuracy, against PEFT + Trainer at its best", "<=", 1 / 3, _race),
+    Target("seconds to the accuracy, against PEFT + Trainer at its best", "<=", 1 / 3, _race, any_work=True),
     Target(
         "prediction texts/s against transformers.pipeline",
         ">=",
@@ -74,17 +85,20 @@ TARGETS = (
         "<=",
         0.1,
         lambda figures: figures.median("start-up", "lora_scratch", "seconds"),
+        any_work=True,
     ),
     Target(
         "memory of prediction with 100 times the texts",
         "<=",
         1.05,
         lambda figures: figures.median("growth", "prediction", "ratio"),
+        any_work=True,
     ),
     Target(
         "memory of training with 100 times the rows",
         "<=",
         1.05,
         lambda figures: figures.median("growth", "training", "ratio"),
+        any_work=True,
     ),
 )

@@ -67,6 +67,13 @@ class Work:
         return resolve_precision(name, resolve_device(self.training.device))
 
 
+def is_default_work(model: ModelOptions, data: DataOptions, adapter: LoRAConfig, training: TrainingConfig) -> bool:
+    """Whether this is the work that the targets were set for; threads and seed are free."""
+    free = {"threads": training.threads, "seed": training.seed}
+    defaults = (BenchmarkModel(), BenchmarkRows(), LoRAConfig(), TrainingConfig(**free))
+    return (model, data, adapter, training) == defaults
+
+
 def open_work(model: ModelOptions, data: DataOptions, adapter: LoRAConfig, training: TrainingConfig, *, steps: int) -> Work:
     """Load and tokenise; not part of any timing.
 
