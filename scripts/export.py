@@ -5,6 +5,7 @@ python scripts/export.py checkpoints/demo/adapter --merged exported
 python scripts/export.py checkpoints/demo/adapter --merged exported --dtype bfloat16      half the size, and what that costs
 python scripts/export.py checkpoints/demo/adapter --merged exported --dtype float16 --tolerance 0.005 --dataset rows.csv
 python scripts/export.py checkpoints/demo/adapter --split served      served/base and served/adapter
+python scripts/export.py checkpoints/demo/adapter --push owner/name   the adapter and its card to the hub; private at first
 
 Before anything is written, the merged model has to say what the adapter model says: on validation rows, every logit within
 the tolerance. Else the exit code is 1. The figures go to merge.json in the folder.
@@ -22,8 +23,10 @@ from lora_scratch.jobs import (
     check_free,
     check_given,
     gate_rows,
+    local_adapter,
     merge_through_gate,
     open_adapter,
+    push_adapter,
     run_command,
     save_split,
 )
@@ -35,8 +38,12 @@ RECORD = "merge.json"
 
 
 def main() -> None:
-    """Load, fold, compare, write; or load, part, write."""
+    """Load, fold, compare, write; or load, part, write; or load and hand on."""
     options = parse()
+    if options.push:
+        open_adapter(options.adapter, model=options.model)  # what does not load is not handed on
+        print(push_adapter(local_adapter(options.adapter), options.push, public=options.public))
+        return
     place = check_free(Path(options.merged or options.split), flag="--merged" if options.merged else "--split")
     device = resolve_device(options.device)
     saved = open_adapter(options.adapter, model=options.model)
@@ -62,10 +69,12 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("adapter", help="adapter folder, as scripts/train.py writes it")
+    parser.add_argument("adapter", help="adapter folder, as scripts/train.py writes it, or hub:owner/name")
     goal = parser.add_mutually_exclusive_group(required=True)
     goal.add_argument("--merged", metavar="DIR", help="where the plain model goes; must not hold files yet")
     goal.add_argument("--split", metavar="DIR", help="where a base with the trained head and LoRA alone go, for servers")
+    goal.add_argument("--push", metavar="OWNER/NAME", help="the adapter itself goes to this repository of the hub")
+    parser.add_argument("--public", action="store_true", help="a repository that --push makes is public, not private")
     parser.add_argument("--model", help="base model, if not the one the adapter names")
     parser.add_argument("--dtype", default="float32", choices=list(DTYPES), help="what the weights are stored in")
     defaults = ", ".join(f"{value:g} in {name}" for name, value in TOLERANCES.items())
@@ -84,6 +93,8 @@ def parse() -> argparse.Namespace:
         parser.error(f"--rows: found {options.rows}; expected at least 1")
     if options.tolerance is not None and not 0 <= options.tolerance < math.inf:
         parser.error(f"--tolerance: found {options.tolerance}; expected a finite number from 0")
+    if options.public and not options.push:
+        parser.error("--public is about --push OWNER/NAME")
     if options.no_rows and options.dataset:
         parser.error("--dataset names rows, and --no_rows wants none")
     return options

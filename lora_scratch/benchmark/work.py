@@ -69,8 +69,8 @@ class Work:
 
 def is_default_work(model: ModelOptions, data: DataOptions, adapter: LoRAConfig, training: TrainingConfig) -> bool:
     """Whether this is the work that the targets were set for; threads and seed are free."""
-    free = {"threads": training.threads, "seed": training.seed}
-    defaults = (BenchmarkModel(), BenchmarkRows(), LoRAConfig(), TrainingConfig(**free))
+    settings = TrainingConfig(threads=training.threads, seed=training.seed)
+    defaults = (BenchmarkModel(), BenchmarkRows(), LoRAConfig(), settings)
     return (model, data, adapter, training) == defaults
 
 

@@ -24,6 +24,8 @@ from .explanation import explain as explain
 from .gate import Gate as Gate
 from .gate import gate_rows as gate_rows
 from .gate import merge_through_gate as merge_through_gate
+from .hub import local_adapter as local_adapter
+from .hub import push_adapter as push_adapter
 from .opening import encode_rows as encode_rows
 from .opening import left_out as left_out
 from .opening import open_base as open_base

@@ -13,6 +13,7 @@ from ..data import Splits
 from ..errors import AdapterFileError, LoraScratchError
 from ..model import Base
 from ..runtime.agreement import check_same, check_same_tensors
+from .hub import local_adapter
 from .opening import open_base, open_splits, relabel
 from .options import DataOptions
 
@@ -56,11 +57,14 @@ class SavedAdapter:
 def open_adapter(folder: str | Path, *, model: str | None = None, verify_base: bool = True) -> SavedAdapter:
     """Load the base that the adapter names (or `model`), with the adapter in it.
 
+    Args:
+        folder: of the adapter, or `hub:owner/name`, or `hub:owner/name@revision`.
+
     Raises:
         AdapterFileError: the folder, or its fit to the base. ModelError: the base can't be loaded. ConfigError: it is not
             the same in all processes.
     """
-    folder = Path(folder)
+    folder = local_adapter(folder)
     notes = read_provenance(folder)
     labels, base_name = _labels(notes), model or notes.get("base", {}).get("name")
     if not labels or not base_name:
