@@ -16,7 +16,7 @@ from typing import Any
 
 from lora_scratch.adapter import Anatomy, anatomy, problems_in_folder, shares_by_depth, shares_by_projection
 from lora_scratch.errors import AdapterFileError, ConfigError, printable
-from lora_scratch.jobs import check_file, check_given, open_adapter, problems_with_base, run_command
+from lora_scratch.jobs import check_file, check_given, local_adapter, open_adapter, problems_with_base, run_command
 from lora_scratch.reporting import anatomy_page, check_installed, write_page
 from lora_scratch.runtime.atomic import write_bytes, write_json
 
@@ -35,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     check_given(parser, options)
     if options.verify:
-        verify(Path(options.adapter), model=options.model)
+        verify(local_adapter(options.adapter), model=options.model)
         return
     check_file(options.json)
     if options.html is not None:

@@ -22,6 +22,7 @@ from ..model import Base
 from ..model.storage import multiplied_in
 from ..runtime.precision import Precision
 from .classify import Classified
+from .hub import local_adapter
 from .opening import open_base
 
 
@@ -45,11 +46,12 @@ def open_bank(
     """Load the base that the adapters name (or `model`), with a bank of these adapters in it.
 
     Args:
-        folders: by the names that rows will use; as scripts/train.py writes them.
+        folders: by the names that rows will use; as scripts/train.py writes them, or `hub:owner/name`.
 
     Raises:
         ConfigError: adapters of different bases. AdapterFileError, ModelError: as for `open_adapter`.
     """
+    folders = {name: local_adapter(folder) for name, folder in folders.items()}
     notes = {name: _notes(folder) for name, folder in folders.items()}
     bases = {f"{model or each['base']['name']} ({each['base'].get('precision', FULL)})": each for each in notes.values()}
     if len(bases) != 1:

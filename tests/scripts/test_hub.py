@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import export
 import huggingface_hub
+import inspect_adapter
 import predict
 import pytest
 from command_line import call
 
 from lora_scratch.errors import AdapterFileError
-from lora_scratch.jobs import local_adapter, push_adapter
+from lora_scratch.jobs import local_adapter, open_bank, push_adapter
 from lora_scratch.jobs.hub import FILES
 
 
@@ -60,6 +61,14 @@ def test_an_adapter_goes_to_the_hub_with_its_card_and_classifies_from_there(hub,
     local = capsys.readouterr().out
     assert call(predict, "--adapter", "hub:me/moods", "what a day") == 0
     assert capsys.readouterr().out == local
+
+
+def test_verification_and_the_bank_take_names_of_the_hub_too(hub, job, capsys):
+    """They open the files without `open_adapter`."""
+    push_adapter(Path(job.adapter), "me/moods")
+    assert call(inspect_adapter, "hub:me/moods", "--verify") == 0
+    assert open_bank({"moods": "hub:me/moods"}).bank.adapters
+    assert [repository for repository, *_ in hub.asked] == ["me/moods"] * 2
 
 
 def test_a_revision_stands_behind_an_at_sign(hub):
