@@ -4,10 +4,11 @@
     python scripts/train.py --preset emotion                    DistilBERT SST-2 to six emotions, from the hub
     python scripts/train.py --model DIR --dataset DIR --rank 8 --alpha 16 --targets q_lin k_lin v_lin
     python scripts/train.py --resume checkpoints/<run>          goes on where a run was stopped or killed
+    python scripts/train.py --trainable all --learning_rate 1e-4    full fine-tuning, to compare with
     torchrun --nproc_per_node 2 scripts/train.py                two processes share every batch
 
 Writes checkpoints/<run>/: config.json, metrics.jsonl, state/ (what a resume needs), adapter/ (best by validation, loads in
-PEFT) and, last, report.json and report.html. Ctrl-C and SIGTERM save first.
+PEFT) and, last, logits.safetensors, report.json and report.html. Ctrl-C and SIGTERM save first.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import torch
@@ -28,7 +30,7 @@ from lora_scratch.adapter import (
     count_parameters,
     disabled,
     fingerprint,
-    inject,
+    is_adapted,
     outline,
     quantise_base,
     save_adapter,
@@ -46,6 +48,7 @@ from lora_scratch.evaluation import (
     with_texts,
 )
 from lora_scratch.jobs import (
+    ALL,
     DataOptions,
     ModelOptions,
     RunOptions,
@@ -55,25 +58,29 @@ from lora_scratch.jobs import (
     encode_rows,
     is_finished,
     left_out,
+    make_trainable,
     model_card,
     open_base,
     open_splits,
     parse,
     recorded_run,
-    resolve_adapter,
+    resolve_trainable,
     run_command,
     run_folder,
+    save_whole,
+    write_logits,
 )
 from lora_scratch.model import Base
 from lora_scratch.model.sharding import shard_base
 from lora_scratch.reporting import offer_page, run_page
 from lora_scratch.runtime.atomic import write_json, write_text
 from lora_scratch.runtime.device import resolve_device, use_threads
-from lora_scratch.runtime.distributed import is_main, world_size
+from lora_scratch.runtime.distributed import is_main, is_sharded, world_size
 from lora_scratch.runtime.precision import Precision, resolve_precision
 from lora_scratch.training import Checkpoints, MetricsLog, TrainingConfig, TrainResult, train
 
 OPTIONS = (ModelOptions, DataOptions, LoRAConfig, TrainingConfig, RunOptions)
+MEASURED = ("baseline", "probe", "adapted")  # the models whose logits a run keeps
 
 
 def main() -> None:
@@ -81,22 +88,21 @@ def main() -> None:
     model_options, data, adapter, training, run = parse(OPTIONS, str(__doc__))
     use_threads(training.threads)
     precision = resolve_precision(training.precision, resolve_device(training.device))
-    recorded = recorded_run(run.resume) if run.resume else None
+    recorded = begun(run)
     if run.resume and is_finished(run.resume):
         print(f"{run.resume} is finished: report.json is there, nothing is left to do")
         return
-    if run.output_dir and recorded is None and is_main():
-        check_free(Path(run.output_dir))
 
     # text -> examples -> token ids
     splits = open_splits(data, seed=training.seed)
     base = open_base(model_options.model, labels=splits.labels, seed=training.seed)
-    adapter = resolve_adapter(base, adapter)
+    adapter = resolve_trainable(base, run.trainable, adapter, base_precision=model_options.base_precision)
     quantised = quantise_base(base.model, heads=adapter.head_modules) if model_options.base_precision == NF4 else None
     sets = encode_splits(splits, base, max_tokens=data.max_tokens)
-    record = to_record((model_options, data, adapter, training, run), history(splits, data, training), precision)
+    known = history(splits, data, training, run)
+    record = to_record((model_options, data, adapter, training, run), known, precision)
     check_same_run(recorded, record, folder=run.resume)
-    describe(base, splits, sets, quantised)
+    describe(base, splits, sets, quantised, run)
 
     # the untouched model, measured before anything is changed
     model, pad = base.model, base.pad_token_id
@@ -108,16 +114,18 @@ def main() -> None:
         frozen = measure()
 
     # freeze, inject, train; the best adapter by validation is on disk at every moment
-    inject(model, adapter, seed=training.seed, batches=first_batches(sets["train"], pad, model.device))
+    first = first_batches(sets["train"], pad, model.device)
+    make_trainable(model, run.trainable, adapter, seed=training.seed, batches=first)
     record["base"] = {"name": base.name, "tensors": fingerprint(model)}
     if run.fsdp:  # only as shares does the model fit
         shard_base(model, precision.device)
         with disabled(model):
             frozen = measure()
     check_same_run(recorded, record, folder=run.resume)
-    notes = {name: (recorded or record)[name] for name in history(splits, data, training)}
+    notes = {name: (recorded or record)[name] for name in known}
     with run_folder(run, record) as folder:
-        keep = partial(save_best, model, folder / "adapter", notes=notes, base=record["base"])
+        place = folder / ("model" if run.trainable == ALL else "adapter")
+        keep = partial(save_best, base, place, notes=notes, tensors=record["base"]["tensors"])
         checkpoints = Checkpoints(folder / "state", save_steps=run.save_steps, keep=run.keep)
         if run.resume:
             print(f"resume {folder}: {from_where(checkpoints)}")
@@ -127,15 +135,22 @@ def main() -> None:
 
         # the same rows again, against the frozen baseline
         measured = {**frozen, **measure_adapted(sets, predict)}
-        report = report_on(splits, sets["test"], parameters=asdict(count_parameters(model)), train=took(result), **measured)
-        report.update({} if run.fsdp else {"anatomy": [asdict(module) for module in outline(model)]})  # a share has no norm
-        report.update({"quantisation": quantised.summary()} if quantised else {})
+        report = report_on(model, splits, sets["test"], quantised, train=took(result), **measured)
         if is_main():
-            card = model_card(base.name, adapter, notes, render_markdown(report))
-            shown = publish(report, folder, card=card, events=log.events, title=f"{base.name} adapted to {splits.source}")
-    print(f"{render(report)}\n\nadapter: {folder / 'adapter'}    report: {folder / 'report.json'}")
+            card = model_card(base.name, adapter, notes, render_markdown(report)) if is_adapted(model) else ""
+            write_logits(folder, labels=sets["test"].labels, **{name: measured[f"{name}_logits"] for name in MEASURED})
+            shown = publish(report, place, card=card, events=log.events, title=f"{base.name} adapted to {splits.source}")
+    print(f"{render(report)}\n\n{place.name}: {place}    report: {folder / 'report.json'}")
     if is_main():
         print(shown)
+
+
+def begun(run: RunOptions) -> dict[str, Any] | None:
+    """The record of the run to go on with; for a new one nothing, once its place is known to be free."""
+    recorded = recorded_run(run.resume) if run.resume else None
+    if run.output_dir and recorded is None and is_main():
+        check_free(Path(run.output_dir))
+    return recorded
 
 
 def encode_splits(splits: Splits, base: Base, *, max_tokens: int) -> dict[str, Encoded]:
@@ -146,11 +161,15 @@ def encode_splits(splits: Splits, base: Base, *, max_tokens: int) -> dict[str, E
 
 def measure_frozen(
     model: Any, sets: dict[str, Encoded], predict: Callable[..., Tensor], *, probe: bool, **walk: Any
-) -> dict[str, Tensor | None]:
+) -> dict[str, Any]:
     """Logits of the test rows, by the model as it came and, if asked for, by a linear probe on its features."""
     baseline = predict(sets["test"], progress="baseline")
-    probed = linear_probe(model, sets["train"], sets["test"], progress="linear probe", **walk) if probe else None
-    return {"baseline_logits": baseline, "probe_logits": probed}
+    if not probe:
+        return {"baseline_logits": baseline, "probe_logits": None}
+    start = process_time()
+    probed = linear_probe(model, sets["train"], sets["test"], progress="linear probe", **walk)
+    took = {"cpu_seconds": process_time() - start, "parameters": (model.config.hidden_size + 1) * model.config.num_labels}
+    return {"baseline_logits": baseline, "probe_logits": probed, "probe": took}
 
 
 def measure_adapted(sets: dict[str, Encoded], predict: Callable[..., Tensor]) -> dict[str, Tensor]:
@@ -163,16 +182,26 @@ def measure_adapted(sets: dict[str, Encoded], predict: Callable[..., Tensor]) ->
     }
 
 
-def save_best(model: nn.Module, folder: Path, metrics: Metrics, *, notes: dict[str, Any], base: dict[str, Any]) -> None:
-    """The adapter as it is now, with what it scored on the validation rows; `base` by name and fingerprint."""
+def save_best(base: Base, folder: Path, metrics: Metrics, *, notes: dict[str, Any], tensors: dict[str, Any]) -> None:
+    """The adapter as it is now, with what it scored on the validation rows and its base's digests; else the whole model."""
+    if not is_adapted(base.model):
+        save_whole(base, folder)
+        return
     about = {**notes, "validation": asdict(metrics)}
-    save_adapter(model, folder, base_model=base["name"], base=base["tensors"], notes=about)
+    save_adapter(base.model, folder, base_model=base.name, base=tensors, notes=about)
 
 
-def report_on(splits: Splits, rows: Encoded, **figures: Any) -> dict[str, Any]:
-    """What report.json holds."""
+def report_on(
+    model: nn.Module, splits: Splits, rows: Encoded, quantised: QuantisationReport | None, **figures: Any
+) -> dict[str, Any]:
+    """What report.json holds. (The anatomy is of whole tensors: a share of one has no norm.)"""
+    if not any(is_sharded(p) for p in model.parameters()):
+        figures["anatomy"] = [asdict(module) for module in outline(model)]
+    if quantised:
+        figures["quantisation"] = quantised.summary()
     report = build_report(
         **figures,
+        parameters=asdict(count_parameters(model)),
         labels=rows.labels,
         names=splits.labels,
         lengths=rows.lengths,
@@ -182,9 +211,11 @@ def report_on(splits: Splits, rows: Encoded, **figures: Any) -> dict[str, Any]:
     return with_texts(report, [row.text for row in splits.test])
 
 
-def publish(report: dict[str, Any], folder: Path, *, card: str, events: list[dict[str, Any]], title: str) -> str:
-    """Write the model card, report.json and report.html; what became of the last one, in a sentence."""
-    write_text(folder / "adapter" / "README.md", card)
+def publish(report: dict[str, Any], place: Path, *, card: str, events: list[dict[str, Any]], title: str) -> str:
+    """Write the adapter's card into `place`, report.json and report.html beside it; what became of the last one."""
+    folder = place.parent
+    if card:
+        write_text(place / "README.md", card)
     write_json(folder / "report.json", report)
     return offer_page(folder / "report.html", partial(run_page, report, events, title=title))
 
@@ -208,12 +239,13 @@ def to_record(options: tuple[Any, ...], known: dict[str, Any], precision: Precis
     return {**settings, **known, "processes": world_size(), "computed_in": [precision.name, precision.device.type]}
 
 
-def history(splits: Splits, data: DataOptions, training: TrainingConfig) -> dict[str, Any]:
+def history(splits: Splits, data: DataOptions, training: TrainingConfig, run: RunOptions) -> dict[str, Any]:
     """What config.json and provenance.json both record of how the adapter came to be."""
     return {
         "labels": list(splits.labels),
         "data": {**asdict(data), "source": splits.source, "digests": splits.digests},
         "training": asdict(training),
+        "trainable": run.trainable,
         "versions": versions(),
         "command": command_line(),
     }
@@ -223,6 +255,7 @@ def took(result: TrainResult) -> dict[str, float]:
     """What the training took, as report.json names it."""
     return {
         "seconds": result.seconds,
+        "cpu_seconds": result.cpu_seconds,
         "examples": result.examples,
         "tokens": result.tokens,
         "examples_per_second": result.examples_per_second,
@@ -231,7 +264,9 @@ def took(result: TrainResult) -> dict[str, float]:
     }
 
 
-def describe(base: Base, splits: Splits, sets: dict[str, Encoded], quantised: QuantisationReport | None) -> None:
+def describe(
+    base: Base, splits: Splits, sets: dict[str, Encoded], quantised: QuantisationReport | None, run: RunOptions
+) -> None:
     """What goes in, and what was done to it, before the long work starts."""
     print(f"base   {base.name}; fresh values in {', '.join(base.fresh) or 'nothing'}")
     counts = ", ".join(f"{len(each):,} {name}" for name, each in sets.items())
@@ -243,6 +278,8 @@ def describe(base: Base, splits: Splits, sets: dict[str, Encoded], quantised: Qu
         print(f"       {line}")
     if quantised:
         print(f"nf4    {quantised}")
+    if run.trainable == ALL:
+        print("train  every parameter; there is no adapter, and --rank and the like say nothing")
 
 
 if __name__ == "__main__":

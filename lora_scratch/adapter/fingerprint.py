@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import NF4Linear
-from .state import adapter_layers, adapter_state, base_name
+from .state import adapter_layers, adapter_state, base_name, is_adapted
 
 Fingerprint = dict[str, dict[str, str]]  # tensor name -> dtype name -> SHA-256
 
@@ -21,7 +21,10 @@ REST = "(all other frozen tensors)"
 
 
 def fingerprint(model: nn.Module) -> Fingerprint:
-    """The digests of an adapted model's base: one entry per adapted weight, one for the rest of what is frozen."""
+    """The digests of an adapted model's base: one entry per adapted weight, one for the rest of what is frozen.
+
+    Of a model without an adapter all of it is the base.
+    """
     groups = _groups(model)
     return {name: {_name(d): _digest(tensors, d) for d in _reachable(tensors)} for name, tensors in groups.items()}
 
@@ -50,12 +53,13 @@ def _groups(model: nn.Module) -> dict[str, list[Tensor]]:
 
 def _frozen(model: nn.Module) -> dict[str, Tensor]:
     """The weights of the base that the adapter does not train, sorted by name; four-bit ones as numbers."""
-    layers, state = adapter_layers(model), adapter_state(model)
+    layers = adapter_layers(model)
+    trained = adapter_state(model).trained_base if is_adapted(model) else {}
     own = {id(p) for layer in layers.values() for p in layer.adapter_tensors().values()}
     base: dict[str, Tensor] = {base_name(name, layers): p for name, p in model.named_parameters() if id(p) not in own}
     quantised = {f"{name}.weight": m for name, m in model.named_modules() if isinstance(m, NF4Linear)}
     base |= {base_name(name, layers): m.weight for name, m in quantised.items()}
-    return {name: base[name] for name in sorted(base) if name not in state.trained_base}
+    return {name: base[name] for name in sorted(base) if name not in trained}
 
 
 def _agrees(tensors: list[Tensor], recorded: Mapping[str, str]) -> bool:

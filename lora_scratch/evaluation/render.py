@@ -152,7 +152,9 @@ def _change(before: Mapping[str, float], after: Mapping[str, float], score: str)
 
 def _parameters(report: Mapping[str, Any]) -> Table:
     counts = report["parameters"]
-    names = {"total": "all", "trainable": "trained", "lora": "trained: LoRA", "head": "trained: head"}
+    names = {"total": "all", "trainable": "trained"}
+    if counts["lora"]:  # else there is no adapter to tell apart
+        names |= {"lora": "trained: LoRA", "head": "trained: head"}
     if counts.get("bias"):
         names["bias"] = "trained: biases"
     rows = [[title, f"{counts[key]:,}", f"{100 * counts[key] / counts['total']:.2f} %"] for key, title in names.items()]

@@ -26,12 +26,15 @@ from .gate import gate_rows as gate_rows
 from .gate import merge_through_gate as merge_through_gate
 from .hub import local_adapter as local_adapter
 from .hub import push_adapter as push_adapter
+from .logits import read_logits as read_logits
+from .logits import write_logits as write_logits
 from .opening import encode_rows as encode_rows
 from .opening import left_out as left_out
 from .opening import open_base as open_base
 from .opening import open_splits as open_splits
 from .opening import relabel as relabel
 from .opening import resolve_adapter as resolve_adapter
+from .options import ALL as ALL
 from .options import DataOptions as DataOptions
 from .options import HelpFormatter as HelpFormatter
 from .options import ModelOptions as ModelOptions
@@ -50,3 +53,6 @@ from .saved import open_adapter as open_adapter
 from .saved import open_rows as open_rows
 from .saved import problems_with_base as problems_with_base
 from .split import save_split as save_split
+from .trainable import make_trainable as make_trainable
+from .trainable import resolve_trainable as resolve_trainable
+from .trainable import save_whole as save_whole

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..adapter import LoRAConfig
+from .options import ADAPTER_AND_HEAD
 
 
 def model_card(base: str, config: LoRAConfig, notes: Mapping[str, Any], results: str) -> str:
@@ -20,9 +21,9 @@ tags: [lora, text-classification]
 # LoRA adapter for {base}
 
 Classifies texts as {", ".join(notes["labels"])}. Rank {config.rank}, alpha {config.alpha:g}, dropout {config.dropout:g},
-{"rank-stabilised scaling, " if config.rslora else ""}on {", ".join(config.targets or [])}; trained in full: {
-        ", ".join(config.head_modules or []) or "nothing else"
-    }.
+{"rank-stabilised scaling, " if config.rslora else ""}on {", ".join(config.targets or [])}; {
+        "trained in full" if notes.get("trainable", ADAPTER_AND_HEAD) == ADAPTER_AND_HEAD else "not trained, but part of it"
+    }: {", ".join(config.head_modules or []) or "nothing else"}.
 
 Data: {notes["data"]["source"]}. Training: {training["epochs"]} epochs, batch size {training["batch_size"]}, learning rate
 {training["learning_rate"]:g}, seed {training["seed"]}. Hashes and versions are in provenance.json.

@@ -16,6 +16,8 @@ from ..errors import ConfigError, printable
 from .presets import PRESETS
 from .resume import recorded_flags, recorded_run
 
+ADAPTER_AND_HEAD, ADAPTER, ALL = TRAINABLE = ("adapter_and_head", "adapter", "all")
+
 
 def _flag(default: Any, meaning: str) -> Any:
     return field(default=default, metadata={"help": meaning})
@@ -70,6 +72,11 @@ class RunOptions:
     save_steps: int = _flag(0, "optimizer steps between two checkpoints; 0 for one after every epoch")
     keep: int = _flag(2, "checkpoints to keep; older ones are removed")
     linear_probe: bool = _flag(False, "also measure a linear probe on the frozen features")
+    trainable: str = _flag(
+        ADAPTER_AND_HEAD,
+        f"what is trained: {', '.join(TRAINABLE)}; without head the adapter's file holds the untrained one, `all` is full "
+        "fine-tuning, which has no adapter and writes model/ in its place",
+    )
     fsdp: bool = _flag(False, "share the base out over the processes of torchrun, for one that does not fit one device")
 
     def __post_init__(self) -> None:
@@ -77,6 +84,10 @@ class RunOptions:
             raise ConfigError(f"found {self.save_steps}", where="--save_steps", expected="at least 0")
         if self.keep < 1:
             raise ConfigError(f"found {self.keep}", where="--keep", expected="at least 1")
+        if self.trainable not in TRAINABLE:
+            raise ConfigError(f"found {self.trainable!r}", where="--trainable", expected=" or ".join(TRAINABLE))
+        if self.trainable == ALL and self.fsdp:
+            raise ConfigError("with --trainable all", where="--fsdp", expected="a frozen base to share out")
         if self.resume and self.output_dir and Path(self.resume).resolve() != Path(self.output_dir).resolve():
             raise ConfigError(
                 f"is not --resume {self.resume}", where=f"--output_dir {self.output_dir}", expected="one folder"

@@ -55,13 +55,15 @@ READ_EVERY = {"cpu": 1, "cuda": 20}  # steps between two looks at what they did:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run did. `seconds` includes the validations; `tokens` are real ones, without padding."""
+    """What a training run did. `seconds` and `cpu_seconds` (of this process, on all cores) include the validations; `tokens`
+    are real ones, without padding."""
 
     best: Metrics
     best_step: int
     steps: int
     skipped: int
     seconds: float
+    cpu_seconds: float
     examples: int
     tokens: int
     peak_memory_bytes: int
@@ -170,6 +172,7 @@ class _Run:
         """All epochs that are left, then the best tensors back in the model."""
         state, step = self.state, self.stepper
         self.stop, self.start = stop, time.perf_counter() - state.seconds
+        self.cpu_start = time.process_time() - state.cpu_seconds
         with tqdm(
             total=step.total_steps, initial=step.step, desc="train", unit="step", disable=not show_progress
         ) as self.bar:
@@ -183,12 +186,14 @@ class _Run:
             raise AssertionError("no epoch was validated")
         if self.on_best is not None:
             self.on_best(best)  # once more: a kill in the middle of replacing the file may have taken it away
+        self._read_clocks()
         return TrainResult(
             best=best,
             best_step=state.best_step,
             steps=step.step,
             skipped=state.skipped,
-            seconds=time.perf_counter() - self.start,
+            seconds=state.seconds,
+            cpu_seconds=state.cpu_seconds,
             examples=state.examples,
             tokens=state.tokens,
             peak_memory_bytes=peak_memory_bytes(self.precision.device),
@@ -227,11 +232,15 @@ class _Run:
         if stop:
             self._record()
         if (save or stop) and is_main():
-            self.state.seconds = time.perf_counter() - self.start
+            self._read_clocks()
             self.checkpoints.save(self.stepper.step, self.state.state_dict())
         if stop:
             message = f"{stop.name}, saved after step {self.stepper.step:,} of {self.stepper.total_steps:,}"
             raise Interrupted(message, signal_number=stop)
+
+    def _read_clocks(self) -> None:
+        self.state.seconds = time.perf_counter() - self.start
+        self.state.cpu_seconds = time.process_time() - self.cpu_start
 
     def _asked_to_stop(self) -> signal.Signals | None:
         """The signal that came, to whichever process: all have to stop after the same step."""

@@ -23,7 +23,7 @@ from ..runtime.random_state import random_state, set_random_state
 from .log import MetricsLog
 from .step import Stepper
 
-COUNTERS = ("epoch", "examples", "tokens", "skipped", "seconds", "best_step")
+COUNTERS = ("epoch", "examples", "tokens", "skipped", "seconds", "cpu_seconds", "best_step")
 
 
 class TrainingState:
@@ -32,7 +32,7 @@ class TrainingState:
     def __init__(self, model: nn.Module, stepper: Stepper, log: MetricsLog) -> None:
         self.model, self.stepper, self.log = model, stepper, log
         self.epoch = self.examples = self.tokens = self.skipped = self.best_step = 0
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
         self.best: Metrics | None = None
         self.best_tensors: dict[str, Tensor] = {}
 
