@@ -28,13 +28,16 @@ def pages() -> dict[str, Page]:
 def _comparison() -> Page:
     rungs = ("untrained head", "linear probe", "LoRA and head", "full fine-tuning")
     runs = [
-        {"rung": rung, "seed": seed, "adapted": {"accuracy": 0.6 + 0.1 * i + 0.01 * seed, "n": 50}}
+        {"rung": rung, "seed": seed, "rows": rows, "accuracy": 0.6 + 0.1 * i + 0.01 * seed + rows / 1e5, "n": 50}
+        for rows in (250, 4000)
         for i, rung in enumerate(rungs)
         for seed in range(3)
     ]
+    duels = [{**run, "against": "linear probe", "word": "better", "p_holm": 0.001} for run in runs]
     header = ["rung", "seeds", "accuracy", "macro-F1", "parameters", "adapter bytes", "training seconds"]
     cells = ["3", "0.9123 ± 0.0034", "0.8912 ± 0.0041", "124,416", "497,664", "123.4"]
-    return comparison_page(runs, Table(header, [[rung, *cells] for rung in rungs]))
+    table = Table(header, [[rung, *cells] for rung in rungs])
+    return comparison_page(runs, table, duels=duels, tests=table)
 
 
 def _ablation() -> Page:

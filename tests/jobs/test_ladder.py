@@ -1,45 +1,82 @@
-"""lora_scratch/jobs/ladder.py: what the table of a comparison says of its runs."""
+"""lora_scratch/jobs/ladder.py: what a rung is, where its run lies, and what is read from it."""
+
+import json
 
 import pytest
+import torch
 
-from lora_scratch.jobs.ladder import RUNGS, Climb, summarise
+from lora_scratch.errors import DataError
+from lora_scratch.jobs.ladder import LADDER, RUNGS, Step, read_climb
+from lora_scratch.jobs.logits import write_logits
 
-
-def climb(rung, seed, *, accuracy, seconds=10.0, cpu=20.0):
-    report = {
-        "baseline": {"accuracy": 0.2},
-        "adapted": {"accuracy": accuracy, "macro_f1": accuracy / 2},
-        "parameters": {"lora": 221_184},
-        "train": {"seconds": seconds, "peak_memory_bytes": 3 * 2**20},
-        "rows": ["not for a table"],
-    }
-    return Climb(rung, seed, report, cpu, 1_500_000)
-
-
-def test_summarise_gives_mean_and_sample_deviation_of_the_seeds():
-    """By hand: 0.90, 0.92, 0.91 have mean 0.91 and sample standard deviation 0.01."""
-    table = summarise([climb("lora", seed, accuracy=value) for seed, value in enumerate((0.90, 0.92, 0.91))])
-    assert table.rows == [["lora", "3", "0.9100 ± 0.0100", "0.4550 ± 0.0050", "221,184", "1.50 MB", "10 s", "20 s", "3 MiB"]]
+LABELS = torch.tensor([0, 1, 2, 1])
+SAID = {"baseline": [0, 0, 0, 0], "probe": [0, 1, 0, 0], "adapted": [0, 1, 2, 0]}  # 1, 2 and 3 of 4 right
+REPORT = {
+    "probe": {"cpu_seconds": 7.0, "parameters": 12},
+    "parameters": {"trainable": 99},
+    "train": {"seconds": 20.0, "cpu_seconds": 30.0, "peak_memory_bytes": 1000},
+}
 
 
-def test_summarise_takes_medians_of_what_a_busy_machine_disturbs():
-    """One slow run moves a mean, not a median."""
-    runs = [climb("lora", seed, accuracy=0.9, seconds=s, cpu=s) for seed, s in enumerate((10.0, 11.0, 500.0))]
-    assert summarise(runs).rows[0][6:8] == ["11 s", "11 s"]
+@pytest.fixture
+def folder(tmp_path):
+    """A comparison with one run of LoRA and one of full fine-tuning."""
+    for rung, kind, size in (("lora", "adapter", 50), ("full", "model", 400)):
+        place = Step(rung, 0).place(tmp_path)
+        (place / kind).mkdir(parents=True)
+        (place / kind / "x.safetensors").write_bytes(bytes(size))
+        (place / "report.json").write_text(json.dumps(REPORT))
+        answers = {name: torch.eye(3)[torch.tensor(said)] for name, said in SAID.items()}
+        write_logits(place, labels=LABELS, **answers)
+    return tmp_path
 
 
-def test_summarise_keeps_the_order_of_the_rungs_and_gives_no_spread_of_one_seed():
-    """A deviation needs two values."""
-    table = summarise([climb("nf4", 0, accuracy=0.8), climb("lora", 0, accuracy=0.9)])
-    assert [row[:3] for row in table.rows] == [["nf4", "1", "0.8000"], ["lora", "1", "0.9000"]]
+@pytest.mark.parametrize(
+    ("rung", "accuracy", "trained", "size", "cpu"),
+    [
+        ("untrained", 0.25, 0, None, None),
+        ("probe", 0.5, 12, None, 7.0),
+        ("lora", 0.75, 99, 50, 30.0),
+        ("full", 0.75, 99, 400, 30.0),
+    ],
+)
+def test_a_climb_has_the_accuracy_and_the_costs_of_its_own_model(folder, rung, accuracy, trained, size, cpu):
+    """Untrained and probe are measured on the run of `lora`, and cost none of its training."""
+    climb = read_climb(Step(rung, 0), folder)
+    assert climb.metrics.accuracy == accuracy
+    assert (climb.trained, climb.file_bytes, climb.cpu_seconds) == (trained, size, cpu)
+    assert climb.labels.tolist() == LABELS.tolist()
 
 
-def test_a_climb_leaves_the_rows_of_its_report_behind():
+def test_a_climb_leaves_the_rows_behind(folder):
     """comparison.json is to be shared; the data set may not be."""
-    assert "rows" not in climb("lora", 0, accuracy=0.9).as_json()
+    found = read_climb(Step("lora", 0), folder).as_json()
+    assert found.keys() & {"logits", "labels"} == set()
+    assert (found["rung"], found["seed"], found["accuracy"], found["n"]) == ("lora", 0, 0.75, 4)
+
+
+def test_a_run_without_its_logits_is_named(folder):
+    """A folder that somebody tidied up."""
+    (Step("lora", 0).place(folder) / "logits.safetensors").write_bytes(b"half")
+    with pytest.raises(DataError, match=r"lora/seed-0/logits\.safetensors: can't be read .*train it again"):
+        read_climb(Step("lora", 0), folder)
+
+
+def test_a_step_says_where_its_run_is_and_how_it_is_made(tmp_path):
+    """A number of rows is a folder between rung and seed, and a flag."""
+    assert Step("dora", 3).place(tmp_path) == tmp_path / "dora" / "seed-3"
+    assert Step("probe", 1, 500).place(tmp_path) == tmp_path / "lora" / "rows-500" / "seed-1"
+    assert Step("probe", 1, 500).flags() == Step("lora", 1, 500).flags()
+    assert Step("lora", 1, 500).flags() == ["--linear_probe", "true", "--seed", "1", "--limit_train", "500"]
 
 
 @pytest.mark.parametrize("rung", RUNGS)
-def test_every_rung_says_what_it_is(rung):
-    """--help lists them."""
+def test_every_rung_says_what_it_is_and_has_a_run(rung):
+    """--help lists them; a rung that is measured on the way names one that is trained."""
     assert RUNGS[rung].meaning
+    assert RUNGS[Step(rung, 0).run].run is None
+
+
+def test_the_ladder_goes_from_nothing_to_everything():
+    """The order of the table."""
+    assert (LADDER[0], LADDER[1], LADDER[-1]) == ("untrained", "probe", "full")

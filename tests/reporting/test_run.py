@@ -110,13 +110,27 @@ def test_heat_map_keeps_modules_apart_that_end_alike():
 def test_comparison_names_the_best_rung_and_lists_every_run():
     """The mean over seeds decides."""
     runs = [
-        {"rung": rung, "seed": seed, "adapted": {"accuracy": accuracy, "n": 50}}
+        {"rung": rung, "seed": seed, "rows": None, "accuracy": accuracy, "n": 50}
         for rung, seed, accuracy in (("lora", 0, 0.8), ("lora", 1, 0.9), ("dora", 0, 0.86), ("dora", 1, 0.86))
     ]
     page = comparison_page(runs, report_table())
+    assert page.answer[0] == "dora: 0.8600"
     assert page.answer[1].startswith("dora has the highest mean accuracy of 2 on 50 rows: 0.8600 over 2 seeds.")
     assert page.sections[0].pictures[0].table.rows[1] == ["lora", "1", "0.9000"]
     Outline(page_html(page))
+
+
+def test_comparison_over_several_numbers_of_rows_answers_for_the_largest_and_draws_the_curve():
+    """`probe` is best where rows are few, and that is not the answer."""
+    figures = {("probe", 10): 0.6, ("probe", 100): 0.6, ("lora", 10): 0.3, ("lora", 100): 0.9}
+    runs = [{"rung": r, "rows": n, "seed": 0, "accuracy": each, "n": 50} for (r, n), each in figures.items()]
+    duels = [{**run, "against": "probe", "word": "better", "p_holm": 0.004} for run in runs if run["rung"] == "lora"]
+    page = comparison_page(runs, report_table(), duels=duels, tests=report_table())
+    assert page.answer[0] == "lora: 0.9000"
+    assert "Against probe, row by row, lora is better in 1 of 1 runs" in page.answer[1]
+    curve, dots = page.sections[0].pictures
+    assert curve.table.rows == [["10", "0.6000", "0.3000"], ["100", "0.6000", "0.9000"]]
+    assert [row[0] for row in dots.table.rows] == ["probe", "lora"]
 
 
 def report_table():

@@ -16,7 +16,6 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-import compare
 import pytest
 import train
 from alarm import no_hang
@@ -126,18 +125,12 @@ def run_one(desk: Desk, script: str, line: Line, monkeypatch: pytest.MonkeyPatch
 def in_process(monkeypatch, tmp_path):
     """compare.py and section7.py start a process for each run: here the run is made in this one, with its own output."""
 
-    def run_train(flags: Line, place: Path) -> dict[str, float]:
+    def run_one(script: Path, place: Path, flags: Line, running: list[object]) -> None:
         with open(tmp_path / "log", "w+") as log, redirect_stdout(log), redirect_stderr(log):
-            code = call(train, *flags)
+            code = call(train, *flags, "--resume", place, "--output_dir", place)
             log.seek(0)
             if code:
                 raise LoraScratchError(log.read().strip().splitlines()[-1], where="train.py")
-        return {"cpu_seconds": 1.0}
-
-    monkeypatch.setattr(compare, "run_train", run_train)
-
-    def run_one(script: Path, place: Path, flags: Line, running: list[object]) -> None:
-        run_train([*flags, "--resume", place, "--output_dir", place], place)
 
     monkeypatch.setattr(trainings, "_train", run_one)
 

@@ -1,0 +1,89 @@
+"""scripts/train.py --trainable: an adapter without its head, full fine-tuning, and what either leaves."""
+
+import json
+
+import peft
+import pytest
+import torch
+import train
+from command_line import call, train_arguments
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+from lora_scratch.errors import ConfigError
+from lora_scratch.jobs import RunOptions, read_logits
+
+
+@pytest.fixture(scope="module")
+def runs(job, tmp_path_factory):
+    """A finished run of either kind."""
+    place = tmp_path_factory.mktemp("trainable")
+    for what in ("adapter", "all"):
+        assert call(train, *train_arguments(job.base, job.data, place / what), "--trainable", what) == 0
+    return place
+
+
+def test_an_adapter_without_trained_head_carries_the_head_that_it_was_trained_with(runs):
+    """PEFT on another copy of the base, whose own head is random, says the same."""
+    run = runs / "adapter"
+    report = json.loads((run / "report.json").read_text())
+    assert report["parameters"]["trainable"] == report["parameters"]["lora"]
+    assert "not trained, but part of it: pre_classifier, classifier" in (run / "adapter" / "README.md").read_text()
+    tensors = load_file(run / "adapter" / "adapter_model.safetensors")
+    assert any("classifier" in name for name in tensors)
+    base = json.loads((run / "config.json").read_text())["ModelOptions"]["model"]
+    answers = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=6, ignore_mismatched_sizes=True)
+        adapted = peft.PeftModel.from_pretrained(model, run / "adapter").eval()
+        with torch.no_grad():
+            answers.append(adapted(input_ids=torch.tensor([[2, 5, 7, 3]])).logits)
+    assert torch.equal(*answers)
+
+
+def test_full_fine_tuning_writes_a_model_that_transformers_reads(runs, job):
+    """Best by validation; every tensor that takes part has moved; no adapter is there to be taken for one."""
+    run = runs / "all"
+    assert not (run / "adapter").exists()
+    report = json.loads((run / "report.json").read_text())
+    assert report["parameters"]["trainable"] == report["parameters"]["total"]
+    before = AutoModelForSequenceClassification.from_pretrained(job.base).state_dict()
+    after = AutoModelForSequenceClassification.from_pretrained(run / "model").state_dict()
+    same = [name for name in before if before[name].shape == after[name].shape and torch.equal(before[name], after[name])]
+    assert same == []
+    page = (run / "report.html").read_text()
+    assert report["verdict"]["word"] in page
+
+
+def test_full_fine_tuning_is_the_same_on_the_fast_path(job, tmp_path):
+    """No padding, first tokens alone: the same logits to rounding after the same steps, without dropout."""
+    for name in ("fast", "plain"):
+        flags = ["--trainable", "all", "--learning_rate", 1e-4, "--plain", name == "plain"]
+        assert call(train, *train_arguments(job.base, job.data, tmp_path / name), *flags) == 0
+    fast, plain = (read_logits(tmp_path / name)["adapted"] for name in ("fast", "plain"))
+    assert not torch.equal(fast, read_logits(tmp_path / "fast")["baseline"])
+    torch.testing.assert_close(fast, plain, rtol=0, atol=2e-3)
+
+
+def test_a_stopped_full_fine_tuning_goes_on_as_what_it_was(job, tmp_path, capsys):
+    """The record says what is trained: another answer is refused."""
+    run = tmp_path / "run"
+    assert call(train, *train_arguments(job.base, job.data, run), "--trainable", "all", "--epochs", 1) == 0
+    (run / "report.json").unlink()
+    assert call(train, "--resume", run, "--trainable", "adapter") == 1
+    assert "trainable is 'adapter', in the run 'all'" in capsys.readouterr().err
+    assert call(train, "--resume", run) == 0
+    assert (run / "report.json").exists()
+
+
+def test_what_cannot_be_trained_is_refused_before_the_work(job, tmp_path, capsys):
+    """Four-bit weights have no gradient; a shared-out base is a frozen one; an unknown word is listed against the known."""
+    flags = [*train_arguments(job.base, job.data, tmp_path / "run"), "--trainable", "all"]
+    assert call(train, *flags, "--base_precision", "nf4") == 1
+    assert "--trainable all: with --base_precision nf4" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match="--fsdp: with --trainable all"):
+        RunOptions(trainable="all", fsdp=True)
+    with pytest.raises(ConfigError, match="--trainable: found 'head'; expected adapter_and_head or adapter or all"):
+        RunOptions(trainable="head")
