@@ -24,7 +24,7 @@ def missing_flags(line):
     """The flags of a command that the script's `--help` does not know."""
     words = shlex.split(line, comments=True)
     script = next(word for word in words if word.startswith("scripts/"))
-    own = words[words.index(script) :]  # those before it are torchrun's
+    own = " ".join(words[words.index(script) :]).split()  # those before it are torchrun's; a value may hold flags itself
     known = _help(Path(script).stem)
     if "goes to train.py" in known:  # compare.py hands them on
         known += _help("train")

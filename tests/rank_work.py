@@ -137,7 +137,7 @@ def trained(*, rows=45, folder=None, adapter=None, sharded=False, killed=(), wro
     )
     return {
         "losses": [event["loss"] for event in log.events],
-        "result": replace(result, seconds=0, peak_memory_bytes=0),
+        "result": replace(result, seconds=0, cpu_seconds=0, peak_memory_bytes=0),
         "tensors": {name: p.detach().cpu().numpy() for name, p in model.named_parameters() if p.requires_grad},
         "sharded": [name for name, p in model.named_parameters() if is_sharded(p)],
     }
