@@ -30,6 +30,7 @@ from .report import with_texts as with_texts
 from .verdict import ChangedRow as ChangedRow
 from .verdict import LengthSlice as LengthSlice
 from .verdict import Verdict as Verdict
+from .verdict import changed_by_class as changed_by_class
 from .verdict import changed_rows as changed_rows
 from .verdict import check_requirement as check_requirement
 from .verdict import judge as judge

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 WIDTH = 100  # columns of the terminal table, at most
+CLASS_KEYS = ("baseline", "adapted", "fixed", "broken")
 LABEL_WIDTH = 20  # columns of a label in it; report.json holds the whole label
 SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "loss": "loss (nats)"}
 LISTED_ROWS = 5  # changed rows of each kind in it; report.json holds more
@@ -55,7 +56,7 @@ def _parts(report: Mapping[str, Any], draw: Callable[[Table], str]) -> Iterator[
         yield draw(_calibration(report["calibration"]))
     if "lengths" in report:
         yield draw(_lengths(report["lengths"]))
-    yield "Per class: precision P, recall R and F1 of the baseline (before) and the adapted model (after)"
+    yield "Per class: precision P, recall R and F1 of the baseline and, now, of the adapted model; rows fixed and broken"
     yield draw(_classes(report))
     yield draw(_parameters(report))
     if report["train"] is not None:
@@ -132,18 +133,20 @@ def _p_value(p: float) -> str:
 
 
 def _classes(report: Mapping[str, Any]) -> Table:
-    pairs = zip(report["per_class"]["baseline"], report["per_class"]["adapted"], strict=True)
+    found = report["per_class"]
     rows = [
         [
             _printable(before["label"]),
             f"{before['support']:,}",
             *(f"{row[score]:.4f}" for score in ("precision", "recall", "f1") for row in (before, after)),
             _change(before, after, "f1"),
+            f"{fixed:,}",
+            f"{broken:,}",
         ]
-        for before, after in pairs
+        for before, after, fixed, broken in zip(*(found[key] for key in CLASS_KEYS), strict=True)
     ]
-    scores = [f"{score} {when}" for score in ("P", "R", "F1") for when in ("before", "after")]
-    return Table(["class", "rows", *scores, "change"], rows)
+    scores = [f"{score}{when}" for score in ("P", "R", "F1") for when in ("", " now")]
+    return Table(["class", "rows", *scores, "change", "fixed", "broken"], rows)
 
 
 def _change(before: Mapping[str, float], after: Mapping[str, float], score: str) -> str:

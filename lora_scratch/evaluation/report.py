@@ -10,7 +10,7 @@
  "lengths": [{"shortest", "longest", "n", "baseline", "adapted", "fixed", "broken"}] (if lengths are known),
  "parameters": {"total", "trainable", "lora", "head"},
  "train": {"seconds", "examples", "tokens", "examples_per_second", "peak_memory_bytes"} or null,
- "labels": [C names], "per_class": {"baseline": [C rows], "adapted": [C rows]},
+ "labels": [C names], "per_class": {"baseline": [C rows], "adapted": [C rows], "fixed": [C], "broken": [C]},
  "confusion": {"baseline": [[C x C]], "adapted": [[C x C]]},
  "versions": {...}, "command": "..."}
 """
@@ -31,7 +31,7 @@ from .bootstrap import paired_intervals
 from .calibration import calibration, fit_temperature
 from .mcnemar import mcnemar
 from .metrics import confusion, correct, measure, per_class
-from .verdict import changed_rows, judge, length_slices
+from .verdict import changed_by_class, changed_rows, judge, length_slices
 
 PARAMETER_KEYS = ("total", "trainable", "lora", "head")
 TRAIN_KEYS = ("seconds", "examples", "tokens", "examples_per_second", "peak_memory_bytes")
@@ -84,7 +84,8 @@ def build_report(
         "parameters": dict(parameters),
         "train": None if train is None else dict(train),
         "labels": list(names),
-        "per_class": {key: [asdict(row) for row in per_class(each, labels, names)] for key, each in logits.items()},
+        "per_class": {key: [asdict(row) for row in per_class(each, labels, names)] for key, each in logits.items()}
+        | changed_by_class(baseline_logits, adapted_logits, labels),
         "confusion": {name: confusion(each, labels).tolist() for name, each in logits.items()},
         "versions": dict(versions),
         "command": command,

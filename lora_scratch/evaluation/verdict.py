@@ -111,6 +111,13 @@ def changed_rows(before: Tensor, after: Tensor, labels: Tensor, names: Sequence[
     return {"fixed": listed(now_right & ~right), "broken": listed(right & ~now_right)}
 
 
+def changed_by_class(before: Tensor, after: Tensor, labels: Tensor) -> dict[str, list[int]]:
+    """How many rows of each class are `fixed` and `broken`. Shape: before, after (n, C) logits, labels (n,) -> C numbers."""
+    right, now_right = correct(before, labels), correct(after, labels)
+    rows = {"fixed": now_right & ~right, "broken": right & ~now_right}
+    return {kind: labels[each].bincount(minlength=before.shape[-1]).tolist() for kind, each in rows.items()}
+
+
 def length_slices(before: Tensor, after: Tensor, labels: Tensor, lengths: Tensor) -> list[LengthSlice]:
     """Up to four slices from short to long, cut at the quartiles of the lengths; rows of one length stay together.
 

@@ -25,7 +25,16 @@ def ablation_page(found: Mapping[str, Any], *, title: str, answer: str, table: T
         f"{len(trials)} trials. Losses need not add up: one part can do the work of another, or need it."
     )
     section = Section("What carries the gain", [words], pictures, [Listing("Every trial", table)])
-    return Page(title, ("ablation", answer), [section], source)
+    return Page(title, (_most_missed(trials), answer), [section], source)
+
+
+def _most_missed(trials: Trials) -> str:
+    """The part without which most is lost."""
+    parts = [trial for trial in trials if trial["what"] == "without"]
+    if not parts:
+        return f"{len(trials)} trials"
+    worst = min(parts, key=lambda trial: trial["found"]["change"])
+    return f"Without {_called(worst)}: {100 * worst['found']['change']:+.2f} points"
 
 
 def losses(trials: Trials) -> Picture:

@@ -28,7 +28,7 @@ def anatomy_page(rows: Sequence[Mapping[str, Any]], *, title: str, source: str =
         f"{len(rows)} modules are adapted. The one moved most is {most['name']}: "
         f"its update has {most['relative_norm']:.2%} of the norm of its weight."
     )
-    return Page(title, ("anatomy", sentence), [anatomy_section(rows)], source)
+    return Page(title, (f"Moved by up to {most['relative_norm']:.1%}", sentence), [anatomy_section(rows)], source)
 
 
 def anatomy_section(rows: Sequence[Mapping[str, Any]]) -> Section:

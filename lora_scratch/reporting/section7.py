@@ -47,7 +47,9 @@ def section7_page(found: Figures, *, source: str = "") -> Page:
         Section("7.2 Two seeds (figure 4)", [phi], [_between_seeds(found, side) for side in SIDES], tables[3:4]),
         Section("7.3 How ΔW relates to W", [_amplified(found)], [_factors(found["amplification"])], tables[4:]),
     ]
-    return Page("Section 7 of the LoRA paper, replayed", ("section 7", answer), sections, source)
+    return Page(
+        "Section 7 of the LoRA paper, replayed", (f"{_called(best)}: {mean(best['accuracy']):.4f}", answer), sections, source
+    )
 
 
 def _called(row: Figures) -> str:

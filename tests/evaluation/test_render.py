@@ -47,7 +47,7 @@ def test_render_contains_the_figures(draw):
     assert row(text, "macro-F1") == ["macro-F1", "0.1333", "0.8857", "+0.7524"]
     assert row(text, "loss (nats)")[-1] == "-3.1250"
     assert "6 rows fixed, 1 broken, p = 0.1250" in text
-    assert row(text, "joy") == ["joy", "4", "0.3333", "1.0000", "0.5000", "0.7500", "0.4000", "0.8571", "+0.4571"]
+    assert row(text, "joy") == ["joy", "4", "0.3333", "1.0000", "0.5000", "0.7500", "0.4000", "0.8571", "+0.4571", "2", "1"]
     assert row(text, "trained: LoRA") == ["trained: LoRA", "221,184", "0.33 %"]
     assert row(text, "trained: head") == ["trained: head", "592,130", "0.87 %"]
     assert "48,000 examples (1,040,000 tokens), 250.0 s, 192.0 examples/s, peak memory 1.50 GiB" in text

@@ -52,6 +52,7 @@ def test_build_report_holds_the_figures_of_the_right_model():
     assert found["confusion"]["adapted"] == confusion(ADAPTED, LABELS).tolist()
     assert [row["label"] for row in found["per_class"]["adapted"]] == found["labels"] == ["joy", "fear", "love"]
     assert found["per_class"]["adapted"][0]["recall"] == 0.75
+    assert (sum(found["per_class"]["fixed"]), sum(found["per_class"]["broken"])) == (6, 1)
 
 
 def test_build_report_is_strict_json():

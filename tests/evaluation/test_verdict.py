@@ -9,6 +9,7 @@ from lora_scratch.evaluation import (
     McNemar,
     Metrics,
     build_report,
+    changed_by_class,
     changed_rows,
     judge,
     length_slices,
@@ -80,6 +81,13 @@ def test_changed_rows_are_at_most_a_thousand_of_each_kind():
     """A report of a large data set stays one that can be opened."""
     found = changed_rows(BEFORE[1:2].repeat(1500, 1), AFTER[1:2].repeat(1500, 1), LABELS[1:2].repeat(1500), ("no", "yes"))
     assert (len(found["fixed"]), found["fixed"][0].text, found["broken"]) == (1000, None, [])
+
+
+def test_changed_by_class_counts_by_the_true_label():
+    """By hand: row 0 of class 0 is broken, rows 2 and 3 of classes 1 and 2 are fixed; class 3 has no row."""
+    labels = torch.tensor([0, 0, 1, 2])
+    before, after = (torch.eye(4)[torch.tensor(said)] for said in ([0, 0, 0, 0], [3, 0, 1, 2]))
+    assert changed_by_class(before, after, labels) == {"fixed": [0, 1, 1, 0], "broken": [1, 0, 0, 0]}
 
 
 def test_length_slices_add_up_to_the_whole():

@@ -13,7 +13,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = os.environ.get("LORA_SCRATCH_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium: CONTRIBUTING.md says how to get one")
-KINDS = {"run": 7, "evaluation": 2, "comparison": 1, "anatomy": 2, "ablation": 3, "section 7": 9}  # and its pictures
+KINDS = {"run": 7, "evaluation": 2, "comparison": 2, "anatomy": 2, "ablation": 3, "section 7": 9}  # and its pictures
 HIDDEN = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1 && e.tabIndex < 0).length"
 OUTLINE = "[document.activeElement.tagName, parseFloat(getComputedStyle(document.activeElement).outlineWidth)]"
 

@@ -102,7 +102,9 @@ def test_heat_map_keeps_modules_apart_that_end_alike():
         module("e.layer.0.output.dense", 0.2),
         module("e.layer.1.output.dense", 0.3),
     ]
-    (picture, _) = anatomy_page(rows, title="a").sections[0].pictures
+    page = anatomy_page(rows, title="a")
+    assert page.answer[0] == "Moved by up to 30.0%"
+    (picture, _) = page.sections[0].pictures
     assert picture.table.header == ["layer", "attention.dense", "output.dense"]
     assert picture.table.rows == [["0", "0.1000", "0.2000"], ["1", "", "0.3000"]]
 
