@@ -4,6 +4,7 @@ Or part it for servers of many adapters, which take no head: a base with the tra
 python scripts/export.py checkpoints/demo/adapter --merged exported
 python scripts/export.py checkpoints/demo/adapter --merged exported --dtype bfloat16      half the size, and what that costs
 python scripts/export.py checkpoints/demo/adapter --merged exported --dtype float16 --tolerance 0.005 --dataset rows.csv
+python scripts/export.py checkpoints/demo/adapter --merged exported --format onnx     model.onnx and the tokenizer
 python scripts/export.py checkpoints/demo/adapter --split served      served/base and served/adapter
 python scripts/export.py checkpoints/demo/adapter --push owner/name   the adapter and its card to the hub; private at first
 
@@ -31,10 +32,16 @@ from lora_scratch.jobs import (
     save_split,
 )
 from lora_scratch.jobs.gate import DTYPES, TOLERANCES
+from lora_scratch.jobs.program import FORMATS, check_format, write_plain
 from lora_scratch.runtime.atomic import new_folder, write_json
 from lora_scratch.runtime.device import resolve_device
 
 RECORD = "merge.json"
+READERS = {
+    "transformers": "AutoModelForSequenceClassification.from_pretrained loads it",
+    "program": "torch.export.load('model.pt2').module()(input_ids, attention_mask) gives its logits",
+    "onnx": "onnxruntime.InferenceSession('model.onnx').run(None, {'input_ids': i, 'attention_mask': m}) gives its logits",
+}
 
 
 def main() -> None:
@@ -46,6 +53,7 @@ def main() -> None:
         return
     place = check_free(Path(options.merged or options.split), flag="--merged" if options.merged else "--split")
     device = resolve_device(options.device)
+    check_format(options.format, dtype=options.dtype)
     saved = open_adapter(options.adapter, model=options.model)
     if options.dequantise:
         dequantise_base(saved.base.model)
@@ -60,10 +68,9 @@ def main() -> None:
     print(table(gate))
     gate.check()
     with new_folder(place) as folder:
-        saved.base.model.save_pretrained(folder)
-        saved.base.tokenizer.save_pretrained(folder)
+        write_plain(saved.base, folder, form=options.format, tolerance=TOLERANCES[options.dtype])
         write_json(folder / RECORD, gate.record())
-    print(f"\n{place}: AutoModelForSequenceClassification.from_pretrained loads it")
+    print(f"\n{place}: {READERS[options.format]}")
 
 
 def parse() -> argparse.Namespace:
@@ -76,6 +83,12 @@ def parse() -> argparse.Namespace:
     goal.add_argument("--push", metavar="OWNER/NAME", help="the adapter itself goes to this repository of the hub")
     parser.add_argument("--public", action="store_true", help="a repository that --push makes is public, not private")
     parser.add_argument("--model", help="base model, if not the one the adapter names")
+    parser.add_argument(
+        "--format",
+        default=FORMATS[0],
+        choices=FORMATS,
+        help="what --merged writes: a folder for transformers (default), model.pt2 of torch.export, or model.onnx",
+    )
     parser.add_argument("--dtype", default="float32", choices=list(DTYPES), help="what the weights are stored in")
     defaults = ", ".join(f"{value:g} in {name}" for name, value in TOLERANCES.items())
     meaning = f"the largest error of a logit / rms of all logits that is let through (default: {defaults})"
@@ -93,6 +106,8 @@ def parse() -> argparse.Namespace:
         parser.error(f"--rows: found {options.rows}; expected at least 1")
     if options.tolerance is not None and not 0 <= options.tolerance < math.inf:
         parser.error(f"--tolerance: found {options.tolerance}; expected a finite number from 0")
+    if options.format != FORMATS[0] and not options.merged:
+        parser.error("--format is about --merged DIR")
     if options.public and not options.push:
         parser.error("--public is about --push OWNER/NAME")
     if options.no_rows and options.dataset:

@@ -77,7 +77,7 @@ from lora_scratch.runtime.atomic import write_json, write_text
 from lora_scratch.runtime.device import resolve_device, use_threads
 from lora_scratch.runtime.distributed import is_main, is_sharded, world_size
 from lora_scratch.runtime.precision import Precision, resolve_precision
-from lora_scratch.training import Checkpoints, MetricsLog, TrainingConfig, TrainResult, train
+from lora_scratch.training import Checkpoints, MetricsLog, TrainingConfig, TrainResult, board, check_board, train
 
 OPTIONS = (ModelOptions, DataOptions, LoRAConfig, TrainingConfig, RunOptions)
 MEASURED = ("baseline", "probe", "adapted")  # the models whose logits a run keeps
@@ -123,13 +123,13 @@ def main() -> None:
             frozen = measure()
     check_same_run(recorded, record, folder=run.resume)
     notes = {name: (recorded or record)[name] for name in known}
-    with run_folder(run, record) as folder:
+    with run_folder(run, record) as folder, board(folder / "tensorboard", wanted=run.tensorboard and is_main()) as listener:
         place = folder / ("model" if run.trainable == ALL else "adapter")
         keep = partial(save_best, base, place, notes=notes, tensors=record["base"]["tensors"])
         checkpoints = Checkpoints(folder / "state", save_steps=run.save_steps, keep=run.keep)
         if run.resume:
             print(f"resume {folder}: {from_where(checkpoints)}")
-        log = MetricsLog(folder / "metrics.jsonl")
+        log = MetricsLog(folder / "metrics.jsonl", listener=listener)
         learn = partial(train, model, sets["train"], sets["validation"], training, pad_token_id=pad)
         result = learn(log=log, on_best=keep, checkpoints=checkpoints)
 
@@ -147,6 +147,8 @@ def main() -> None:
 
 def begun(run: RunOptions) -> dict[str, Any] | None:
     """The record of the run to go on with; for a new one nothing, once its place is known to be free."""
+    if run.tensorboard:
+        check_board()
     recorded = recorded_run(run.resume) if run.resume else None
     if run.output_dir and recorded is None and is_main():
         check_free(Path(run.output_dir))

@@ -77,6 +77,7 @@ class RunOptions:
         f"what is trained: {', '.join(TRAINABLE)}; without head the adapter's file holds the untrained one, `all` is full "
         "fine-tuning, which has no adapter and writes model/ in its place",
     )
+    tensorboard: bool = _flag(False, "write the training's figures for TensorBoard too, to tensorboard/ in the run folder")
     fsdp: bool = _flag(False, "share the base out over the processes of torchrun, for one that does not fit one device")
 
     def __post_init__(self) -> None:

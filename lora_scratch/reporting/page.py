@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import ConfigError
 from ..evaluation import Table
 from ..runtime.atomic import write_text
+from ..runtime.extras import missing, remedy
 
-NEEDED = ("jinja2", "matplotlib")  # the extra `report`
-REMEDY = 'pip install "lora-scratch[report]"'
+REMEDY = remedy("report")
 TEMPLATE = "page.html"
 
 
@@ -61,7 +60,7 @@ class Page:
 
 def missing_packages() -> list[str]:
     """What has to be installed before a page can be made."""
-    return [name for name in NEEDED if find_spec(name) is None]
+    return missing("report")
 
 
 def check_installed(flag: str) -> None:
@@ -70,8 +69,8 @@ def check_installed(flag: str) -> None:
     Raises:
         ConfigError: a package of the extra `report` is not installed.
     """
-    if missing := missing_packages():
-        raise ConfigError(f"{' and '.join(missing)} not installed", where=flag, remedy=REMEDY)
+    if absent := missing_packages():
+        raise ConfigError(f"{' and '.join(absent)} not installed", where=flag, remedy=REMEDY)
 
 
 def page_html(page: Page) -> str:
@@ -95,7 +94,7 @@ def write_page(path: Path, page: Page) -> None:
 
 def offer_page(path: Path, make: Callable[[], Page]) -> str:
     """Write the page if its packages are there; either way a line that says what came of it."""
-    if missing := missing_packages():
-        return f"{path} was not written: {' and '.join(missing)} not installed; {REMEDY}"
+    if absent := missing_packages():
+        return f"{path} was not written: {' and '.join(absent)} not installed; {REMEDY}"
     write_page(path, make())
     return f"page: {path}"

@@ -1,5 +1,7 @@
 """The optimizer, the schedule and the loop, by hand. Read loop.py first."""
 
+from .board import board as board
+from .board import check_board as check_board
 from .checkpoint import Checkpoints as Checkpoints
 from .config import TrainingConfig as TrainingConfig
 from .log import MetricsLog as MetricsLog

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,18 @@ from ..errors import LoraScratchError
 
 
 class MetricsLog:
-    """Appends events to a file as JSON lines; with no path it only keeps them in `events`."""
+    """Appends events to a file as JSON lines; with no path it only keeps them in `events`. `listener` gets each, too."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path
+    def __init__(self, path: Path | None = None, *, listener: Callable[[dict[str, Any]], object] | None = None) -> None:
+        self.path, self.listener = path, listener
         self.events: list[dict[str, Any]] = []
 
     def write(self, **event: Any) -> None:
         """One line: the event's fields. JSON has no NaN, so a number that is not finite is written as its name."""
         event = _writable(event)
         self.events.append(event)
+        if self.listener is not None:
+            self.listener(event)
         if self.path is not None:
             try:
                 with open(self.path, "a", encoding="utf-8") as file:

@@ -8,8 +8,9 @@ from report_pages import Outline
 
 from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import Table
-from lora_scratch.reporting import Page, Section, check_installed, offer_page, page, page_html
+from lora_scratch.reporting import Page, Section, check_installed, offer_page, page_html
 from lora_scratch.reporting.page import Listing
+from lora_scratch.runtime import extras
 
 TEXT = "<b>&\"'</b>"
 
@@ -28,7 +29,7 @@ def test_page_escapes_every_text():
 
 def test_page_is_not_offered_without_its_packages(monkeypatch, tmp_path):
     """Training does not fail for want of a picture: one line says what to install, and nothing is written."""
-    monkeypatch.setattr(page, "find_spec", lambda name: None if name == "matplotlib" else object())
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "matplotlib" else object())
     said = offer_page(tmp_path / "report.html", lambda: pytest.fail("made"))
     assert said == f'{tmp_path}/report.html was not written: matplotlib not installed; pip install "lora-scratch[report]"'
     assert list(tmp_path.iterdir()) == []
@@ -37,7 +38,7 @@ def test_page_is_not_offered_without_its_packages(monkeypatch, tmp_path):
 def test_check_installed_refuses_a_flag_without_its_packages(monkeypatch):
     """A page that was asked for is an error before the work."""
     check_installed("--html")
-    monkeypatch.setattr(page, "find_spec", lambda _: None)
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
     with pytest.raises(
         ConfigError, match=r"--html: jinja2 and matplotlib not installed; pip install .lora-scratch\[report\]"
     ):

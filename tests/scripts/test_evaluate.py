@@ -36,7 +36,7 @@ def test_evaluate_draws_its_report(job, tmp_path):
 
 def test_evaluate_refuses_a_page_without_its_packages(monkeypatch, capsys):
     """Before anything is opened, with what to install."""
-    monkeypatch.setattr("lora_scratch.reporting.page.find_spec", lambda _: None)
+    monkeypatch.setattr("lora_scratch.runtime.extras.find_spec", lambda _: None)
     assert call(evaluate, "--adapter", "no/such/folder", "--html", "report.html") == 1
     assert 'jinja2 and matplotlib not installed; pip install "lora-scratch[report]"' in capsys.readouterr().err
 

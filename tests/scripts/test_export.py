@@ -193,3 +193,32 @@ def test_a_split_is_refused_where_more_than_the_head_was_trained(job, tmp_path, 
     assert call(export, run / "adapter", "--split", tmp_path / "served") == 1
     assert "trained biases (bias all); expected bias none" in capsys.readouterr().err
     assert not (tmp_path / "served").exists()
+
+
+def test_a_program_goes_through_the_gate_and_needs_no_model_code(job, tmp_path, capsys):
+    """What torch.export.load gives says what the adapter model says; the gate's record lies beside it."""
+    place = tmp_path / "program"
+    assert call(export, job.adapter, "--merged", place, "--format", "program", "--rows", 16) == 0
+    assert "torch.export.load" in capsys.readouterr().out
+    assert json.loads((place / "merge.json").read_text())["logits"]["rows"] == 16
+    run = torch.export.load(place / "model.pt2").module()
+    saved = open_adapter(job.adapter)
+    ids = saved.base.tokenizer(["i feel calm today"], return_tensors="pt")
+    with torch.no_grad():
+        expected = saved.base.model(**{name: ids[name] for name in ("input_ids", "attention_mask")}).logits
+        assert relative_error(run(ids["input_ids"], ids["attention_mask"]), expected) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (["--split", "x", "--format", "onnx"], 2, "--format is about --merged"),
+        (["--merged", "x", "--format", "onnx", "--dtype", "float16"], 1, "expected --dtype float32"),
+    ],
+)
+def test_a_format_that_says_nothing_or_cannot_be_is_refused(job, tmp_path, monkeypatch, capsys, flags, code, said):
+    """Before the work; nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    assert call(export, job.adapter, *flags) == code
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
