@@ -4,12 +4,11 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # here and in what tests start: two threads would wait for each other
 
 import pytest
 import torch
 from hypothesis import Phase, settings
-
-torch.set_num_threads(1)  # the tests' tensors are tiny: two threads spend their time waiting for each other
 
 # under mutation.py a failure is to be noticed, not to be made small and explained
 phases = [Phase.explicit, Phase.generate] if "MUTANT_UNDER_TEST" in os.environ else list(Phase)
