@@ -101,8 +101,8 @@ def die(how):
     sum_over_processes([torch.zeros(1)])
 
 
-def logits(count, batch_size):
-    return predict_logits(tiny_distilbert(), tiny_rows(count), precision=FP32, pad_token_id=0, batch_size=batch_size).numpy()
+def logits(count, batch_tokens):
+    return predict_logits(tiny_distilbert(), tiny_rows(count), precision=FP32, pad_token_id=0, batch_tokens=batch_tokens).numpy()
 
 
 def adapted(*, dropout=0.0, **settings):
@@ -204,7 +204,7 @@ def slow_rows(*, batches, seconds):
         Event().wait(seconds * rank())
         return batch.rows[:, None]
 
-    return map_rows(function, tiny_rows(2 * batches), precision=FP32, pad_token_id=0, batch_size=1).flatten().tolist()
+    return map_rows(function, tiny_rows(2 * batches), precision=FP32, pad_token_id=0, batch_tokens=1).flatten().tolist()
 
 
 def finding(*measured):

@@ -53,7 +53,8 @@ def plan_batches(lengths: Tensor, *, batch_size: int, seed: int, epoch: int) -> 
     Raises:
         ConfigError: batch_size below 1.
     """
-    _check(batch_size)
+    if batch_size < 1:
+        raise ConfigError(f"a batch of {batch_size} rows", where="--batch_size", expected="at least 1")
     if not len(lengths):
         return []
     generator = named_generator(seed, f"batches of epoch {epoch}")
@@ -65,18 +66,21 @@ def plan_batches(lengths: Tensor, *, batch_size: int, seed: int, epoch: int) -> 
     return [batches[index].tolist() for index in order]
 
 
-def plan_in_order(lengths: Tensor, *, batch_size: int) -> list[list[int]]:
+def plan_in_order(lengths: Tensor, *, batch_tokens: int) -> list[list[int]]:
     """Batches for evaluation: the longest rows first, so that memory runs out at the start or not at all.
 
-    Shape: lengths (n,).
+    As many rows as are `batch_tokens` when padded to the longest of them, at least one: few long rows or many short ones
+    take the same memory and the same time, and matrix products have about the same size throughout.
 
-    Raises:
-        ConfigError: batch_size below 1.
+    Shape: lengths (n,).
     """
-    _check(batch_size)
-    if not len(lengths):
-        return []
-    return [batch.tolist() for batch in torch.split(lengths.argsort(descending=True, stable=True), batch_size)]
+    order = lengths.argsort(descending=True, stable=True).tolist()
+    batches, start = [], 0
+    while start < len(order):
+        rows = max(1, batch_tokens // max(1, int(lengths[order[start]])))
+        batches.append(order[start : start + rows])
+        start += rows
+    return batches
 
 
 def share(encoded: Encoded, rows: Sequence[int], *, rank: int, world: int, pad_token_id: int, multiple: int = 1) -> Batch:
@@ -110,7 +114,3 @@ def collate(encoded: Encoded, rows: Sequence[int], *, pad_token_id: int, multipl
     input_ids = torch.where(mask, encoded.tokens[place].long(), pad_token_id)
     return Batch(input_ids, mask.long(), encoded.labels[index], index)
 
-
-def _check(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ConfigError(f"a batch of {batch_size} rows", where="--batch_size", expected="at least 1")

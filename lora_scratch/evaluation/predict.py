@@ -21,6 +21,9 @@ from ..runtime.agreement import check_same_tensors
 from ..runtime.distributed import is_main, keep_in_step, rank, sum_over_processes, world_size
 from ..runtime.precision import Precision
 
+# Tokens of a batch, padding counted: enough that products run at their full rate, few enough that memory stays small.
+BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+
 
 def predict_logits(
     model: Any,
@@ -28,7 +31,7 @@ def predict_logits(
     *,
     precision: Precision,
     pad_token_id: int,
-    batch_size: int = 64,
+    batch_tokens: int | None = None,
     progress: str = "",
     plain: bool = False,
 ) -> Tensor:
@@ -38,6 +41,7 @@ def predict_logits(
 
     Args:
         model: a sequence classifier of transformers, on the device of `precision`.
+        batch_tokens: of a batch, padding counted; BATCH_TOKENS of the device if None.
         progress: what the progress bar says; no bar if empty.
         plain: with padding, as the model's own code has it; packed logits (model/packed.py) are equal to rounding. A model
             that can't be packed is classified with padding in any case, and a warning says so once.
@@ -50,7 +54,7 @@ def predict_logits(
         if not plain:
             _enter_fast_path(levers, model, precision)
         return map_rows(
-            logits, encoded, precision=precision, pad_token_id=pad_token_id, batch_size=batch_size, progress=progress
+            logits, encoded, precision=precision, pad_token_id=pad_token_id, batch_tokens=batch_tokens, progress=progress
         )
 
 
@@ -74,7 +78,7 @@ def map_rows(
     *,
     precision: Precision,
     pad_token_id: int,
-    batch_size: int = 64,
+    batch_tokens: int | None = None,
     progress: str = "",
 ) -> Tensor:
     """`function` of every row, computed in batches of rows of like length, in the order of the data set.
@@ -88,7 +92,7 @@ def map_rows(
         DataError: no rows. ConfigError: processes with different rows. WorldError: a process has gone.
     """
     # no_grad, not inference_mode: layers keep what they compute in evaluation, and inference tensors could not be kept
-    plan = plan_in_order(encoded.lengths, batch_size=batch_size)
+    plan = plan_in_order(encoded.lengths, batch_tokens=batch_tokens or BATCH_TOKENS[precision.device.type])
     if not plan:
         raise DataError("no rows to predict", where="evaluation", expected="at least one")
     check_same_tensors("the rows", {"tokens": encoded.tokens, "offsets": encoded.offsets})

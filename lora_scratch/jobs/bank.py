@@ -70,7 +70,7 @@ def open_bank(
 
 
 def classify_rows(
-    served: ServedBank, texts: Sequence[str], adapters: Sequence[str], *, precision: Precision, batch_size: int = 64
+    served: ServedBank, texts: Sequence[str], adapters: Sequence[str], *, precision: Precision, batch_tokens: int | None = None
 ) -> list[Classified]:
     """Every text with the label that the adapter it names gives it, in the order of the texts.
 
@@ -92,7 +92,7 @@ def classify_rows(
             encoded = encode([texts[row] for row in rows], [0] * len(rows), served.base.tokenizer, max_tokens=limit)
             answer = partial(_answer, served.bank, named)
             logits = map_rows(
-                answer, encoded, precision=precision, pad_token_id=served.base.pad_token_id, batch_size=batch_size
+                answer, encoded, precision=precision, pad_token_id=served.base.pad_token_id, batch_tokens=batch_tokens
             )
             for row, adapter, own in zip(rows, named, logits, strict=True):
                 found[row] = _classified(texts[row], own, served.bank.labels[adapter])

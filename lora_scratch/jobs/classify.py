@@ -44,7 +44,7 @@ class Classifier:
     """
 
     def __init__(
-        self, saved: SavedAdapter, *, precision: Precision, batch_size: int = 64, plain: bool = False, fsdp: bool = False
+        self, saved: SavedAdapter, *, precision: Precision, batch_tokens: int | None = None, plain: bool = False, fsdp: bool = False
     ) -> None:
         if fsdp:
             self.model = shard_base(saved.base.model, precision.device)
@@ -53,7 +53,7 @@ class Classifier:
             # four bits can't hold W + ΔW: there the adapter stays beside its base
             self.model = (model if base_precision(model) == NF4 else merge_and_remove(model)).requires_grad_(False)
         self.base, self.labels, self.max_tokens = saved.base, saved.labels, saved.noted("data", "max_tokens", int)
-        self.precision, self.batch_size, self.plain = precision, batch_size, plain
+        self.precision, self.batch_tokens, self.plain = precision, batch_tokens, plain
 
     def __call__(
         self, texts: Iterable[str | DataError], *, rows: int = WINDOW_ROWS, characters: int = WINDOW_CHARACTERS
@@ -76,7 +76,7 @@ class Classifier:
             encoded,
             precision=self.precision,
             pad_token_id=self.base.pad_token_id,
-            batch_size=self.batch_size,
+            batch_tokens=self.batch_tokens,
             plain=self.plain,
         )
         best = logits.argmax(-1).tolist()

@@ -5,10 +5,9 @@ r"""Classify a batch without its padding: tokens in one row through everything t
 No model code is copied. transformers looks its attention function up by a name and hands it every keyword argument of the
 model's `forward` that the model does not know: that is how the `Packing` of a batch travels to the layers.
 
-Three things are saved. Padding: after length-aware batching 3 % of the tokens, more where lengths vary more. Time in
-attention, softmax(q kᵀ · scaling + mask) v written out: for 32 rows of 20 tokens in bfloat16 torch's own takes 1.8 ms on a
-CPU, with dropout 4.6, this under 1. And most of the last block: its queries, and all that follows attention, are computed
-for the first token of each row alone, since heads read no other.
+Three things are saved. Padding: after length-aware batching 3 % of the tokens, more where lengths vary more. Time and memory
+in attention (attention.py). And most of the last block: its queries, and all that follows attention, are computed for the
+first token of each row alone, since heads read no other.
 
 A forward pass that has no packing, inside or outside the context, goes through the model's padded path as before.
 """
@@ -27,8 +26,8 @@ from transformers.masking_utils import sdpa_mask
 
 from ..adapter.targets import QUERY_KEY_VALUE
 from ..data import Batch
-from ..layers.dropout import cheap_dropout
-from .packing import Packing, pack, to_rows, to_tokens
+from .attention import attention
+from .packing import Packing, pack
 
 NAME = "lora_scratch_packed"
 # The module that holds the blocks, under the encoder. Its output is what the heads read the first token of.
@@ -62,15 +61,8 @@ def packed_attention(
     if all_tokens is not None:
         _, *names = QUERY_KEY_VALUE[module.config.model_type]
         k, v = (getattr(module, name)(all_tokens).view(-1, q.shape[-1]) for name in names)
-    q = to_rows(q, packing) if all_tokens is None else q[:, None]  # (B·heads, T or 1, head_dim)
-    k, v = to_rows(k, packing), to_rows(v, packing)  # (B·heads, T, head_dim)
-    scores = torch.baddbmm(packing.mask.to(q.dtype), q, k.transpose(1, 2), alpha=scaling)  # (B·heads, T or 1, T)
-    weights = scores.softmax(-1, dtype=torch.float32)  # torch's bfloat16 softmax takes 2.5 times as long on a CPU
-    if dropout:
-        weights = cheap_dropout(weights, dropout)
-    mixed = torch.bmm(weights.to(v.dtype), v)  # as q
-    tokens = to_tokens(mixed, packing) if all_tokens is None else mixed
-    return tokens.view(1, -1, packing.heads, mixed.shape[-1]), None
+    mixed = attention(q, k, v, packing, scaling=scaling, dropout=dropout)
+    return mixed.view(1, -1, packing.heads, mixed.shape[-1]), None
 
 
 def _mask(*, attention_mask: Tensor | None, **others: Any) -> Tensor | None:

@@ -1,14 +1,14 @@
-r"""Where the real tokens of a padded batch stand in one row, and the two ways between: by token, and by row and head.
+"""Where the real tokens of a padded batch stand in one row, and the two ways between: by token, and by row and head.
 
     tokens (N·heads, d)   --to_rows-->   (B·heads, T, d)   --to_tokens-->   (N·heads, d)
 
-Each way is one copy, which also brings the heads of a row together as the matrix products of attention need them.
+Each way is one copy, which also brings the heads of a row together as the matrix products of attention need them. Gradients
+do not come through here by themselves: attention.py writes them out.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,38 +46,20 @@ def pack(attention_mask: Tensor, *, heads: int) -> Packing:
 
 
 def to_rows(tokens: Tensor, packing: Packing) -> Tensor:
-    """Shape: (N·heads, d) -> (B·heads, T, d). The gradient of what stands at filling must be zero, as attention's is."""
-    rows: Tensor = _ToRows.apply(tokens, packing)  # type: ignore[no-untyped-call]
-    return rows.view(*packing.mask.shape[::2], -1)
+    """Shape: (N·heads, d) -> (B·heads, T, d), or (B·heads, d) -> (B·heads, 1, d): one token a row is a row already."""
+    rows = len(packing.mask)
+    return tokens[:, None] if len(tokens) == rows else tokens.index_select(0, packing.gather).view(rows, -1, tokens.shape[-1])
 
 
 def to_tokens(rows: Tensor, packing: Packing) -> Tensor:
-    """Shape: (B·heads, T, d) -> (N·heads, d). Filling is left behind, and its gradient is zero."""
-    tokens: Tensor = _ToTokens.apply(rows.flatten(0, 1), packing)  # type: ignore[no-untyped-call]
-    return tokens
+    """The way back, which leaves filling behind. Shape: (B·heads, T, d) -> (N·heads, d), (B·heads, 1, d) -> (B·heads, d)."""
+    return rows.squeeze(1) if rows.shape[1] == 1 else rows.flatten(0, 1).index_select(0, packing.scatter)
 
 
-class _ToRows(torch.autograd.Function):
-    """The way back only selects: autograd's own would add up the gradients of the filling, all zero, entry by entry."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, packing: Packing) -> Tensor:
-        ctx.packing = packing
-        return x.index_select(0, packing.gather)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0].index_select(0, ctx.packing.scatter), None
-
-
-class _ToTokens(torch.autograd.Function):
-    """Every index occurs once, so the way back copies where autograd's own would add."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, packing: Packing) -> Tensor:
-        ctx.packing, ctx.shape = packing, x.shape
-        return x.index_select(0, packing.scatter)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0].new_zeros(ctx.shape).index_copy_(0, ctx.packing.scatter, grads[0]), None
+def spread(tokens: Tensor, packing: Packing) -> Tensor:
+    """`to_rows` with zeros at filling, as the gradient of what `to_tokens` leaves behind is."""
+    rows = len(packing.mask)
+    if len(tokens) == rows:
+        return tokens[:, None]
+    zeros = tokens.new_zeros(len(packing.gather), tokens.shape[-1])
+    return zeros.index_copy_(0, packing.scatter, tokens).view(rows, -1, tokens.shape[-1])

@@ -91,11 +91,22 @@ def test_plan_mixes_short_and_long_batches_over_the_epoch() -> None:
 
 
 @property_test
-@given(lengths_of_rows, sizes)
-def test_plan_in_order_holds_every_row_once_longest_first(lengths: Tensor, batch_size: int) -> None:
+@given(lengths_of_rows, st.integers(1, 300))
+def test_plan_in_order_holds_every_row_once_longest_first(lengths: Tensor, batch_tokens: int) -> None:
     """The lengths never rise from row to row, and equal ones stay in data-set order."""
-    rows = [row for batch in plan_in_order(lengths, batch_size=batch_size) for row in batch]
+    rows = [row for batch in plan_in_order(lengths, batch_tokens=batch_tokens) for row in batch]
     assert rows == sorted(range(len(lengths)), key=lambda row: (-int(lengths[row]), row))
+
+
+@property_test
+@given(lengths_of_rows.filter(len), st.integers(1, 300))
+def test_plan_in_order_fills_batches_up_to_the_tokens_that_they_may_have(lengths: Tensor, batch_tokens: int) -> None:
+    """Padded to its longest row no batch has more, but for a row alone; and no batch could take its next row as well."""
+    plan = plan_in_order(lengths, batch_tokens=batch_tokens)
+    for batch, following in zip(plan, [*plan[1:], None], strict=True):
+        longest = max(1, int(lengths[batch].max()))
+        assert len(batch) * longest <= batch_tokens or len(batch) == 1
+        assert following is None or (len(batch) + 1) * longest > batch_tokens
 
 
 def test_plan_refuses_a_batch_without_rows() -> None:

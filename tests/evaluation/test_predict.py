@@ -30,20 +30,20 @@ def test_predict_logits_come_in_the_order_of_the_data_set():
     with torch.no_grad():
         alone = [collate(rows, [row], pad_token_id=0) for row in range(len(rows))]
         expected = torch.cat([model(input_ids=b.input_ids, attention_mask=b.attention_mask).logits for b in alone])
-    torch.testing.assert_close(predict(model, rows, batch_size=4), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(predict(model, rows, batch_tokens=40), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 48, 1000])
-def test_predict_logits_do_not_depend_on_the_batch_size(batch_size):
+@pytest.mark.parametrize("batch_tokens", [1, 30, 200, 10_000])
+def test_predict_logits_do_not_depend_on_the_batch(batch_tokens):
     """Padding is masked: in whatever company a row stands, its logits are the same."""
     model, rows = tiny_distilbert(), tiny_rows(48)
-    torch.testing.assert_close(predict(model, rows, batch_size=batch_size), predict(model, rows), rtol=0, atol=1e-5)
+    torch.testing.assert_close(predict(model, rows, batch_tokens=batch_tokens), predict(model, rows), rtol=0, atol=1e-5)
 
 
 def test_map_rows_gives_every_row_its_own_value():
     """The order is restored exactly: each row gets its own number back."""
     rows = tiny_rows(23)
-    found = map_rows(lambda batch: batch.rows[:, None], rows, precision=FP32, pad_token_id=0, batch_size=4)
+    found = map_rows(lambda batch: batch.rows[:, None], rows, precision=FP32, pad_token_id=0, batch_tokens=40)
     assert found.flatten().tolist() == list(range(23))
 
 
@@ -148,7 +148,7 @@ def test_predict_logits_refuses_no_rows():
 
 @pytest.mark.parametrize(("count", "processes"), [(19, 2), (7, 3)])
 def test_predict_logits_of_several_processes_are_the_bits_of_one(count, processes):
-    """Uneven shares too, and none at all: 19 rows are 5 batches, 7 rows are 2; each row is counted once, in its place."""
-    alone = predict(tiny_distilbert(), tiny_rows(count), batch_size=4)
-    for logits in in_processes(rank_work.logits, count, 4, size=processes):
+    """Uneven shares too, and none at all; each row is counted once, in its place."""
+    alone = predict(tiny_distilbert(), tiny_rows(count), batch_tokens=40)
+    for logits in in_processes(rank_work.logits, count, 40, size=processes):
         assert torch.equal(torch.from_numpy(logits), alone)

@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -13,29 +15,37 @@ FP32 = Precision(torch.float32, torch.device("cpu"))
 
 
 def probe(model, train, test):
-    return linear_probe(model, train, test, precision=FP32, pad_token_id=0, batch_size=7)
+    return linear_probe(model, train, test, precision=FP32, pad_token_id=0, batch_tokens=50)
 
 
 def relabelled(rows: Encoded, labels) -> Encoded:
     return Encoded(rows.tokens, rows.offsets, torch.as_tensor(labels), rows.truncated, rows.max_tokens)
 
 
-def features(model, rows):
-    """The first token's last hidden state of every row, each row alone."""
+def first_token(hidden):
+    return hidden[:, 0]
+
+
+def mean_of_tokens(hidden):
+    return hidden.mean(1)
+
+
+def features(model, rows, pooling=first_token):
+    """The last hidden state of every row, pooled, each row alone."""
     alone = [collate(rows, [row], pad_token_id=0) for row in range(len(rows))]
     with torch.no_grad():
-        return torch.cat([model.distilbert(b.input_ids, b.attention_mask).last_hidden_state[:, 0] for b in alone])
+        return torch.cat([pooling(model.distilbert(b.input_ids, b.attention_mask).last_hidden_state) for b in alone])
 
 
 @pytest.mark.parametrize("labels", [2, 3])
-def test_linear_probe_is_a_logistic_regression_of_the_first_token(labels):
-    """scikit-learn's log-probabilities for one of the four C, on features computed row by row and standardised by hand."""
+def test_linear_probe_is_a_logistic_regression_of_pooled_features(labels):
+    """scikit-learn's log-probabilities for one pooling and one C, on features computed row by row, standardised by hand."""
     model, train, test = tiny_distilbert(labels=labels), tiny_rows(60, labels=labels), tiny_rows(17, labels=labels, seed=1)
-    x, x_test = features(model, train), features(model, test)
-    mean, deviation = x.mean(0), x.std(0, correction=0)
     found = probe(model, train, test)
     differences = []
-    for penalty in PENALTIES:
+    for pooling, penalty in product((first_token, mean_of_tokens), PENALTIES):
+        x, x_test = features(model, train, pooling), features(model, test, pooling)
+        mean, deviation = x.mean(0), x.std(0, correction=0)
         regression = LogisticRegression(C=penalty, max_iter=1000)
         fitted = regression.fit(((x - mean) / deviation).numpy(), train.labels.numpy())
         expected = torch.as_tensor(fitted.predict_log_proba(((x_test - mean) / deviation).numpy()))
@@ -43,12 +53,15 @@ def test_linear_probe_is_a_logistic_regression_of_the_first_token(labels):
     assert min(differences) < 1e-3  # both stop where the gradient is small, not where it is 0
 
 
-def test_linear_probe_finds_what_the_features_hold():
-    """Labels that are a linear function of the frozen features are learnt; labels drawn by lot are not."""
+@pytest.mark.parametrize("pooling", [first_token, mean_of_tokens])
+def test_linear_probe_finds_what_the_features_hold(pooling):
+    """Labels that are a linear function of the frozen features, of either pooling, are learnt; labels by lot are not."""
     model, train, test = tiny_distilbert(labels=2), tiny_rows(300, labels=2), tiny_rows(100, labels=2, seed=1)
     direction = torch.randn(32)
-    threshold = (features(model, train) @ direction).median()
-    train, test = (relabelled(rows, (features(model, rows) @ direction > threshold).long()) for rows in (train, test))
+    scores = [features(model, rows, pooling) @ direction for rows in (train, test)]
+    train, test = (
+        relabelled(rows, (each > scores[0].median()).long()) for rows, each in zip((train, test), scores, strict=True)
+    )
     assert measure(probe(model, train, test), test.labels).accuracy > 0.9
     by_lot = relabelled(train, torch.randint(2, (300,)))
     assert measure(probe(model, by_lot, test), test.labels).accuracy < 0.75

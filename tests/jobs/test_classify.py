@@ -51,7 +51,7 @@ def test_every_text_gets_what_it_gets_alone_in_the_order_of_the_texts(saved):
     """Across windows and batches that sort by length."""
     texts = texts_of_uneven_length(23)
     expected = [alone(saved, text) for text in texts]
-    found = list(Classifier(saved, precision=FP32, batch_size=4)(iter(texts), rows=10))
+    found = list(Classifier(saved, precision=FP32, batch_tokens=30)(iter(texts), rows=10))
     assert [each.text for each in found] == texts
     for each, scores in zip(found, expected, strict=True):
         assert list(each.scores.values()) == pytest.approx(scores.tolist(), abs=1e-5)

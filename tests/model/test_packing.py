@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_scratch.model.packing import pack, to_rows, to_tokens
+from lora_scratch.model.packing import pack, spread, to_rows, to_tokens
 
 
 def test_packing_of_a_small_batch_by_hand():
@@ -18,17 +18,33 @@ def test_packing_of_a_small_batch_by_hand():
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), heads=st.integers(1, 3))
 def test_rows_hold_each_rows_tokens_by_head_and_the_way_back_is_exact(lengths, heads):
-    """Row b, head h, place t is head h of that token; to_tokens(to_rows(x)) is x, and so is its gradient."""
-    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    packing = pack(mask.long(), heads=heads)
-    x = torch.randn(sum(lengths) * heads, 2, requires_grad=True)
+    """Row b, head h, place t is head h of that token; to_tokens(to_rows(x)) is x."""
+    packing, x = packing_of(lengths, heads), torch.randn(sum(lengths) * heads, 2)
     rows = to_rows(x, packing)
-    tokens = x.detach().view(-1, heads, 2).split(lengths)
+    tokens = x.view(-1, heads, 2).split(lengths)
     for b, row in enumerate(tokens):
         for h in range(heads):
             assert torch.equal(rows[b * heads + h, : lengths[b]], row[:, h])
-    back = to_tokens(rows, packing)
-    assert torch.equal(back, x)
-    gradient = torch.randn_like(back)
-    back.backward(gradient)
-    assert torch.equal(x.grad, gradient)
+    assert torch.equal(to_tokens(rows, packing), x)
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), heads=st.integers(1, 3))
+def test_spread_is_to_rows_with_zeros_at_filling(lengths, heads):
+    """So a sum over rows is the sum over tokens, and nothing of the filling counts."""
+    packing, x = packing_of(lengths, heads), torch.randn(sum(lengths) * heads, 2)
+    filling = packing.mask.transpose(1, 2).isinf()
+    assert torch.equal(spread(x, packing), to_rows(x, packing).masked_fill(filling, 0))
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), heads=st.integers(1, 3))
+def test_one_token_a_row_is_a_row_already(lengths, heads):
+    """First tokens alone, (B·heads, d), become rows of one token and come back as they were."""
+    packing, x = packing_of(lengths, heads), torch.randn(len(lengths) * heads, 2)
+    assert torch.equal(to_rows(x, packing), x[:, None])
+    assert torch.equal(spread(x, packing), x[:, None])
+    assert torch.equal(to_tokens(x[:, None], packing), x)
+
+
+def packing_of(lengths, heads):
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    return pack(mask.long(), heads=heads)
