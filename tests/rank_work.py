@@ -102,7 +102,9 @@ def die(how):
 
 
 def logits(count, batch_tokens):
-    return predict_logits(tiny_distilbert(), tiny_rows(count), precision=FP32, pad_token_id=0, batch_tokens=batch_tokens).numpy()
+    return predict_logits(
+        tiny_distilbert(), tiny_rows(count), precision=FP32, pad_token_id=0, batch_tokens=batch_tokens
+    ).numpy()
 
 
 def adapted(*, dropout=0.0, **settings):
@@ -136,7 +138,7 @@ def trained(*, rows=45, folder=None, adapter=None, sharded=False, killed=(), wro
         show_progress=False,
     )
     return {
-        "losses": [event["loss"] for event in log.events],
+        "losses": [event["loss"] for event in log.events if "loss" in event],
         "result": replace(result, seconds=0, cpu_seconds=0, peak_memory_bytes=0),
         "tensors": {name: p.detach().cpu().numpy() for name, p in model.named_parameters() if p.requires_grad},
         "sharded": [name for name, p in model.named_parameters() if is_sharded(p)],

@@ -54,6 +54,8 @@ class _WatchedLog(MetricsLog):
 
     def write(self, **event: Any) -> None:
         """The time of a step is that of its log event: batch, forward, backward, update."""
+        if event["event"] == "head_start":
+            self.watch.before_steps(seconds=event["seconds"])
         if event["event"] == "step":
             tokens = self.tokens[event["step"] - 1]
             if self.watch.step(self.model, seconds=tokens / event["tokens_per_second"], tokens=tokens):

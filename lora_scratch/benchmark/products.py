@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,33 +17,36 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..model.storage import pack_weight
 from .contenders import CONTENDERS
 from .watch import Clock
 from .work import Work
 
+# The operators that multiply matrices, and which of their arguments is the left one.
 PRODUCTS = {
-    torch.ops.aten.mm,
-    torch.ops.aten.addmm,
-    torch.ops.aten.bmm,
-    torch.ops.aten.baddbmm,
-    torch.ops.aten.addbmm,
-    torch.ops.aten.mv,
-    torch.ops.aten.addmv,
+    torch.ops.aten.mm: 0,
+    torch.ops.aten.addmm: 1,
+    torch.ops.aten.addmm_: 1,
+    torch.ops.aten.bmm: 0,
+    torch.ops.aten.baddbmm: 1,
+    **({torch.ops.mkldnn._linear_pointwise: 0} if hasattr(torch.ops.mkldnn, "_linear_pointwise") else {}),
 }
 REPEATS = 5
 
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor without its numbers."""
+    """A tensor without its numbers; with no strides, a weight that was packed for oneDNN."""
 
     shape: tuple[int, ...]
-    stride: tuple[int, ...]
+    stride: tuple[int, ...] | None
     dtype: torch.dtype
     device: torch.device
 
     def fill(self) -> Tensor:
         """Random numbers in this layout."""
+        if self.stride is None:
+            return pack_weight(torch.randn(self.shape).to(self.dtype))
         places = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
         return torch.randn(max(places, 1), device=self.device).to(self.dtype).as_strided(self.shape, self.stride)
 
@@ -54,12 +58,7 @@ class Product:
     function: Any
     arguments: tuple[Any, ...]
     options: tuple[tuple[str, Any], ...]
-
-    @property
-    def flops(self) -> int:
-        """Multiplications and additions: 2 · rows · inner · columns."""
-        left, right = [each.shape for each in self.arguments if isinstance(each, Operand)][-2:]
-        return 2 * torch.Size(left).numel() * (right[-1] if len(right) > 1 else 1)
+    flops: int
 
     def seconds(self, repeats: int = REPEATS) -> float:
         """The fastest of some repetitions, after one that is not timed."""
@@ -83,10 +82,16 @@ class ProductRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.products: Counter[Product] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
         if self.model.training and func.overloadpacket in PRODUCTS:
-            operands = tuple(_operand(each) for each in args)
-            self.products[Product(func, operands, tuple(sorted((kwargs or {}).items())))] += 1
-        return func(*args, **(kwargs or {}))
+            self._note(func, args, kwargs or {}, columns=result.shape[-1])
+        return result
+
+    def _note(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, columns: int) -> None:
+        """Multiplications and additions of a product: 2 · rows · inner · columns."""
+        flops = 2 * args[PRODUCTS[func.overloadpacket]].numel() * columns
+        operands = tuple(tuple(each) if isinstance(each, list) else _operand(each) for each in args)
+        self.products[Product(func, operands, tuple(sorted(kwargs.items())), flops)] += 1
 
 
 def measure_floor(name: str, work: Work) -> dict[str, Any]:
@@ -109,5 +114,6 @@ def measure_floor(name: str, work: Work) -> dict[str, Any]:
 
 def _operand(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return Operand(tuple(value.shape), value.stride(), value.dtype, value.device)
+        stride = None if value.is_mkldnn else value.stride()
+        return Operand(tuple(value.shape), stride, value.dtype, value.device)
     return value

@@ -18,6 +18,10 @@ class Watch(ABC):
     def step(self, model: Any, *, seconds: float, tokens: int) -> bool:
         """After an optimizer step; whether training may end here."""
 
+    @abstractmethod
+    def before_steps(self, *, seconds: float) -> None:
+        """What was done before the first of them took."""
+
 
 class Clock(Watch):
     """Adds up."""
@@ -29,6 +33,10 @@ class Clock(Watch):
         """Never ends it."""
         self.steps, self.seconds, self.tokens = self.steps + 1, self.seconds + seconds, self.tokens + tokens
         return False
+
+    def before_steps(self, *, seconds: float) -> None:
+        """It counts as much as the steps do."""
+        self.seconds += seconds
 
 
 class Race(Clock):

@@ -113,4 +113,3 @@ def collate(encoded: Encoded, rows: Sequence[int], *, pad_token_id: int, multipl
     place = torch.where(mask, starts[:, None] + position, 0)  # (B, T); filling reads any token
     input_ids = torch.where(mask, encoded.tokens[place].long(), pad_token_id)
     return Batch(input_ids, mask.long(), encoded.labels[index], index)
-

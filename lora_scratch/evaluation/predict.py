@@ -15,8 +15,7 @@ from tqdm import tqdm
 from ..data import Batch, Encoded, collate, plan_in_order
 from ..errors import DataError
 from ..model.packed import can_pack, classify, packed
-from ..model.storage import multiplied_in
-from ..runtime import onednn
+from ..model.storage import fast_products
 from ..runtime.agreement import check_same_tensors
 from ..runtime.distributed import is_main, keep_in_step, rank, sum_over_processes, world_size
 from ..runtime.precision import Precision
@@ -52,23 +51,13 @@ def predict_logits(
     logits = partial(classify, model)
     with evaluating(model), ExitStack() as levers:
         if not plain:
-            _enter_fast_path(levers, model, precision)
+            levers.enter_context(fast_products(model, precision))
+            if not can_pack(model) and precision.device.type == "cpu":
+                warnings.warn(f"{type(model).__name__} predicts with padding: no packing for it", stacklevel=2)
+            levers.enter_context(packed(model))
         return map_rows(
             logits, encoded, precision=precision, pad_token_id=pad_token_id, batch_tokens=batch_tokens, progress=progress
         )
-
-
-def _enter_fast_path(levers: ExitStack, model: Any, precision: Precision) -> None:
-    """No padding (model/packed.py), weights rounded and packed (model/storage.py), float32 by oneDNN (runtime/onednn.py)."""
-    onednn.keep_few_kernels()
-    if precision.dtype is not torch.float32:
-        levers.enter_context(multiplied_in(model, precision.dtype, packed=True))
-    elif precision.device.type == "cpu" and onednn.serves(model):
-        levers.enter_context(onednn.through_onednn())
-        levers.enter_context(multiplied_in(model, precision.dtype, packed=True))
-    if not can_pack(model) and precision.device.type == "cpu":
-        warnings.warn(f"{type(model).__name__} predicts with padding: no packing for it", stacklevel=1)  # so it is said once
-    levers.enter_context(packed(model))
 
 
 @torch.no_grad()

@@ -5,27 +5,16 @@ The rung below LoRA: what the adapter gains over it is what changing the feature
 
 from __future__ import annotations
 
-import math
-from itertools import product
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from ..data import Batch, Encoded
 from ..errors import DataError
 from ..runtime.precision import Precision
-from ..runtime.seeds import named_generator
-from .metrics import measure
 from .predict import evaluating, map_rows
-
-PENALTIES = (0.001, 0.01, 0.1, 1.0)  # scikit-learn's C; MiniLM's [CLS] with 2,000 rows: 0.56, 0.59, 0.55, 0.51 test accuracy
-TOO_FEW_ROWS = 10  # to set a fifth aside
-MAX_ITERATIONS = 1000  # L-BFGS needs 30 to 130 on standardised features; the bound is for features that never settle
+from .regression import fit_regression
 
 
 def linear_probe(
@@ -42,10 +31,9 @@ def linear_probe(
 
     The features are the encoder's last hidden state, either at the first token ([CLS]), where the heads of DistilBERT,
     BERT, RoBERTa and ELECTRA read, or as the mean over the row's tokens, which is stronger where nothing has trained [CLS].
-    The fit is scikit-learn's logistic regression. Of the two features and four weights of its penalty ‖W‖²/2 it takes the
-    pair with the lowest loss on a fifth of the training rows, set aside with a fixed seed: with fixed ones the probe would
-    be too easy to beat. A class without a training row gets about the probability of one row in the training set, so that
-    its loss is finite.
+    Of the two it takes the one that tells more about a fifth of the training rows (regression.py): a probe with the weaker
+    one would be too easy to beat. A class without a training row gets about the probability of one row in the training set,
+    so that its loss is finite.
 
     Shape: -> (n, C) float32, row i for row i of `test`; C is the model's number of labels.
 
@@ -56,18 +44,15 @@ def linear_probe(
     Raises:
         DataError: no rows, or features that are not finite.
     """
+    walk = {"precision": precision, "pad_token_id": pad_token_id, "batch_tokens": batch_tokens, "progress": progress}
     with evaluating(model):
-        x, x_test = (
-            _features(model, rows, precision=precision, pad_token_id=pad_token_id, batch_tokens=batch_tokens, progress=progress)
-            for rows in (train, test)
-        )
-    classes = int(model.config.num_labels)
-    pooling, penalty = _best_pair(x, train.labels, classes)
-    return _log_probabilities(x[:, pooling], train.labels, x_test[:, pooling], classes=classes, penalty=penalty)
+        features, of_test = (_features(model, rows, **walk) for rows in (train, test))
+    kind, found = fit_regression(features, train.labels, classes=int(model.config.num_labels))
+    return found.log_probabilities(of_test[kind])
 
 
-def _features(model: Any, encoded: Encoded, **walk: Any) -> Tensor:
-    """The encoder's output at the first token, and its mean over the row's tokens. Shape: (n, 2, width)."""
+def _features(model: Any, encoded: Encoded, **walk: Any) -> tuple[Tensor, ...]:
+    """The encoder's output at the first token, and its mean over the row's tokens. Shape: (n, width) each."""
 
     def poolings(batch: Batch) -> Tensor:
         hidden: Tensor = model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
@@ -78,38 +63,4 @@ def _features(model: Any, encoded: Encoded, **walk: Any) -> Tensor:
     features = map_rows(poolings, encoded, **walk)
     if not features.isfinite().all():
         raise DataError("features that are not finite", where="linear probe", remedy="use --precision fp32")
-    return features
-
-
-def _best_pair(x: Tensor, labels: Tensor, classes: int) -> tuple[int, float]:
-    """The pooling and the C with the lowest loss on a fifth of the rows. Shape: x (n, 2, width), labels (n,)."""
-    if len(x) < TOO_FEW_ROWS:
-        return 0, PENALTIES[0]
-    order = torch.randperm(len(x), generator=named_generator(0, "linear probe"))
-    aside, rest = order[: len(x) // 5], order[len(x) // 5 :]
-
-    def loss(pair: tuple[int, float]) -> float:
-        pooling, penalty = pair
-        found = _log_probabilities(x[rest, pooling], labels[rest], x[aside, pooling], classes=classes, penalty=penalty)
-        return measure(found, labels[aside]).loss
-
-    return min(product(range(x.shape[1]), PENALTIES), key=loss)
-
-
-def _log_probabilities(x: Tensor, labels: Tensor, x_test: Tensor, *, classes: int, penalty: float) -> Tensor:
-    """Shape: x (n, width), labels (n,), x_test (m, width) -> (m, C)."""
-    seen = labels.bincount().nonzero().flatten()  # sorted, as scikit-learn sorts its columns
-    log_probability = torch.full((len(x_test), classes), -math.log(len(x)))
-    # not the log of predict_proba, which underflows to -inf
-    log_probability[:, seen] = F.log_softmax(_scores(x, labels, x_test, penalty) if len(seen) > 1 else x_test[:, :1], -1)
-    return F.log_softmax(log_probability, -1)
-
-
-def _scores(x: Tensor, labels: Tensor, x_test: Tensor, penalty: float) -> Tensor:
-    """W z + b for every class that `labels` has, two or more. Shape: -> (m, classes seen)."""
-    regression = LogisticRegression(C=penalty, max_iter=MAX_ITERATIONS)
-    fitted = make_pipeline(StandardScaler(), regression).fit(x.numpy(), labels.numpy())
-    scores = torch.as_tensor(fitted.decision_function(x_test.numpy()), dtype=torch.float32)
-    if scores.dim() == 1:  # of two classes scikit-learn gives the second's score alone; the first's is 0
-        scores = torch.stack([torch.zeros_like(scores), scores], 1)
-    return scores
+    return features.unbind(1)

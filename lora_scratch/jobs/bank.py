@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..data import Batch, encode
 from ..errors import AdapterFileError, ConfigError, DataError
 from ..evaluation.predict import evaluating, map_rows
 from ..model import Base
-from ..model.storage import multiplied_in
+from ..model.storage import fast_products
 from ..runtime.precision import Precision
 from .classify import Classified
 from .hub import local_adapter
@@ -70,7 +69,12 @@ def open_bank(
 
 
 def classify_rows(
-    served: ServedBank, texts: Sequence[str], adapters: Sequence[str], *, precision: Precision, batch_tokens: int | None = None
+    served: ServedBank,
+    texts: Sequence[str],
+    adapters: Sequence[str],
+    *,
+    precision: Precision,
+    batch_tokens: int | None = None,
 ) -> list[Classified]:
     """Every text with the label that the adapter it names gives it, in the order of the texts.
 
@@ -85,7 +89,7 @@ def classify_rows(
         )
     limits = [served.max_tokens[adapter] for adapter in adapters]
     found: dict[int, Classified] = {}
-    with evaluating(served.base.model), _rounded_once(served.base.model, precision):
+    with evaluating(served.base.model), fast_products(served.base.model, precision):
         for limit in sorted(set(limits)):
             rows = [row for row, own in enumerate(limits) if own == limit]
             named = [adapters[row] for row in rows]
@@ -109,11 +113,6 @@ def _classified(text: str, logits: Tensor, labels: Sequence[str]) -> Classified:
     """The label of one row. Shape: logits (widest,), -inf behind the labels of its adapter."""
     scores = logits.softmax(-1).tolist()
     return Classified(text, labels[int(logits.argmax())], dict(zip(labels, scores, strict=False)))
-
-
-def _rounded_once(model: Any, precision: Precision) -> AbstractContextManager[None]:
-    """Frozen weights in the compute dtype for all batches."""
-    return nullcontext() if precision.dtype is torch.float32 else multiplied_in(model, precision.dtype, packed=True)
 
 
 def _notes(folder: str | Path) -> dict[str, Any]:

@@ -44,7 +44,13 @@ class Classifier:
     """
 
     def __init__(
-        self, saved: SavedAdapter, *, precision: Precision, batch_tokens: int | None = None, plain: bool = False, fsdp: bool = False
+        self,
+        saved: SavedAdapter,
+        *,
+        precision: Precision,
+        batch_tokens: int | None = None,
+        plain: bool = False,
+        fsdp: bool = False,
     ) -> None:
         if fsdp:
             self.model = shard_base(saved.base.model, precision.device)

@@ -71,20 +71,24 @@ def load_base(name: str, *, labels: Sequence[str] | None = None, seed: int = 0, 
             raise _cannot_load(name, error) from error
     fresh = {str(key) for key in info["missing_keys"]} | {str(entry[0]) for entry in info["mismatched_keys"]}
     if trained_for != names:
-        fresh |= _output_layer(model, len(names))
+        fresh |= _parameters_of(model, output_layer(model))
     _draw(model, fresh, seed)
     return Base(model.eval(), tokenizer, name, tuple(sorted(fresh)))
 
 
-def _output_layer(model: nn.Module, classes: int) -> set[str]:
-    """The parameters of the last linear layer of the head."""
+def output_layer(model: Any) -> str | None:
+    """The name of the head's last linear layer that has an output for each of the model's labels; None if there is none."""
     linears = [
         f"{head}.{inner}" if inner else head
         for head in default_heads(model)
         for inner, module in model.get_submodule(head).named_modules()
-        if isinstance(module, nn.Linear) and module.out_features == classes
+        if isinstance(module, nn.Linear) and module.out_features == model.config.num_labels
     ]
-    return {f"{linears[-1]}.{key}" for key, _ in model.get_submodule(linears[-1]).named_parameters()} if linears else set()
+    return linears[-1] if linears else None
+
+
+def _parameters_of(model: nn.Module, name: str | None) -> set[str]:
+    return set() if name is None else {f"{name}.{key}" for key, _ in model.get_submodule(name).named_parameters()}
 
 
 @torch.no_grad()

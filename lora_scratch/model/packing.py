@@ -48,7 +48,9 @@ def pack(attention_mask: Tensor, *, heads: int) -> Packing:
 def to_rows(tokens: Tensor, packing: Packing) -> Tensor:
     """Shape: (N·heads, d) -> (B·heads, T, d), or (B·heads, d) -> (B·heads, 1, d): one token a row is a row already."""
     rows = len(packing.mask)
-    return tokens[:, None] if len(tokens) == rows else tokens.index_select(0, packing.gather).view(rows, -1, tokens.shape[-1])
+    return (
+        tokens[:, None] if len(tokens) == rows else tokens.index_select(0, packing.gather).view(rows, -1, tokens.shape[-1])
+    )
 
 
 def to_tokens(rows: Tensor, packing: Packing) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..runtime.precision import DTYPES
+from .head_start import HEAD_STARTS, LOADED
 from .schedule import SCHEDULES
 
 
@@ -30,6 +31,9 @@ class TrainingConfig:
     warmup_ratio: float = _flag(0.06, "share of all optimizer steps in which the learning rate rises from 0")
     schedule: str = _flag("linear", f"how the learning rate falls after the warm-up: {', '.join(SCHEDULES)}")
     accumulation_steps: int = _flag(1, "forward passes in an optimizer step")
+    head_start: str = _flag(
+        LOADED, "where the head starts: loaded, as the model came, or probe, fitted to the frozen features in some seconds"
+    )
     clip_norm: float = _flag(1.0, "largest global gradient norm; 0 switches clipping off")
     max_skipped: int = _flag(25, "steps in a row without a finite loss and gradient after which the run stops")
     precision: str = _flag("auto", "compute dtype: fp32, bf16, fp16, or auto for what the device does well")
@@ -48,6 +52,7 @@ class TrainingConfig:
             (0 <= self.warmup_ratio < 1, "--warmup_ratio", self.warmup_ratio, "at least 0 and below 1"),
             (self.schedule in SCHEDULES, "--schedule", self.schedule, " or ".join(SCHEDULES)),
             (self.accumulation_steps >= 1, "--accumulation_steps", self.accumulation_steps, "at least 1"),
+            (self.head_start in HEAD_STARTS, "--head_start", self.head_start, " or ".join(HEAD_STARTS)),
             (0 <= self.clip_norm < float("inf"), "--clip_norm", self.clip_norm, "at least 0"),
             (self.max_skipped >= 1, "--max_skipped", self.max_skipped, "at least 1"),
             (self.precision in {"auto", *DTYPES}, "--precision", self.precision, f"auto, {', '.join(DTYPES)}"),

@@ -26,13 +26,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
-
 from ..layers.dropout import cheap_dropouts
 from ..layers.fused import fused_updates
 from ..model.packed import can_pack, packed
-from ..model.storage import multiplied_in
-from ..runtime import onednn
+from ..model.storage import fast_products
 from ..runtime.precision import Precision
 
 
@@ -43,17 +40,13 @@ def fast_path(model: Any, precision: Precision, *, plain: bool = False) -> Itera
     Args:
         plain: do nothing.
     """
+    if plain:
+        yield
+        return
     with ExitStack() as levers:
-        if not plain:
-            onednn.keep_few_kernels()
-        if not plain and precision.dtype is not torch.float32:
-            levers.enter_context(multiplied_in(model, precision.dtype, packed=False))  # memory before speed
-        if not plain:
-            levers.enter_context(fused_updates(model))
-        if not plain and precision.dtype is torch.float32 and precision.device.type == "cpu" and onednn.serves(model):
-            levers.enter_context(onednn.through_onednn())
-            levers.enter_context(multiplied_in(model, precision.dtype, packed=True))
-        if not plain and precision.device.type == "cpu":
+        levers.enter_context(fast_products(model, precision))
+        levers.enter_context(fused_updates(model))
+        if precision.device.type == "cpu":
             levers.enter_context(cheap_dropouts(model))
             levers.enter_context(packed(model))
             if not can_pack(model):

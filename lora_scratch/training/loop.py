@@ -1,5 +1,6 @@
 """The training loop: epochs of length-aware batches, an optimizer step for each group, the best adapter by validation.
 
+fit the head to the frozen features, if asked to (head_start.py)
 for every epoch:
     for every group of accumulation_steps batches:
         one optimizer step (step.py)
@@ -45,6 +46,7 @@ from .dynamics import Dynamics
 from .fast import fast_path
 from .graphs import WIDTH_MULTIPLE, CudaRecorder
 from .guard import STEPS, MovementGuard
+from .head_start import PROBE, start_head
 from .interrupt import SIGNALS, StopRequest, stop_request
 from .log import MetricsLog
 from .state import TrainingState
@@ -176,6 +178,8 @@ class _Run:
         with tqdm(
             total=step.total_steps, initial=step.step, desc="train", unit="step", disable=not show_progress
         ) as self.bar:
+            if not step.step and self.config.head_start == PROBE:
+                self._start_head()
             while state.epoch < self.config.epochs:
                 self._epoch()
                 self._validate()
@@ -198,6 +202,13 @@ class _Run:
             tokens=state.tokens,
             peak_memory_bytes=peak_memory_bytes(self.precision.device),
         )
+
+    def _start_head(self) -> None:
+        """Before the first step, so that every checkpoint holds what came of it."""
+        begun = time.perf_counter()
+        walk: dict[str, Any] = {"precision": self.precision, "pad_token_id": self.pad_token_id}
+        rows = start_head(self.model, self.train_set, seed=self.config.seed, **walk)
+        self.state.log.write(event="head_start", step=0, epoch=0, rows=rows, seconds=time.perf_counter() - begun)
 
     def _groups(self, epoch: int) -> list[list[list[int]]]:
         plan = plan_batches(self.train_set.lengths, batch_size=self.config.batch_size, seed=self.config.seed, epoch=epoch)

@@ -4,6 +4,12 @@ import pytest
 import torch
 
 from lora_scratch.benchmark.products import Operand, ProductRecorder
+from lora_scratch.model import storage
+from lora_scratch.model.storage import PackedLinear
+
+needs_packing = pytest.mark.skipif(
+    not storage._can_be_packed(torch.nn.Linear(2, 2), torch.bfloat16), reason="this CPU or torch packs nothing in bfloat16"
+)
 
 
 def recorded(function, *, training=True):
@@ -32,6 +38,19 @@ def test_a_batched_product_has_the_operations_of_all_its_matrices():
 def test_what_evaluation_multiplies_is_no_part_of_training():
     """Nothing is noted while the model is in evaluation mode."""
     assert not recorded(lambda: torch.randn(2, 3) @ torch.randn(3, 2), training=False)
+
+
+@needs_packing
+def test_a_product_with_a_packed_weight_is_counted_and_repeated_packed():
+    """As many operations as without packing, forward and backward; the weight is packed again for the repetition."""
+    linear = torch.nn.Linear(24, 40).requires_grad_(requires_grad=False)
+    x = torch.randn(7, 24, requires_grad=True)
+    products = recorded(lambda: PackedLinear(linear, torch.bfloat16)(x).float().sum().backward())
+    assert [product.flops for product in products] == [2 * 7 * 24 * 40] * 2
+    weights = [product.arguments[1].fill() for product in products]
+    assert [tuple(weight.shape) for weight in weights] == [(40, 24), (24, 40)]
+    assert all(weight.is_mkldnn for weight in weights)
+    assert all(0 < product.seconds(2) < 10 for product in products)
 
 
 @pytest.mark.parametrize("view", [lambda x: x, lambda x: x.T, lambda x: x[::2, 1:], lambda x: x[:1].expand(6, 4)])

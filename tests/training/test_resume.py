@@ -36,7 +36,10 @@ def run(folder, settings, *, model=None, save_steps=1, keep=100):
     folder.mkdir(exist_ok=True)
     checkpoints = Checkpoints(folder / "state", save_steps=save_steps, keep=keep)
     result = train(model, ROWS, VALIDATION, settings, log=log, on_best=saved.append, checkpoints=checkpoints, **QUIET)
-    told = [{name: value for name, value in event.items() if name != "tokens_per_second"} for event in log.events]
+    told = [
+        {name: value for name, value in event.items() if name not in ("tokens_per_second", "seconds")}
+        for event in log.events
+    ]
     counts = (result.best, result.best_step, result.steps, result.skipped, result.examples, result.tokens)
     return tensors(model), told, counts, saved[-1]
 
@@ -67,6 +70,7 @@ def stopped_after(step, whole, place):
         {"precision": "bf16"},
         {"precision": "fp16", "plain": True},
         {"accumulation_steps": 1, "epochs": 1},
+        {"head_start": "probe"},
     ],
     ids=str,
 )
