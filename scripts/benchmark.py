@@ -7,8 +7,8 @@
 
 Each measurement runs in a process of its own, after a look at whether the machine is idle (a `*` in the tables where it was
 not); rounds are interleaved. Measures: `training` (tokens/s, peak memory), `floor` (the bare matrix products of a step),
-`prediction`, `start-up`, `growth` (memory with 100 times the rows), `race` (seconds to an accuracy), `job` (all epochs, then
-test metrics). Needs the extra `benchmark` (peft, accelerate).
+`prediction`, `start-up`, `peak` (memory), `growth` (of it with 100 times the rows), `race` (seconds to an accuracy), `job`
+(all epochs, then test metrics). Needs the extra `benchmark` (peft, accelerate).
 """
 
 from __future__ import annotations

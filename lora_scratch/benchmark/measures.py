@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .contenders import CONTENDERS, DEFAULT
-from .growth import GROWTHS, measure_growth
+from .growth import GROWTHS, measure_growth, measure_peak
 from .prediction import PREDICTORS, measure_prediction
 from .products import measure_floor
 from .rounds import Task
@@ -34,7 +34,9 @@ class BenchmarkOptions:
     rounds: int = _flag(2, "how often each measurement is made")
     steps: int = _flag(6, "optimizer steps that are timed in a measurement, after two that are not")
     texts: int = _flag(400, "texts that are classified in a measurement of prediction, at most the test rows")
-    rows: int = _flag(500, "rows of the small data set of `growth`; the large one has a hundred times as many")
+    rows: int = _flag(
+        500, "rows of the data set of `peak`, and of the small one of `growth`; its large one has a hundred times as many"
+    )
     goal: float = _flag(0.905, "accuracy that `race` runs to")
     split: str = _flag("validation", "rows that `race` measures it on: validation or test")
     every: int = _flag(50, "optimizer steps between two looks of `race`")
@@ -61,7 +63,8 @@ MEASURES: dict[str, Measure] = {
     "floor": lambda name, work, options: measure_floor(name, work),
     "prediction": lambda name, work, options: measure_prediction(name, work, count=options.texts, adapter=options.adapter),
     "start-up": lambda name, work, options: measure_start_up(),
-    "growth": lambda name, work, options: measure_growth(name, work, rows=options.rows),
+    "growth": lambda name, work, options: measure_growth(name, rows=options.rows),
+    "peak": lambda name, work, options: measure_peak(name, work, rows=options.rows),
     "race": lambda name, work, options: measure_race(
         name, work, goal=options.goal, split=options.split, every=options.every
     ),
@@ -80,6 +83,7 @@ def tasks_of(options: BenchmarkOptions) -> list[Task]:
         "prediction": list(PREDICTORS),
         "start-up": ["lora_scratch"],
         "growth": list(GROWTHS),
+        "peak": list(GROWTHS),
     }
     return [(measure, contender) for measure in options.measures for contender in contenders[measure]]
 

@@ -27,6 +27,7 @@ COLUMNS: dict[str, tuple[tuple[str, str, Cell], ...]] = {
         ("MiB, 100 times as many", "many_bytes", lambda v: f"{v / MIB:,.0f}"),
         ("ratio", "ratio", lambda v: f"{v:.3f}"),
     ),
+    "peak": (("MiB", "peak_bytes", lambda v: f"{v / MIB:,.0f}"),),
     "race": (("seconds to the goal", "seconds_to_goal", lambda v: f"{v:,.1f}"), ("steps", "steps", lambda v: f"{v:,.0f}")),
     "job": (
         ("training s", "seconds", lambda v: f"{v:,.1f}"),

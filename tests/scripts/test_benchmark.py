@@ -16,7 +16,9 @@ from lora_scratch.benchmark import (
     BenchmarkModel,
     BenchmarkRows,
     Figures,
+    growth,
     is_default_work,
+    process,
     render_targets,
     rounds,
     start_up,
@@ -29,7 +31,7 @@ from lora_scratch.jobs import parse
 from lora_scratch.training import TrainingConfig
 
 IDLE, BUSY = Idleness(0.99, 0.1), Idleness(0.5, 3.0)
-MEASURES = ("training", "floor", "prediction", "start-up", "growth", "race")
+MEASURES = ("training", "floor", "prediction", "start-up", "growth", "peak", "race")
 
 
 @pytest.fixture
@@ -50,7 +52,8 @@ def in_process(monkeypatch):
             assert call(benchmark, *command[2:]) == 0
         return json.loads(out.getvalue().splitlines()[-1])
 
-    monkeypatch.setattr(rounds, "_in_a_process", run)
+    monkeypatch.setattr(rounds, "in_a_process", run)
+    monkeypatch.setattr(growth, "in_a_process", run)
     monkeypatch.setattr(rounds, "look", lambda: IDLE)
     monkeypatch.setattr(start_up, "_import_once", lambda: 0.03)
 
@@ -107,7 +110,7 @@ def test_benchmark_says_which_measurement_failed_and_why():
     """The last line of the process, and the name that runs it alone."""
     command = [sys.executable, "-c", "import sys; sys.exit('first line\\nrank is 999')", "--only", "training:ours"]
     with pytest.raises(LoraScratchError, match=r"--only training:ours: ended with 1: rank is 999"):
-        rounds._in_a_process(command)
+        process.in_a_process(command)
 
 
 @pytest.mark.parametrize(
