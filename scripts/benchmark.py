@@ -58,8 +58,9 @@ def main() -> None:
         print(json.dumps(MEASURES[measure](contender, work, options)))
         return
     command = [sys.executable, *sys.argv]
-    figures = Figures(run_rounds(tasks_of(options), command, rounds=options.rounds))
-    is_default = is_default_work(model, data, adapter, training)
+    own = shlex.split(options.flags_of_ours or "")
+    figures = Figures(run_rounds(tasks_of(options), command, rounds=options.rounds, flags_of_ours=own))
+    is_default = is_default_work(model, data, adapter, training) and not own
     targets = [target.judge(figures, is_default_work=is_default) for target in TARGETS]
     print(render_figures(figures), render_targets(targets), machine_in_words(figures), sep="\n\n")
     if options.json:

@@ -40,6 +40,9 @@ class BenchmarkOptions:
     goal: float = _flag(0.905, "accuracy that `race` runs to")
     split: str = _flag("validation", "rows that `race` measures it on: validation or test")
     every: int = _flag(50, "optimizer steps between two looks of `race`")
+    flags_of_ours: str | None = _flag(
+        None, 'flags for the contenders that are ours alone, after all others: --flags_of_ours "--head_start probe"'
+    )
     adapter: str | None = _flag(None, "trained adapter that `prediction` uses (default: random numbers)")
     json: str | None = _flag(None, "write every figure to this file")
     only: str | None = _flag(None, "make this one measurement here, measure:contender, and print its figures as JSON")

@@ -10,13 +10,19 @@ from .figures import Figure
 from .idle import look
 from .process import in_a_process
 
+OURS = "ours"  # the names of contenders that are ours begin so
 Task = tuple[str, str]  # a measure and a contender
 
 
-def run_rounds(tasks: Sequence[Task], command: Sequence[str], *, rounds: int) -> list[Figure]:
+def run_rounds(
+    tasks: Sequence[Task], command: Sequence[str], *, rounds: int, flags_of_ours: Sequence[str] = ()
+) -> list[Figure]:
     """Every task once a round, each in a fresh process: `command` and `--only measure:contender`.
 
     A process of its own makes peak memory honest, and leaves nothing warm for the next one.
+
+    Args:
+        flags_of_ours: for contenders of ours alone, after those of `command`.
 
     Raises:
         LoraScratchError: a process that failed, with the last line of what it said.
@@ -27,6 +33,7 @@ def run_rounds(tasks: Sequence[Task], command: Sequence[str], *, rounds: int) ->
     for number, measure, contender in bar:
         bar.set_postfix_str(f"{measure} {contender}")
         machine = look()
-        values = in_a_process([*command, "--only", f"{measure}:{contender}"])
+        own = flags_of_ours if contender.startswith(OURS) else ()
+        values = in_a_process([*command, *own, "--only", f"{measure}:{contender}"])
         figures.append(Figure(measure, contender, number, values, machine))
     return figures

@@ -12,12 +12,15 @@ from ..data import encode
 from ..errors import DataError
 from ..evaluation import predict_logits
 from ..model.sharding import shard_base
+from ..runtime import onednn
 from ..runtime.distributed import from_main, is_main, world_size
+from ..runtime.memory import give_back_freed
 from ..runtime.precision import Precision
 from .saved import SavedAdapter
 
 WINDOW_ROWS = 2048  # texts held at a time: enough to sort by length, few enough that memory stays flat
 WINDOW_CHARACTERS = 2**22  # the same for texts that are long
+KERNELS = 16  # a batch has four shapes and the next one others: more are memory that fills up over thousands of texts
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Classifier:
         plain: bool = False,
         fsdp: bool = False,
     ) -> None:
+        onednn.keep_few_kernels(KERNELS)
         if fsdp:
             self.model = shard_base(saved.base.model, precision.device)
         else:
@@ -72,6 +76,7 @@ class Classifier:
         for window in from_main_process(windows(texts, rows=rows, characters=characters)):
             found = self._classify([text for text in window if isinstance(text, str)])
             yield from (next(found) if isinstance(text, str) else text for text in window)
+            give_back_freed()
 
     def _classify(self, texts: Sequence[str]) -> Iterator[Classified]:
         if not texts:

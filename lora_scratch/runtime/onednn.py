@@ -30,14 +30,14 @@ TOKENS, WIDTH, INNER = 512, 768, 3072  # the largest product of DistilBERT
 LARGE = 2**20  # entries of a weight; the gain of smaller ones is within the noise of the test
 ROUNDS, GAIN = 5, 1.1
 CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # oneDNN's own, and torch's beside it
-KERNELS = 64  # a step has about 40 shapes, the few that come back in every step among them
+KERNELS = 64  # a training step has about 40 shapes, the few that come back in every step among them
 EXACT = 1e-5  # of the largest output; float32 in any order of summation is off by 1e-6, bfloat16 by 1e-2
 
 
-def keep_few_kernels() -> None:
+def keep_few_kernels(count: int = KERNELS) -> None:
     """Bound the caches of compiled kernels, unless the environment does. Before the first product, which reads it."""
     for name in CACHES:
-        os.environ.setdefault(name, str(KERNELS))
+        os.environ.setdefault(name, str(count))
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """lora_scratch/runtime/memory.py: what the process holds, and its peak since a moment of our choosing."""
 
+import ctypes
+
 import pytest
 import torch
 
@@ -26,6 +28,25 @@ def test_the_peak_can_be_counted_anew():
     torch.ones(16 * MIB)
     memory.restart_peak()
     assert memory.peak_bytes() == pytest.approx(memory.resident_bytes(), abs=4 * MIB)
+
+
+@linux
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")
+def test_freed_pages_between_those_in_use_go_back():
+    """Every second of 1,000 blocks of 64 KiB is freed: the holes stay with the process until they are given back."""
+    blocks = [b"x" * 2**16 + bytes(number % 2) for number in range(1000)]
+    del blocks[::2]
+    before = memory.resident_bytes()
+    memory.give_back_freed()
+    assert before - memory.resident_bytes() > 20 * MIB
+    assert len(blocks) == 500
+
+
+def test_a_system_that_takes_nothing_back_is_none_the_worse(monkeypatch):
+    """Another C library, or none that can be asked."""
+    for library in (object(), None):
+        monkeypatch.setattr(memory.ctypes, "CDLL", lambda _, library=library: library)
+        memory.give_back_freed()
 
 
 def test_without_proc_the_peak_of_the_process_is_what_is_known(tmp_path, monkeypatch):

@@ -106,6 +106,17 @@ def test_benchmark_runs_a_measurement_in_a_process_of_its_own(small, capsys, mon
     assert "1 of 1 measurements on a machine that was not idle (*)" in out
 
 
+@pytest.mark.usefixtures("in_process")
+def test_flags_of_ours_reach_no_other_contender(small, tmp_path):
+    """Two accumulated batches a step hold the tokens of two, for ours alone; the targets were not set for that."""
+    arguments = ["--measures", "training", "--contenders", "peft", "ours-fp32", "--json", tmp_path / "all.json"]
+    assert call(benchmark, *small, *arguments, "--flags_of_ours", "--accumulation_steps 2") == 0
+    found = json.loads((tmp_path / "all.json").read_text())
+    theirs, ours = (each["steps"] for each in found["figures"])
+    assert theirs == 2 * ours
+    assert {each["met"] for each in found["targets"] if "as shipped" in each["row"]} == {None}
+
+
 def test_benchmark_says_which_measurement_failed_and_why():
     """The last line of the process, and the name that runs it alone."""
     command = [sys.executable, "-c", "import sys; sys.exit('first line\\nrank is 999')", "--only", "training:ours"]
