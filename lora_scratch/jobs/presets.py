@@ -26,9 +26,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rank": 4,
         "alpha": 8.0,
         "dropout": 0.1,
-        "epochs": 6,
+        "epochs": 3,
         "batch_size": 32,
         "learning_rate": 1e-3,
         "schedule": "cosine",
+        "head_start": "probe",
     },
 }

@@ -64,10 +64,10 @@ def start_head(model: Any, train_set: Encoded, *, precision: Precision, pad_toke
 def _trained_output_layer(model: Any) -> nn.Linear:
     name = output_layer(model)
     if name is None:
-        raise ConfigError("the model's head has no linear output layer", where="--head_start probe", remedy="leave it out")
+        raise ConfigError("the model's head has no linear output layer", where="--head_start probe", remedy=f"use {LOADED}")
     layer: nn.Linear = model.get_submodule(name)
     if not layer.weight.requires_grad:
-        raise ConfigError(f"{name} is frozen", where="--head_start probe", remedy="train the head too, or leave it out")
+        raise ConfigError(f"{name} is frozen", where="--head_start probe", remedy=f"train the head too, or use {LOADED}")
     return layer
 
 

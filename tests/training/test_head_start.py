@@ -129,7 +129,7 @@ def test_a_frozen_head_and_one_without_a_linear_output_are_refused():
     """There would be nothing to start."""
     model = adapted()
     model.classifier.requires_grad_(requires_grad=False)
-    with pytest.raises(ConfigError, match="--head_start probe: classifier is frozen; train the head too, or leave it out"):
+    with pytest.raises(ConfigError, match="--head_start probe: classifier is frozen; train the head too, or use loaded"):
         head_start.start_head(model, tiny_rows(20), seed=0, **WALK)
     model = adapted()
     model.classifier = torch.nn.Identity()
