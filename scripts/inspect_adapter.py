@@ -3,6 +3,13 @@
 python scripts/inspect_adapter.py checkpoints/demo/adapter
 python scripts/inspect_adapter.py checkpoints/demo/adapter --json anatomy.json --html anatomy.html --figures pictures
 python scripts/inspect_adapter.py checkpoints/demo/adapter --verify --model demo      exit code 1 if anything is wrong
+
+Columns, dW the update and W the base weight:
+  |dW|/|W|    how large the update is (Frobenius norms)
+  stable      |dW|^2 over its largest singular value squared: 1 if one direction does it all, at most the rank
+  effective   exp of the entropy of the singular values: how many directions there are if weak ones count too
+  aligned     the share of |dW|^2 within the `rank` leading directions of W: 0 if the update does something new
+  intruders   how many of the 10 leading directions of W + dW resemble none of W (cosine below 0.6)
 """
 
 from __future__ import annotations

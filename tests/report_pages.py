@@ -11,7 +11,7 @@ from lora_scratch.evaluation import build_report, with_texts
 
 EVIL = "<script>alert(1)</script> & $x_1$ </td>"
 LABELS = ["joy", EVIL, "怒り"]
-VOID = {"meta", "wbr", "link", "br", "img", "hr", "input", "wbr"}
+VOID = {"meta", "wbr", "link", "br", "img", "hr", "input"}
 
 
 def report(**extra):

@@ -54,6 +54,14 @@ def test_files_that_a_page_names_exist(page):
         assert (ROOT / name).exists(), name
 
 
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if "`test_" in text])
+def test_tests_that_a_page_names_exist(page):
+    """`test_...` in backticks is the whole name of one."""
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    for name in re.findall(r"`(test_\w+)`", PAGES[page]):
+        assert f"def {name}(" in tests, name
+
+
 def test_lora_fa_is_short_obeys_the_laws_trains_and_loads_in_peft(elsewhere):
     """A new layer in under 60 lines and without touching another room: proven, injected, trained, saved, read by PEFT."""
     import peft
