@@ -20,6 +20,9 @@ SHARED_SEED = 0  # A and B are drawn again from it, so the file need not hold th
 class VeRALinear(AdapterLayer):
     """The arguments are those of `LoRALinear`; `generator` has nothing to draw."""
 
+    A: Tensor
+    B: Tensor
+
     def __init__(
         self, linear: nn.Linear, rank: int = 8, alpha: float = 16, *, dropout: float = 0.0, rslora: bool = False,
         generator: torch.Generator | None = None,
@@ -37,7 +40,7 @@ class VeRALinear(AdapterLayer):
     def forward(self, x: Tensor) -> Tensor:
         if self.merged_weight is not None and self.enabled:
             return F.linear(x, self.merged_weight, self.bias)
-        y = self.base(x)
+        y: Tensor = self.base(x)
         if not self.enabled:
             return y
         low = F.linear(self.dropout(x), self.A.to(x.dtype))  # in autocast's dtype, which the vectors follow

@@ -1,8 +1,12 @@
-"""`python -m lora_scratch train ...` is `python scripts/train.py ...`, also from a wheel, where there is no checkout."""
+"""`python -m lora_scratch train ...` is `python scripts/train.py ...`, also from a wheel, where there is no checkout.
+
+With `--import MODULE` before the name, a module of your own is imported first: one that registers an adapter layer.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import runpy
 import sys
 from importlib.metadata import PackageNotFoundError, files
@@ -10,12 +14,21 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Run the script that the first word names, with the words after it."""
+    """Run the script that is named, with the words after its name."""
     scripts = {path.stem: path for path in _installed() or _beside()}
     parser = argparse.ArgumentParser(prog="python -m lora_scratch", description=__doc__, epilog="SCRIPT --help says more.")
+    meaning = "import this first, from the folder you are in or an installed package; once for each module"
+    parser.add_argument("--import", dest="modules", action="append", default=[], metavar="MODULE", help=meaning)
     parser.add_argument("script", choices=sorted(scripts), metavar="SCRIPT", help=", ".join(sorted(scripts)))
-    path = str(scripts[parser.parse_args(sys.argv[1:2]).script])
-    sys.argv = [path, *sys.argv[2:]]
+    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    for name in given.modules:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            parser.error(f"--import {name}: {error}")
+    path = str(scripts[given.script])
+    sys.argv = [path, *given.words]
     runpy.run_path(path, run_name="__main__")
 
 

@@ -88,6 +88,22 @@ def test_scripts_of_a_checkout_are_those_beside_the_package(answer, monkeypatch,
     assert "memory.py" in capsys.readouterr().out
 
 
+def test_a_module_of_ones_own_is_imported_before_the_script(tmp_path, monkeypatch, capsys):
+    """One that registers a layer, from the folder one is in; one that is not there is wrong usage."""
+    (tmp_path / "brought_along.py").write_text("import sys\nsys.brought_along = True\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "brought_along", False, raising=False)
+    monkeypatch.setattr(sys, "argv", ["lora_scratch", "--import", "brought_along", "memory", "--help"])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        by_name.main()
+    assert sys.brought_along
+    assert sys.argv[1:] == ["--help"]
+    monkeypatch.setattr(sys, "argv", ["lora_scratch", "--import", "not_there", "memory", "--help"])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        by_name.main()
+    assert "--import not_there: No module named 'not_there'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [[], ["trian"], ["--rank", "8"]])
 def test_unknown_script_is_wrong_usage_that_names_those_that_exist(words, monkeypatch, capsys):
     """Exit code 2, as everywhere."""

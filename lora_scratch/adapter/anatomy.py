@@ -119,13 +119,30 @@ def _outline(name: str, layer: AdapterLayer, update: LowRankSVD) -> Outline:
 
 
 def update_factors(layer: AdapterLayer) -> tuple[Tensor, Tensor]:
-    """A (rank, in) and B (out, rank) with ΔW = B A, in float64: the scaling, and DoRA's gains, are in B."""
+    """A (rank, in) and B (out, rank) with ΔW = B A, in float64: the scaling, and DoRA's gains, are in B.
+
+    Of a layer that has other tensors than A and B they come from the singular value decomposition of its ΔW.
+    """
     tensors = stored_tensors(layer)
+    if not has_factors(layer):
+        return _factors_of(layer)
     lora_A, lora_B = next((tensors[a].double(), tensors[b].double()) for a, b in FACTORS if a in tensors)
     lora_B = layer.scaling * lora_B
     if isinstance(layer, DoRALinear):
         lora_B = layer.gain().detach().double()[:, None] * lora_B
     return lora_A, lora_B
+
+
+def has_factors(layer: AdapterLayer) -> bool:
+    """Whether the layer's file holds an A and a B by LoRA's names."""
+    return any(lora_A in stored_tensors(layer) for lora_A, _ in FACTORS)
+
+
+def _factors_of(layer: AdapterLayer) -> tuple[Tensor, Tensor]:
+    left, values, right = torch.linalg.svd(_out_in(layer, layer.delta_weight()), full_matrices=False)
+    above_rounding = values > torch.finfo(torch.float32).eps * max(layer.weight.shape) * values[0]
+    rank = max(1, int(above_rounding.sum()))
+    return right[:rank], left[:, :rank] * values[:rank]
 
 
 def low_rank_svd(lora_A: Tensor, lora_B: Tensor) -> LowRankSVD:

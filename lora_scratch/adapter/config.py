@@ -41,7 +41,9 @@ class LoRAConfig:
         default=None,
         metadata={"help": "modules trained in full, by exact name; default: every module outside the encoder"},
     )
-    variant: str = field(default="lora", metadata={"help": "lora, or dora: magnitude and direction apart"})
+    variant: str = field(
+        default="lora", metadata={"help": "lora, dora (magnitude and direction apart), or one that is registered"}
+    )
     init: str = field(
         default="default",
         metadata={"help": f"where A and B start: {', '.join(METHODS)}; always from exactly the base function"},
@@ -76,7 +78,9 @@ class LoRAConfig:
         self._check_selection()
 
     def _check_method(self) -> None:
-        _require(self.variant in adapter_variants(), "--variant", self.variant, f"one of {', '.join(adapter_variants())}")
+        known = ", ".join(adapter_variants())
+        own = "for one of your own, `python -m lora_scratch --import` the module that registers it"
+        _require(self.variant in adapter_variants(), "--variant", self.variant, f"one of {known}; {own}")
         _require(self.init in METHODS, "--init", self.init, f"one of {', '.join(METHODS)}")
         _require(self.bias in BIASES, "--bias", self.bias, f"one of {', '.join(BIASES)}")
         plain = self.init not in OFFSET_METHODS or self.variant == "lora"

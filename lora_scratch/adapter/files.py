@@ -262,7 +262,7 @@ def _check_complete(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         raise LoraScratchError(
             f"trained but not part of the adapter: {', '.join(lost[:5])}",
             where="save_adapter",
-            remedy="name it in head_modules",
+            remedy="name it in head_modules; what an adapter layer of your own trains belongs in its adapter_tensors()",
         )
 
 

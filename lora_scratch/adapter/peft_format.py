@@ -227,7 +227,8 @@ def _variant_problems(fields: Mapping[str, Any]) -> list[str]:
     if variant in adapter_variants():
         return []
     known = ", ".join(adapter_variants())
-    return [f"variant is {variant!r}, and {known} are registered: import the module that registers it"]
+    remedy = "import the module that registers it (python -m lora_scratch --import)"
+    return [f"variant is {variant!r}, and {known} are registered: {remedy}"]
 
 
 def _is_lora(layer: AdapterLayer) -> bool:

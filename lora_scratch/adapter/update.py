@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..layers import AdapterLayer, DoRALinear, NoRandomNumbers
-from .anatomy import update_factors
+from .anatomy import has_factors, update_factors
 from .config import LoRAConfig
 from .fingerprint import frozen_digests
 from .inject import inject
@@ -78,6 +78,9 @@ def take_update(model: nn.Module) -> AdapterUpdate:
                 expected="adapters of variant lora",
                 remedy="merge it into the weights instead",
             )
+        if not has_factors(layer):
+            found = f"{type(layer).__name__} has other tensors than LoRA's A and B"
+            raise ConfigError(found, where=name, expected="adapters of variant lora")
     return AdapterUpdate(
         config=state.config,
         factors={name: _factors(layer) for name, layer in layers.items()},

@@ -40,6 +40,9 @@ def initialise(layer: AdapterLayer, method: str, generator: torch.Generator | No
         raise ValueError(f"init is {method!r}; expected one of {', '.join(METHODS)}")
     if isinstance(layer, LoRAEmbedding) and method not in EMBEDDING_METHODS:
         raise ValueError(f"init is {method!r} on an embedding; expected one of {', '.join(EMBEDDING_METHODS)}")
+    has_factors = isinstance(layer, LoRAEmbedding) or "lora_A.weight" in layer.adapter_tensors()
+    if method != "default" and not has_factors:
+        raise ValueError(f"init is {method!r} on {type(layer).__name__}, which has no A of LoRA's; expected default")
     if method in _starts and not (method == "gaussian" and isinstance(layer, LoRAEmbedding)):
         _starts[method](layer, generator)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .evidence import (
     TOLERANCE,
@@ -21,6 +21,8 @@ from .evidence import (
     same_random_state,
 )
 from .laws import Make, law
+
+DRAWS = 64  # of dropout, until one differs from the first
 
 
 @law
@@ -82,6 +84,28 @@ def check_base_frozen(make: Make, x: Tensor, *, frozen: Collection[str] = ()) ->
                 raise LawError(f"{name} has a gradient", expected="none, as it is frozen")
         elif tensor.grad is None or not tensor.grad.any() or tensor.grad.dtype != torch.float32:
             raise LawError(f"{name} has the gradient {tensor.grad}", expected="a float32 one, not zero")
+
+
+@law
+def check_start_learns(make: Make, x: Tensor) -> None:
+    """At its start, too, some adapter tensor has a gradient that is not zero: training can leave it."""
+    layer = make().eval()
+    layer(x).float().square().sum().backward()
+    if not any(tensor.grad is not None and tensor.grad.any() for tensor in layer.adapter_tensors().values()):
+        raise LawError("every gradient is zero at the start", expected="one that is not, to leave it by")
+
+
+@law
+def check_dropout_acts(make: Make, x: Tensor) -> None:
+    """In training a dropout of the layer, if it has one that drops, gives another output at another draw."""
+    layer = off_init(make()).train()
+    own = [module for name, module in layer.named_modules() if not name.startswith("base")]
+    if not any(isinstance(module, nn.Dropout) and module.p > 0 for module in own):
+        return
+    with same_random_state(), torch.no_grad():
+        first = layer(x)
+        if all(torch.equal(layer(x), first) for _ in range(DRAWS)):
+            raise LawError(f"{DRAWS} draws of its dropout give one output", expected="others")
 
 
 @law

@@ -23,7 +23,7 @@ import functools
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..layers import AdapterLayer
 from .evidence import LawError
@@ -67,12 +67,33 @@ def check_all(
 
     Raises:
         LawError: the first law that is broken.
-        ValueError: a name in `skip` that is no law.
+        ValueError: a name in `skip`, `constants` or `frozen` that there is not, or a `make` that makes nothing new.
     """
-    unknown = sorted(set(skip) - set(LAWS))
-    if unknown:
-        raise ValueError(f"no such law: {', '.join(unknown)}; there are {', '.join(LAWS)}")
+    _check_names("law", skip, LAWS)
+    layer = _made(make)
+    _check_names("adapter tensor", frozen, layer.adapter_tensors())
+    _check_names("method", constants, dir(layer))
     given = {"gradients": {"constants": constants}, "base_frozen": {"frozen": frozen}, "adapter_tensors": {"frozen": frozen}}
     for name, check in LAWS.items():
         if name not in skip:
             check(make, x, **given.get(name, {}))
+
+
+def _made(make: Make) -> AdapterLayer:
+    """A layer, if each call makes a new one."""
+    if isinstance(make, nn.Module):
+        raise ValueError("make is a layer; expected a function that makes one")
+    first, second = make(), make()
+    if not isinstance(first, AdapterLayer):
+        raise ValueError(f"make gave a {type(first).__name__}; expected an AdapterLayer")
+    if first is second or first.base is second.base:
+        raise ValueError("make gave the same layer, or the same base, twice; expected a new one at each call")
+    return first
+
+
+def _check_names(kind: str, names: Collection[str], known: Collection[str]) -> None:
+    if isinstance(names, str):
+        raise ValueError(f"found the word {names!r}; expected a list of names")
+    if unknown := sorted(set(names) - set(known)):
+        there_are = ", ".join(name for name in known if not name.startswith("_"))
+        raise ValueError(f"no such {kind}: {', '.join(unknown)}; there are {there_are}")

@@ -62,6 +62,23 @@ def test_tests_that_a_page_names_exist(page):
         assert f"def {name}(" in tests, name
 
 
+def test_vera_is_a_variant_of_the_scripts_too(elsewhere, monkeypatch, capsys):
+    """Trained, reported and taken apart, without a tensor by LoRA's names; what needs them says so."""
+    from lora_scratch.__main__ import main
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["lora_scratch", "--import", "vera", *map(str, words)])
+        main()
+        return capsys.readouterr().out
+
+    few = ["--limit_train", 64, "--limit_eval", 24, "--epochs", 1]
+    assert "report: run/report.json" in run("train", "--variant", "vera", *few, "--output_dir", "run")
+    assert " 8 " in run("inspect_adapter", "run/adapter")  # two vectors, and a ΔW of rank 8
+    with pytest.raises(SystemExit, match=r"^1$"):
+        run("compress", "run/adapter", "--output", "small")
+    assert "VeRALinear has other tensors than LoRA's A and B" in capsys.readouterr().err
+
+
 def test_lora_fa_is_short_obeys_the_laws_trains_and_loads_in_peft(elsewhere):
     """A new layer in under 60 lines and without touching another room: proven, injected, trained, saved, read by PEFT."""
     import peft

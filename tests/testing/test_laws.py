@@ -110,6 +110,21 @@ class DeadB(LoRALinear):
         return self.base(x) + self.scaling * (x @ self.lora_A.T @ self.lora_B.detach().T)
 
 
+class DeadStart(LoRALinear):
+    """Starts with A and B at zero, where neither has a gradient."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        nn.init.zeros_(self.lora_A)
+
+
+class NeverDrops(LoRALinear):
+    """Has a dropout and does not call it."""
+
+    def forward(self, x):
+        return self.base(x) + self.scaling * (x @ self.lora_A.to(x).T @ self.lora_B.to(x).T)
+
+
 class ForwardInHalf(LoRALinear):
     """Computes the update of a float32 layer in bfloat16, and in float64 nothing shows."""
 
@@ -299,6 +314,8 @@ BROKEN = [
     ("gradients", HalfGradient),
     ("base_frozen", TrainsTheBase),
     ("base_frozen", DeadB),
+    ("start_learns", DeadStart),
+    ("dropout_acts", NeverDrops),
     ("merge_equals_forward", RoundsTheUpdate),
     ("merge_equals_forward", ForwardInHalf),
     ("merge_equals_forward", NeverMerges),
@@ -404,12 +421,40 @@ def test_check_all_refuses_to_skip_an_unknown_law():
         check_all(of(LoRALinear), X, skip=["zero_star"])
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"skip": "low_rank"}, "found the word 'low_rank'; expected a list of names"),
+        ({"frozen": ["lora_A"]}, "no such adapter tensor: lora_A; there are lora_A.weight, lora_B.weight"),
+        ({"constants": ["row_nrom"]}, "no such method: row_nrom; there are "),
+    ],
+)
+def test_check_all_refuses_a_name_that_exempts_nothing(options, message):
+    """Nor may one that names no tensor, or no method."""
+    with pytest.raises(ValueError, match=message):
+        check_all(of(LoRALinear), X, **options)
+
+
+def test_check_all_wants_a_new_layer_with_a_new_base_at_each_call():
+    """The laws move layers, cast and merge them: the next one would see what is left."""
+    layer, base = of(LoRALinear)(), nn.Linear(6, 4)
+    for make, found in (
+        (layer, "make is a layer"),
+        (lambda: layer, "make gave the same layer"),
+        (lambda: LoRALinear(base, rank=2, alpha=3), "the same base, twice"),
+        (lambda: nn.Linear(6, 4), "make gave a Linear; expected an AdapterLayer"),
+    ):
+        with pytest.raises(ValueError, match=found):
+            check_all(make, X)
+
+
 def test_laws_leave_the_global_random_state_alone():
     """A check between two draws changes neither."""
     make, state = of(LoRALinear, dropout=0.5), torch.get_rng_state()
     layer = make()
     torch.set_rng_state(state)
-    check_all(lambda: layer, X, skip=set(LAWS) - {"zero_start", "modes_leave_weights"})
+    for name in ("zero_start", "dropout_acts", "modes_leave_weights"):
+        LAWS[name](lambda: layer, X)
     assert torch.equal(torch.get_rng_state(), state)
 
 
