@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..adapter import LoRAConfig
+from .opening import DEMO
 from .options import ADAPTER_AND_HEAD
 
 
@@ -86,6 +87,16 @@ Made with `{command}`.
 
 
 def _load_it(base: str, labels: Sequence[str]) -> str:
+    if base == DEMO:
+        return """## Load it
+
+The demo's base is built by lora-scratch and is on no hub:
+
+```python
+from lora_scratch.jobs import open_adapter
+
+model = open_adapter("path/to/this/folder").base.model
+```"""
     return f"""## Load it
 
 ```python

@@ -13,16 +13,17 @@ from ..errors import AdapterFileError
 
 PREFIX = "hub:"
 FILES = [WEIGHTS, CONFIG, PROVENANCE, CARD]
+LOG = "metrics.jsonl"  # what a run's folder has from its beginning
 
 
 def local_adapter(name: str | Path) -> Path:
     """The folder called `name`, or, of a name on the hub, the folder where its files lie now.
 
     Raises:
-        AdapterFileError: it can't be had from the hub.
+        AdapterFileError: there is no such folder, or it can't be had from the hub.
     """
     if not str(name).startswith(PREFIX):
-        return Path(name)
+        return _existing(Path(name))
     repository, _, revision = str(name).removeprefix(PREFIX).partition("@")
     from huggingface_hub import snapshot_download  # a slow import, and local folders do without it
 
@@ -30,6 +31,19 @@ def local_adapter(name: str | Path) -> Path:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=FILES))
     except Exception as error:  # of the hub client, of its validation and of the transport below it alike
         raise _failed("could not be fetched", str(name), error) from error
+
+
+def _existing(folder: Path) -> Path:
+    """The folder itself; a run's folder, and none at all, are mistaken for an adapter's most often."""
+    if not folder.is_dir():
+        found, remedy = "no such folder", "scripts/train.py writes one, to OUTPUT_DIR/adapter"
+    elif not (folder / LOG).exists():
+        return folder
+    elif (folder / "adapter").is_dir():
+        found, remedy = "this is the folder of a run", f"its adapter is {folder / 'adapter'}"
+    else:
+        found, remedy = "this run has no adapter yet", f"go on with scripts/train.py --resume {folder}"
+    raise AdapterFileError([found], where=str(folder), expected="an adapter folder", remedy=remedy)
 
 
 def push_adapter(folder: Path, name: str, *, public: bool = False) -> str:

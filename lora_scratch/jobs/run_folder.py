@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, LoraScratchError
+from ..errors import ConfigError, Interrupted, LoraScratchError
 from ..runtime.atomic import remove_leftovers, write_json
 from ..runtime.distributed import from_main, is_main
 from ..runtime.lock import LOCK, sole_writer
@@ -37,7 +37,10 @@ def run_folder(options: RunOptions, record: Mapping[str, Any]) -> Iterator[Path]
             write_json(folder / CONFIG, record)
         remove_leftovers(folder)
         from_main(os.fsencode(folder))
-        yield folder
+        try:
+            yield folder
+        except Interrupted as stop:
+            raise Interrupted(f"{stop}; go on with --resume {folder}", signal_number=stop.signal_number) from None
 
 
 def check_free(folder: Path, *, flag: str = "--output_dir") -> Path:
@@ -53,7 +56,10 @@ def check_free(folder: Path, *, flag: str = "--output_dir") -> Path:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError(f"can't be used ({reason})", where=f"{flag} {folder}", remedy="choose another") from error
     if taken:
-        raise ConfigError("holds files already", where=f"{flag} {folder}", remedy="choose a new folder, or remove this one")
+        goes_on = f"go on with --resume {folder}, or " if (folder / CONFIG).exists() and flag == "--output_dir" else ""
+        raise ConfigError(
+            "holds files already", where=f"{flag} {folder}", remedy=f"{goes_on}choose a new folder, or remove this one"
+        )
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(there, os.W_OK | os.X_OK):  # false for root too where the disk is mounted read-only
         raise ConfigError("can't be used (no permission to write)", where=f"{flag} {folder}", remedy="choose another")

@@ -51,3 +51,18 @@ def test_a_note_that_is_missing_is_named(good, tmp_path, data):
         AdapterFileError, match=r"provenance\.json: data\.max_tokens is .* no int; expected an adapter folder that"
     ):
         open_adapter(folder).noted("data", "max_tokens", int)
+
+
+def test_a_folder_that_is_no_adapters_says_what_it_is_and_where_the_adapter_is(good, tmp_path):
+    """None at all, that of a run without an adapter yet, and that of a run."""
+    run = tmp_path / "run"
+    with pytest.raises(AdapterFileError, match="no such folder; expected an adapter folder"):
+        open_adapter(run)
+    run.mkdir()
+    (run / "metrics.jsonl").touch()
+    with pytest.raises(AdapterFileError, match=f"this run has no adapter yet; .*--resume {run}"):
+        open_adapter(run)
+    shutil.copytree(good, run / "adapter")
+    with pytest.raises(AdapterFileError, match=f"its adapter is {run / 'adapter'}"):
+        open_adapter(run)
+    assert open_adapter(run / "adapter").labels == ("yes", "no")

@@ -52,6 +52,8 @@ def test_the_model_card_holds_the_results_and_the_command(job):
     assert f"{report['adapted']['accuracy']:.4f}" in card
     assert "train.py" in card
     assert "sadness" in card
+    exec(card.split("```python")[1].split("```")[0].replace("path/to/this/folder", str(job.adapter)), loaded := {})  # noqa: S102
+    assert loaded["model"].num_labels == 6
 
 
 def test_evaluate_measures_what_the_run_reported(job, tmp_path, capsys):

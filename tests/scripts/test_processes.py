@@ -167,7 +167,7 @@ def test_a_signal_to_any_process_saves_and_stops_all_and_a_resume_ends_in_the_sa
         places, stop = [here[process], tmp_path], (process, 2, signal.SIGTERM)
         told = in_processes(rank_work.script, "train", *arguments, places=places, signalled=stop)
         assert [code for code, _, _ in told] == [143, 143]
-        assert lines(told)[0] == "interrupted: SIGTERM, saved after step 3 of 8"
+        assert lines(told)[0] == "interrupted: SIGTERM, saved after step 3 of 8; go on with --resume run"
         told = in_processes(rank_work.script, "train", "--resume", "run", places=places)
         assert [code for code, _, _ in told] == [0, 0], lines(told)
         assert "goes on after step 3" in told[0][1]

@@ -163,7 +163,10 @@ def test_a_signal_saves_and_exits_as_a_shell_expects(job, arguments, tmp_path, m
         stop(patch, at_step=2, how=lambda: os.kill(os.getpid(), number))
         assert call(train, *arguments) == code
     signal.signal(signal.SIGINT, before)
-    assert f"interrupted: {number.name}, saved after step 2 of 8" in one_line(capsys)
+    goes_on = f"go on with --resume {tmp_path / 'run'}"
+    assert f"interrupted: {number.name}, saved after step 2 of 8; {goes_on}" in one_line(capsys)
+    assert call(train, *arguments) == 1
+    assert f"{goes_on}, or choose a new folder" in one_line(capsys)
     assert call(train, "--resume", tmp_path / "run") == 0
     assert adapter_bytes(tmp_path / "run") == adapter_bytes(job.run)
 
