@@ -64,7 +64,9 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("adapter", help="adapter folder, as scripts/train.py writes it")
     parser.add_argument(
         "--split", default="validation", choices=["train", "validation", "test"], help="which rows (default: validation)"

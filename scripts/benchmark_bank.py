@@ -57,7 +57,9 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--model", default="demo", help="hub name or folder of a pretrained encoder, or demo (default)")
     parser.add_argument("--adapters", type=int, default=8, help="how many there are; each row names one at random")
     parser.add_argument("--rank", type=int, default=8, help="rank of each adapter")

@@ -45,7 +45,9 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--add", nargs="+", metavar="FOLDER", help="the sum of these adapters, with --weights a weighted one")
     kind.add_argument("--subtract", nargs=2, metavar="FOLDER", help="the first adapter minus the second")

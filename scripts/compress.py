@@ -14,7 +14,8 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from lora_scratch.evaluation import Table, markdown_table, predict_logits
+from lora_scratch.errors import ConfigError
+from lora_scratch.evaluation import WORSE, Table, markdown_table, predict_logits
 from lora_scratch.jobs import (
     Compression,
     check_file,
@@ -51,6 +52,9 @@ def main() -> None:
     predict = partial(predict_logits, model, precision=precision, pad_token_id=saved.base.pad_token_id)
     found = compress(saved, predict, validation=validation, test=test, energies=options.energies)
     print(f"{candidates(found)}\n\n{modules(found)}\n\n{in_words(found)}")
+    if found.tested.word == WORSE:
+        remedy = "nothing is written; try larger --energies, or choose on more validation rows"
+        raise ConfigError("significantly worse on the test rows", where=options.adapter, remedy=remedy)
     save_compression(saved, found, place, command=command_line())
     if options.json:
         write_json(Path(options.json), found.record())
@@ -59,7 +63,9 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("adapter", help="adapter folder, as scripts/train.py writes it")
     parser.add_argument("--output", required=True, metavar="DIR", help="where the adapter goes; must not hold files yet")
     shares = " ".join(f"{energy:g}" for energy in ENERGIES)

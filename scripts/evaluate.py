@@ -13,16 +13,14 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
 from lora_scratch.adapter import count_parameters, disabled
 from lora_scratch.errors import ConfigError, printable
-from lora_scratch.evaluation import build_report, check_requirement, predict_logits, render, require, versions, with_texts
+from lora_scratch.evaluation import REQUIREMENTS, build_report, predict_logits, render, require, versions, with_texts
 from lora_scratch.jobs import (
-    HelpFormatter,
     check_file,
     command_line,
     encode_rows,
+    flag_parser,
     left_out,
     open_adapter,
     open_rows,
@@ -57,7 +55,11 @@ class EvaluateOptions:
     json: str | None = field(default=None, metadata={"help": "write the report to this file too"})
     html: str | None = field(default=None, metadata={"help": "draw the report to this file too; needs the extra `report`"})
     require: str | None = field(
-        default=None, metadata={"help": "exit with 1 unless the verdict is this: better, or not_worse (better or not shown)"}
+        default=None,
+        metadata={
+            "help": "exit with 1 unless the verdict is this: better, or not_worse (better or not shown)",
+            "choices": [*REQUIREMENTS],
+        },
     )
     temperature: bool = field(
         default=False, metadata={"help": "fit a temperature on the validation rows; not with --split validation"}
@@ -66,7 +68,7 @@ class EvaluateOptions:
 
 def main() -> None:
     """Base and adapter over the same rows."""
-    (options,) = parse_flags(HfArgumentParser(EvaluateOptions, description=__doc__, formatter_class=HelpFormatter))
+    (options,) = parse_flags(flag_parser([EvaluateOptions], str(__doc__)))
     check_options(options)
     saved = open_adapter(options.adapter, model=options.model)
     wanted = options.precision or saved.noted("training", "precision", str)
@@ -115,12 +117,10 @@ def check_options(options: EvaluateOptions) -> None:
     """What can be refused before a model is loaded.
 
     Raises:
-        ConfigError: no such split or requirement, or a temperature that would be fitted on the rows it is measured on.
+        ConfigError: no such split, or a temperature that would be fitted on the rows it is measured on.
     """
     if options.split not in SPLITS:
         raise ConfigError(f"found {options.split!r}", where="--split", expected=", ".join(SPLITS))
-    if options.require is not None:
-        check_requirement(options.require)
     if options.temperature and options.split == "validation":
         raise ConfigError("the rows are the validation rows themselves", where="--temperature", remedy="use --split test")
     check_file(options.json)

@@ -22,7 +22,9 @@ LONGEST_TOKEN = 24  # letters
 
 def main() -> None:
     """Layer, steps, tokens and predictions, in this order."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("text", help="the text to follow")
     parser.add_argument("--adapter", required=True, help="adapter folder, as scripts/train.py writes it")
     parser.add_argument(

@@ -75,7 +75,9 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("adapter", help="adapter folder, as scripts/train.py writes it, or hub:owner/name")
     goal = parser.add_mutually_exclusive_group(required=True)
     goal.add_argument("--merged", metavar="DIR", help="where the plain model goes; must not hold files yet")

@@ -32,7 +32,9 @@ COLUMNS = f"{'rank':>5} {'|dW|/|W|':>9} {'stable':>7} {'effective':>9} {'aligned
 
 def main() -> None:
     """The table, or the problems."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("adapter", help="adapter folder, as scripts/train.py writes it")
     parser.add_argument("--model", help="base model, if not the one the adapter names")
     parser.add_argument("--json", metavar="FILE", help="write every figure to this file too, singular values among them")

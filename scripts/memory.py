@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import HfArgumentParser
 
 from lora_scratch.adapter import LoRAConfig, inject
 from lora_scratch.benchmark import BenchmarkModel, open_sized
 from lora_scratch.data import Batch
 from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import Table, markdown_table
-from lora_scratch.jobs import HelpFormatter, check_file, parse_flags, run_command
+from lora_scratch.jobs import check_file, flag_parser, parse_flags, run_command
 from lora_scratch.runtime.atomic import write_json
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.precision import resolve_precision
@@ -47,7 +46,7 @@ class MemoryOptions:
 def main() -> None:
     """One model after another, so that none stands in the other's memory."""
     kinds = (BenchmarkModel, LoRAConfig, MemoryOptions)
-    options = parse_flags(HfArgumentParser(kinds, description=__doc__, formatter_class=HelpFormatter))
+    options = parse_flags(flag_parser(kinds, str(__doc__)))
     check_file(options[2].json)
     ledgers = ledgers_of(*options)
     print(markdown_table(table(ledgers)))

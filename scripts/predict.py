@@ -48,7 +48,9 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line; `-` among the texts means standard input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("texts", nargs="*", help="texts to classify, or - for one text a line on standard input")
     parser.add_argument("--adapter", required=True, help="adapter folder, as scripts/train.py writes it")
     parser.add_argument("--file", help="UTF-8 file with one text a line")

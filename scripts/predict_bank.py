@@ -42,7 +42,9 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--adapters", required=True, nargs="+", type=named_folder, help="NAME=FOLDER, one or more")
     parser.add_argument("--file", required=True, help="UTF-8 file with one JSON object a line, or - for standard input")
     parser.add_argument("--model", help="base model, if not the one that the adapters name")

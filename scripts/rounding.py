@@ -67,7 +67,9 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--model", help="measure on weights of this model (default: random ones in DistilBERT's shapes)")
     parser.add_argument("--rank", type=int, default=8, help="rank of the updates (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")

@@ -89,9 +89,6 @@ def main() -> None:
     use_threads(training.threads)
     precision = resolve_precision(training.precision, resolve_device(training.device))
     recorded = begun(run)
-    if run.resume and is_finished(run.resume):
-        print(f"{run.resume} is finished: report.json is there, nothing is left to do")
-        return
 
     # text -> examples -> token ids
     splits = open_splits(data, seed=training.seed)
@@ -102,6 +99,9 @@ def main() -> None:
     known = history(splits, data, training, run)
     record = to_record((model_options, data, adapter, training, run), known, precision)
     check_same_run(recorded, record, folder=run.resume)
+    if run.resume and is_finished(run.resume):
+        print(f"{run.resume} is finished: report.json is there, nothing is left to do")
+        return
     describe(base, splits, sets, quantised, run)
 
     # the untouched model, measured before anything is changed

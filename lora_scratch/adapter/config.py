@@ -60,15 +60,11 @@ class LoRAConfig:
     )
     rank_pattern: dict[str, int] = field(
         default_factory=dict,
-        metadata={
-            "help": "another rank where the name ends in the key, a regular expression; set it in a YAML or JSON file"
-        },
+        metadata={"help": "another rank where the name ends in the key, a regular expression; as JSON"},
     )
     alpha_pattern: dict[str, float] = field(
         default_factory=dict,
-        metadata={
-            "help": "another alpha where the name ends in the key, a regular expression; set it in a YAML or JSON file"
-        },
+        metadata={"help": "another alpha where the name ends in the key, a regular expression; as JSON"},
     )
 
     def __post_init__(self) -> None:

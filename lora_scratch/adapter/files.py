@@ -310,14 +310,14 @@ def _check_base(model: nn.Module, provenance: Mapping[str, Any], *, where: Path)
         raise BaseMismatchError(
             [f"the adapter was trained on a base in precision {trained_in}, and this one is in {found}"],
             where=str(where),
-            remedy=f"load a base in precision {trained_in} (quantise_base(model) makes nf4), or pass verify_base=False",
+            remedy=f"load a base in precision {trained_in} (quantise_base(model) makes nf4), or verify_base=False",
         )
     if different:
         raise BaseMismatchError(
             [f"the base model is not the one the adapter was trained on ({len(different)} differ, first {different[0]})"],
             where=str(where),
             expected=f"the weights of {base.get('name') or 'the original base'}",
-            remedy="load that base, or pass verify_base=False if you know better",
+            remedy="load that base (--model); verify_base=False, from Python, takes this one all the same",
         )
 
 

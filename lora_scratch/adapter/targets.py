@@ -143,7 +143,11 @@ def _all_linear(model: nn.Module, kept: dict[str, nn.Module], variant: str) -> l
     ]
     free = [name for name in linear if not shared_names(model, name)]
     if not free:
-        raise TargetError("no linear layer is left to adapt", where="--targets", expected="a model with linear layers")
+        raise TargetError(
+            "no linear layer is left to adapt",
+            where="--targets",
+            remedy="see what --layers, counted from 0, and --exclude leave",
+        )
     return free
 
 

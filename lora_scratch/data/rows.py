@@ -59,7 +59,10 @@ def checked_text(place: str, text: str) -> str | DataError:
 def bad_row(place: str, found: str, expected: str = "") -> DataError:
     """The error for one row that can't be used, `where` = `path:line`."""
     return DataError(
-        found, where=place, expected=expected, remedy="mend the row, or leave such rows out with --skip_bad_rows"
+        found,
+        where=place,
+        expected=expected,
+        remedy="mend the row, or leave such rows out (--skip_bad_rows of train.py and predict.py)",
     )
 
 

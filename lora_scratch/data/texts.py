@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -13,6 +14,7 @@ from ..errors import DataError
 from .rows import checked_text
 
 STANDARD_INPUT = "-"
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")  # whose lines are no texts
 
 
 def read_texts(path: str, *, progress: str = "") -> Iterator[str | DataError]:
@@ -24,10 +26,14 @@ def read_texts(path: str, *, progress: str = "") -> Iterator[str | DataError]:
         progress: what a bar of the bytes that have been read says; no bar if empty.
 
     Raises:
-        DataError: no such file, or it can't be read.
+        DataError: no such file, a table, or it can't be read.
     """
     if path != STANDARD_INPUT and not os.path.isfile(path):
         raise DataError("no such file", where=path, expected="a UTF-8 file with one text a line")
+    if Path(path).suffix.lower() in TABLES:
+        raise DataError(
+            "is a table", where=path, expected="a file with one text a line", remedy="write its text column to a .txt file"
+        )
     return _lines(path, progress)
 
 

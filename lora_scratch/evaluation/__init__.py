@@ -27,12 +27,13 @@ from .render import training_line as training_line
 from .report import build_report as build_report
 from .report import versions as versions
 from .report import with_texts as with_texts
+from .verdict import REQUIREMENTS as REQUIREMENTS
+from .verdict import WORSE as WORSE
 from .verdict import ChangedRow as ChangedRow
 from .verdict import LengthSlice as LengthSlice
 from .verdict import Verdict as Verdict
 from .verdict import changed_by_class as changed_by_class
 from .verdict import changed_rows as changed_rows
-from .verdict import check_requirement as check_requirement
 from .verdict import judge as judge
 from .verdict import length_slices as length_slices
 from .verdict import require as require

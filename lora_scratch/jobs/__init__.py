@@ -40,6 +40,7 @@ from .options import HelpFormatter as HelpFormatter
 from .options import ModelOptions as ModelOptions
 from .options import RunOptions as RunOptions
 from .options import check_given as check_given
+from .options import flag_parser as flag_parser
 from .options import parse as parse
 from .options import parse_flags as parse_flags
 from .resume import check_same_run as check_same_run

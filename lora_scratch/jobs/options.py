@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -105,7 +106,7 @@ def parse(kinds: Sequence[Any], description: str, *, arguments: Sequence[str] | 
         ConfigError: a value out of bounds, or a run to go on with that is not there.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = HfArgumentParser(tuple(kinds), description=description, formatter_class=HelpFormatter)
+    parser = flag_parser(kinds, description)
     given, _ = parser.parse_known_args(arguments)
     begun = _begun(given)
     name = getattr(given, "preset", None)
@@ -119,6 +120,25 @@ def parse(kinds: Sequence[Any], description: str, *, arguments: Sequence[str] | 
     objects = parse_flags(parser, arguments)
     _check_complete(parser, objects)
     return objects
+
+
+def flag_parser(kinds: Sequence[Any], description: str) -> HfArgumentParser:
+    """A flag for every field of these dataclasses, to be written in full; a mapping is given as JSON."""
+    parser = HfArgumentParser(tuple(kinds), description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    for action in parser._actions:
+        if action.type is dict:
+            action.type = _mapping
+    return parser
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"""found {text!r}; expected JSON such as '{{"query": 2}}'""")
+    return found
 
 
 def parse_flags(parser: HfArgumentParser, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:

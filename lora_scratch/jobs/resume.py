@@ -25,6 +25,7 @@ FREE = (
     "versions.",
     "processes",
 )
+DIGESTS = "data.digests."
 # Where the run is, how it was called, and what config.json holds twice.
 UNCOMPARED = ("RunOptions.resume", "RunOptions.output_dir", "command", "training.", "DataOptions.")
 
@@ -84,6 +85,13 @@ def check_same_run(recorded: Mapping[str, Any] | None, present: Mapping[str, Any
         for name in {**there, **here}
         if here.get(name) != there.get(name) and not name.startswith(UNCOMPARED)
     }
+    rows = [name.rpartition(".")[2] for name in differing if name.startswith(DIGESTS)]
+    if rows:
+        raise ConfigError(
+            f"the {' and '.join(sorted(rows))} rows are not those that the run was started with",
+            where=f"--resume {folder}",
+            remedy="put the file back as it was, or start a new run",
+        )
     refused = [clause for name, clause in differing.items() if not name.startswith(FREE)]
     if refused:
         more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""

@@ -130,6 +130,10 @@ def _cannot_load(name: str, error: Exception) -> ModelError:
             where=name,
             expected="a folder with config.json, model.safetensors and tokenizer files",
         )
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        return ModelError(
+            "no such folder", where=name, expected="a folder, or owner/name on the hub", remedy="pass --model FOLDER"
+        )
     return ModelError(
         "the model is no local folder and could not be fetched from the hub",
         where=name,
