@@ -52,3 +52,12 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, make):
         make(tmp_path / "texts.txt")
     with pytest.raises(DataError, match=r"texts\.txt: no such file; expected a UTF-8 file with one text a line"):
         read_texts(str(tmp_path / "texts.txt"))
+
+
+@pytest.mark.parametrize("ending", ["csv", "TSV", "jsonl", "json", "parquet"])
+def test_a_table_is_no_file_of_texts(tmp_path, ending):
+    """Its header and its labels would be classified too, without a word."""
+    path = tmp_path / f"rows.{ending}"
+    path.write_text("text,label\n")
+    with pytest.raises(DataError, match="is a table; expected a file with one text a line; write its text column"):
+        read_texts(str(path))

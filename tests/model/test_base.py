@@ -60,6 +60,13 @@ def test_a_name_that_is_no_folder_and_no_hub_model_is_one_clear_line(tmp_path, m
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nothing", "models/of/mine"])
+def test_a_path_that_is_no_folder_is_said_so_without_asking_the_hub(name):
+    """No name on the hub looks like this."""
+    with pytest.raises(ModelError, match=f"^{name}: no such folder; expected a folder, or owner/name on the hub"):
+        load_base(name, labels="ab")
+
+
 def test_a_folder_without_a_model_says_what_belongs_there(tmp_path):
     """An empty folder is no model."""
     with pytest.raises(ModelError, match=r"no sequence classifier could be loaded .*; expected a folder with config.json"):

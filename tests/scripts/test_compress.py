@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import compress
 import evaluate
@@ -106,6 +107,22 @@ def test_nothing_is_written_if_the_first_candidate_is_worse(job, tmp_path, faili
     assert call(compress, job.adapter, "--output", tmp_path / "small", "--energies", 0.5) == 1
     errors = capsys.readouterr().err.splitlines()
     assert re.search(r"^error: --energies: holding [\d.]+% of the update is already significantly worse", errors[-1])
+    assert not (tmp_path / "small").exists()
+
+
+def test_what_the_test_rows_show_to_be_worse_is_not_written(job, tmp_path, monkeypatch, capsys):
+    """The table is printed all the same; what the validation rows did not show, they may have been too few for."""
+    real = compress.compress
+
+    def worse(*arguments, **options):
+        found = real(*arguments, **options)
+        return replace(found, tested=replace(found.tested, word="worse"))
+
+    monkeypatch.setattr(compress, "compress", worse)
+    assert call(compress, job.adapter, "--output", tmp_path / "small", "--energies", 1) == 1
+    told = capsys.readouterr()
+    assert "(chosen)" in told.out
+    assert "significantly worse on the test rows; nothing is written" in told.err
     assert not (tmp_path / "small").exists()
 
 

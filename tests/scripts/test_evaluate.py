@@ -56,13 +56,13 @@ def test_require_better_follows_the_verdict(job, monkeypatch, when):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "code", "message"),
     [
-        (["--require", "best"], "--require: found 'best'; expected better or not_worse"),
-        (["--temperature", "true", "--split", "validation"], "--temperature: the rows are the validation rows"),
+        (["--require", "best"], 2, "argument --require: invalid choice: 'best' (choose from"),
+        (["--temperature", "true", "--split", "validation"], 1, "--temperature: the rows are the validation rows"),
     ],
 )
-def test_evaluate_refuses_flags_before_it_opens_anything(capsys, flags, message):
-    """Not even the adapter folder is looked for."""
-    assert call(evaluate, "--adapter", "no/such/folder", *flags) == 1
+def test_evaluate_refuses_flags_before_it_opens_anything(capsys, flags, code, message):
+    """Not even the adapter folder is looked for; a requirement that there is not must not look like one that is not met."""
+    assert call(evaluate, "--adapter", "no/such/folder", *flags) == code
     assert message in capsys.readouterr().err

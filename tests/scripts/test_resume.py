@@ -67,10 +67,12 @@ def test_a_run_that_died_is_finished_by_resume_with_the_same_adapter(job, argume
 
 
 def test_resuming_a_finished_run_says_so_and_changes_nothing(job, capsys):
-    """Exit 0, at once."""
+    """Exit 0; with another flag than the run was started with it is refused as any run is, also when there is nothing to do."""
     before = {path: path.stat().st_mtime_ns for path in job.run.rglob("*")}
     assert call(train, "--resume", job.run) == 0
     assert "is finished" in capsys.readouterr().out
+    assert call(train, "--resume", job.run, "--epochs", 9) == 1
+    assert "--epochs is 9, in the run" in one_line(capsys)
     assert {path: path.stat().st_mtime_ns for path in job.run.rglob("*")} == before
 
 
