@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from transformers import HfArgumentParser
 
@@ -126,7 +126,7 @@ def flag_parser(kinds: Sequence[Any], description: str) -> HfArgumentParser:
     """A flag for every field of these dataclasses, to be written in full; a mapping is given as JSON."""
     parser = HfArgumentParser(tuple(kinds), description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     for action in parser._actions:
-        if action.type is dict:
+        if get_origin(action.type) is dict:
             action.type = _mapping
     return parser
 

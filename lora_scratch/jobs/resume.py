@@ -85,18 +85,18 @@ def check_same_run(recorded: Mapping[str, Any] | None, present: Mapping[str, Any
         for name in {**there, **here}
         if here.get(name) != there.get(name) and not name.startswith(UNCOMPARED)
     }
-    rows = [name.rpartition(".")[2] for name in differing if name.startswith(DIGESTS)]
-    if rows:
+    refused = {name: clause for name, clause in differing.items() if not name.startswith(FREE)}
+    if refused and all(name.startswith(DIGESTS) for name in refused):
+        rows = sorted(name.removeprefix(DIGESTS) for name in refused)
         raise ConfigError(
-            f"the {' and '.join(sorted(rows))} rows are not those that the run was started with",
+            f"the {', '.join(rows)} rows are not those that the run was started with",
             where=f"--resume {folder}",
             remedy="put the file back as it was, or start a new run",
         )
-    refused = [clause for name, clause in differing.items() if not name.startswith(FREE)]
     if refused:
         more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
         raise ConfigError(
-            "; ".join(refused[:5]) + more,
+            "; ".join([*refused.values()][:5]) + more,
             where=f"--resume {folder}",
             expected="what the run was started with",
             remedy="leave these flags out, or start a new run",

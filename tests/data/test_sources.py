@@ -126,7 +126,7 @@ def test_column_flags_choose_the_columns(tmp_path: Path) -> None:
         ),
         ({"train": "a;joy\nb;joy\n", "validation": "c;joy\n", "test": "d;joy\n"}, "every training row has the label 'joy'"),
         ({"train": "a;joy\nb;anger\n", "test": "c;joy\n"}, "2 rows are too few to set some aside for validation"),
-        ({"train": "a;joy\nb\n", "test": "c;joy\n"}, r"train\.txt:2: no ';' in 'b'; .* --skip_bad_rows"),
+        ({"train": "a;joy\nb\n", "test": "c;joy\n"}, r"train\.txt:2: no ';' in 'b'; .*--skip_bad_rows"),
     ],
 )
 def test_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path, files: dict[str, str], message: str) -> None:

@@ -67,7 +67,7 @@ def test_a_run_that_died_is_finished_by_resume_with_the_same_adapter(job, argume
 
 
 def test_resuming_a_finished_run_says_so_and_changes_nothing(job, capsys):
-    """Exit 0; with another flag than the run was started with it is refused as any run is, also when there is nothing to do."""
+    """Exit 0; with another flag than the run was started with it is refused, as any run is."""
     before = {path: path.stat().st_mtime_ns for path in job.run.rglob("*")}
     assert call(train, "--resume", job.run) == 0
     assert "is finished" in capsys.readouterr().out
@@ -113,7 +113,7 @@ def test_other_rows_under_the_same_name_are_refused(job, arguments, tmp_path, mo
     (data / "train.txt").write_text(text.replace(" i ", " we ", 1))
     capsys.readouterr()
     assert call(train, "--resume", tmp_path / "run") == 1
-    assert "data.digests.train is " in one_line(capsys)
+    assert "the train rows are not those that the run was started with" in one_line(capsys)
 
 
 def test_what_changes_no_number_may_differ_and_is_said(job, arguments, tmp_path, monkeypatch, capsys):
