@@ -29,6 +29,10 @@ from lora_scratch.jobs.rounding_figures import (
 from lora_scratch.runtime.atomic import write_json
 
 RATIO = "‖ΔW‖/‖W‖"
+MERGING = (
+    "Merging: W + ΔW is summed in float32 and rounded once. Survived is the part of ΔW in what was changed; lost is\n"
+    "the norm of what that is off by / ‖ΔW‖; unchanged entries have the bits that they have without the update."
+)
 
 
 def main() -> None:
@@ -82,8 +86,7 @@ def parse() -> argparse.Namespace:
 def lost_table(rows: Sequence[LostUpdate]) -> str:
     """What is left of an update after rounding W + ΔW."""
     return markdown(
-        "Merging: W + ΔW is summed in float32 and rounded once. Survived is the part of ΔW in what was changed; lost is\n"
-        "the norm of what that is off by / ‖ΔW‖; unchanged entries have the bits that they have without the update.",
+        MERGING,
         ["stored in", "base in", RATIO, "survived", "lost", "entries unchanged"],
         [
             [row.dtype, row.base_dtype, f"{row.ratio:g}", f"{row.survived:.1%}", f"{row.error:.1%}", f"{row.unchanged:.1%}"]

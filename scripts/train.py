@@ -255,15 +255,8 @@ def history(splits: Splits, data: DataOptions, training: TrainingConfig, run: Ru
 
 def took(result: TrainResult) -> dict[str, float]:
     """What the training took, as report.json names it."""
-    return {
-        "seconds": result.seconds,
-        "cpu_seconds": result.cpu_seconds,
-        "examples": result.examples,
-        "tokens": result.tokens,
-        "examples_per_second": result.examples_per_second,
-        "peak_memory_bytes": result.peak_memory_bytes,
-        "skipped_steps": result.skipped,
-    }
+    names = ("seconds", "cpu_seconds", "examples", "tokens", "examples_per_second", "peak_memory_bytes")
+    return {**{name: getattr(result, name) for name in names}, "skipped_steps": result.skipped}
 
 
 def describe(

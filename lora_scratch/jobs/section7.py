@@ -146,6 +146,7 @@ def collect(folder: Path, plan: Plan, family: str, *, depth: int | None = None) 
     """
 
     def opened(variant: Variant, seed: int) -> Layers:
+        """The layers of one training."""
         return layers_of(run_place(folder, variant, seed), family)
 
     first, second = plan.pair
