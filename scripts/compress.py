@@ -52,12 +52,12 @@ def main() -> None:
     predict = partial(predict_logits, model, precision=precision, pad_token_id=saved.base.pad_token_id)
     found = compress(saved, predict, validation=validation, test=test, energies=options.energies)
     print(f"{candidates(found)}\n\n{modules(found)}\n\n{in_words(found)}")
+    if options.json:
+        write_json(Path(options.json), found.record())
     if found.tested.word == WORSE:
         remedy = "nothing is written; try larger --energies, or choose on more validation rows"
         raise ConfigError("significantly worse on the test rows", where=options.adapter, remedy=remedy)
     save_compression(saved, found, place, command=command_line())
-    if options.json:
-        write_json(Path(options.json), found.record())
     print(f"\nadapter: {place}")
 
 

@@ -35,7 +35,9 @@ def local_adapter(name: str | Path) -> Path:
 
 def _existing(folder: Path) -> Path:
     """The folder itself; a run's folder, and none at all, are mistaken for an adapter's most often."""
-    if not folder.is_dir():
+    if folder.is_file():
+        found, remedy = "this is a file", f"name the folder that it lies in: {folder.parent}"
+    elif not folder.is_dir():
         found, remedy = "no such folder", "scripts/train.py writes one, to OUTPUT_DIR/adapter"
     elif not (folder / LOG).exists():
         return folder

@@ -54,8 +54,10 @@ def test_a_note_that_is_missing_is_named(good, tmp_path, data):
 
 
 def test_a_folder_that_is_no_adapters_says_what_it_is_and_where_the_adapter_is(good, tmp_path):
-    """None at all, that of a run without an adapter yet, and that of a run."""
+    """A file of it, none at all, that of a run without an adapter yet, and that of a run."""
     run = tmp_path / "run"
+    with pytest.raises(AdapterFileError, match=f"this is a file; .*that it lies in: {good}"):
+        open_adapter(good / "adapter_config.json")
     with pytest.raises(AdapterFileError, match="no such folder; expected an adapter folder"):
         open_adapter(run)
     run.mkdir()

@@ -119,7 +119,8 @@ def test_what_the_test_rows_show_to_be_worse_is_not_written(job, tmp_path, monke
         return replace(found, tested=replace(found.tested, word="worse"))
 
     monkeypatch.setattr(compress, "compress", worse)
-    assert call(compress, job.adapter, "--output", tmp_path / "small", "--energies", 1) == 1
+    assert call(compress, job.adapter, "--output", tmp_path / "small", "--energies", 1, "--json", tmp_path / "f.json") == 1
+    assert json.loads((tmp_path / "f.json").read_text())["tested"]["word"] == "worse"
     told = capsys.readouterr()
     assert "(chosen)" in told.out
     assert "significantly worse on the test rows; nothing is written" in told.err

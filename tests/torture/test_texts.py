@@ -130,7 +130,4 @@ def test_without_the_flag_the_first_bad_text_ends_the_command(adapter, tmp_path,
     """What came before it has been answered; the line is named."""
     (tmp_path / "texts.txt").write_bytes(b"fine\n\nfine\n")
     assert call(predict, "--adapter", adapter, "--file", tmp_path / "texts.txt") == 1
-    assert (
-        "texts.txt:2: the text is empty; mend the row, or leave such rows out (--skip_bad_rows"
-        in capsys.readouterr().err
-    )
+    assert "texts.txt:2: the text is empty; mend the row, or leave such rows out (--skip_bad_rows" in capsys.readouterr().err
