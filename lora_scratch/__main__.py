@@ -20,12 +20,12 @@ def main() -> None:
     meaning = "import this first, from the folder you are in or an installed package; once for each module"
     parser.add_argument("--import", dest="modules", action="append", default=[], metavar="MODULE", help=meaning)
     parser.add_argument("script", choices=sorted(scripts), metavar="SCRIPT", help=", ".join(sorted(scripts)))
-    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="...", help="what the script is given")
     given = parser.parse_args()
     for name in given.modules:
         try:
             importlib.import_module(name)
-        except ImportError as error:
+        except (ImportError, TypeError, ValueError) as error:  # not there, or a path in place of a name
             parser.error(f"--import {name}: {error}")
     path = str(scripts[given.script])
     sys.argv = [path, *given.words]

@@ -15,6 +15,8 @@ from .files import CONFIG, WEIGHTS, read_config, read_provenance, read_tensors
 from .peft_format import PREFIX, stored_config, without_wrapper_copies
 from .provenance import differing_settings
 
+WITH_FACTORS = ("lora", "dora")  # what the tensors of another variant are, its own layer alone knows
+
 
 def problems_in_folder(folder: Path) -> list[str]:
     """One line for everything wrong with the files themselves; empty if nothing is. What the base says is not asked."""
@@ -33,7 +35,7 @@ def problems_in_folder(folder: Path) -> list[str]:
         config = read_config(folder, tensors, notes)
     except AdapterFileError as error:
         return list(dict.fromkeys([*problems, *_lines(error)]))  # read_tensors reads provenance.json too
-    if tensors:
+    if tensors and config.variant in WITH_FACTORS:
         ranks = {name: rank for name, (rank, _) in _factors(tensors).items()}
         problems += _factor_problems(_factors(tensors), config)
         if notes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..adapter import NF4, adapter_layers, base_precision, remove_adapter, save_adapter
+from ..adapter.anatomy import has_factors
 from ..adapter.split import give_head_to_base
 from ..errors import ConfigError
 from ..layers import DoRALinear
@@ -21,9 +22,12 @@ def save_split(saved: SavedAdapter, place: Path) -> dict[str, str]:
         What the adapter asks of a server.
 
     Raises:
-        ConfigError: trained biases, or a base in four bits, which is no ordinary model.
+        ConfigError: trained biases, a base in four bits, which is no ordinary model, or a variant that servers don't know.
     """
     model = saved.base.model
+    if not all(map(has_factors, adapter_layers(model).values())):
+        found = f"variant {saved.config.variant} has other tensors than LoRA's A and B"
+        raise ConfigError(found, where="--split", remedy="pass --merged, which every server can hold")
     if base_precision(model) == NF4:
         raise ConfigError("the base is quantised to four bits", where="--split", remedy="pass --dequantise")
     give_head_to_base(model)

@@ -74,9 +74,11 @@ def test_vera_is_a_variant_of_the_scripts_too(elsewhere, monkeypatch, capsys):
     few = ["--limit_train", 64, "--limit_eval", 24, "--epochs", 1]
     assert "report: run/report.json" in run("train", "--variant", "vera", *few, "--output_dir", "run")
     assert " 8 " in run("inspect_adapter", "run/adapter")  # two vectors, and a ΔW of rank 8
-    with pytest.raises(SystemExit, match=r"^1$"):
-        run("compress", "run/adapter", "--output", "small")
-    assert "VeRALinear has other tensors than LoRA's A and B" in capsys.readouterr().err
+    assert "nothing wrong" in run("inspect_adapter", "run/adapter", "--verify", "--model", "demo")
+    for line in (["compress", "run/adapter", "--output", "small"], ["export", "run/adapter", "--split", "parts"]):
+        with pytest.raises(SystemExit, match=r"^1$"):
+            run(*line)
+        assert "has other tensors than LoRA's A and B" in capsys.readouterr().err
 
 
 def test_lora_fa_is_short_obeys_the_laws_trains_and_loads_in_peft(elsewhere):
