@@ -20,6 +20,7 @@ from lora_scratch.evaluation import Table, markdown_table, predict_logits
 from lora_scratch.jobs import (
     Ablation,
     ablate,
+    argument_parser,
     carriers,
     check_file,
     check_given,
@@ -64,9 +65,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("adapter", help="adapter folder, as scripts/train.py writes it")
     parser.add_argument(
         "--split", default="validation", choices=["train", "validation", "test"], help="which rows (default: validation)"

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from lora_scratch.adapter import AdapterBank, LoRAConfig, inject, merge_all, save_adapter
 from lora_scratch.errors import ConfigError
-from lora_scratch.jobs import check_given, open_base, run_command
+from lora_scratch.jobs import argument_parser, check_given, open_base, run_command
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.precision import resolve_precision
 from lora_scratch.runtime.seeds import named_generator
@@ -57,9 +57,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--model", default="demo", help="hub name or folder of a pretrained encoder, or demo (default)")
     parser.add_argument("--adapters", type=int, default=8, help="how many there are; each row names one at random")
     parser.add_argument("--rank", type=int, default=8, help="rank of each adapter")

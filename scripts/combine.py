@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lora_scratch.jobs import (
     Combination,
+    argument_parser,
     check_file,
     check_free,
     check_given,
@@ -45,9 +46,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argument_parser(__doc__)
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--add", nargs="+", metavar="FOLDER", help="the sum of these adapters, with --weights a weighted one")
     kind.add_argument("--subtract", nargs=2, metavar="FOLDER", help="the first adapter minus the second")

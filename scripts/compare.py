@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from lora_scratch.evaluation import markdown_table
-from lora_scratch.jobs import check_given, run_command
+from lora_scratch.jobs import argument_parser, check_given, run_command
 from lora_scratch.jobs.ladder import LADDER, RUNGS, Step, read_climb
 from lora_scratch.jobs.standings import curve_table, duel_table, duels, summarise
 from lora_scratch.jobs.trainings import check_same_flags, train_all
@@ -85,11 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         f"  {name:<12} {rung.meaning}: {shlex.join(rung.flags) or f'from the run of {rung.run}'}"
         for name, rung in RUNGS.items()
     )
-    parser = argparse.ArgumentParser(
-        description=f"{__doc__}\nrungs:\n{listed}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = argument_parser(f"{__doc__}\nrungs:\n{listed}")
     parser.add_argument("--output_dir", required=True, help="folder of the comparison, new or begun before")
     parser.add_argument(
         "--rungs", nargs="+", choices=RUNGS, default=list(LADDER), help=f"what to compare (default: {' '.join(LADDER)})"

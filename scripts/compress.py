@@ -18,6 +18,7 @@ from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import WORSE, Table, markdown_table, predict_logits
 from lora_scratch.jobs import (
     Compression,
+    argument_parser,
     check_file,
     check_free,
     check_given,
@@ -63,9 +64,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("adapter", help="adapter folder, as scripts/train.py writes it")
     parser.add_argument("--output", required=True, metavar="DIR", help="where the adapter goes; must not hold files yet")
     shares = " ".join(f"{energy:g}" for energy in ENERGIES)

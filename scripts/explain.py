@@ -8,12 +8,10 @@ The layer is computed in float64 on the input that it really had; the last line 
 
 from __future__ import annotations
 
-import argparse
-
 from torch import Tensor
 
 from lora_scratch.errors import printable
-from lora_scratch.jobs import Explanation, check_given, explain, open_adapter, run_command
+from lora_scratch.jobs import Explanation, argument_parser, check_given, explain, open_adapter, run_command
 
 WIDTH = 40  # letters of the longest bar
 SHOWN = 4  # leading numbers of a step
@@ -22,9 +20,7 @@ LONGEST_TOKEN = 24  # letters
 
 def main() -> None:
     """Layer, steps, tokens and predictions, in this order."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("text", help="the text to follow")
     parser.add_argument("--adapter", required=True, help="adapter folder, as scripts/train.py writes it")
     parser.add_argument(

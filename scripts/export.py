@@ -21,6 +21,7 @@ from pathlib import Path
 from lora_scratch.adapter import dequantise_base
 from lora_scratch.jobs import (
     Gate,
+    argument_parser,
     check_free,
     check_given,
     gate_rows,
@@ -75,9 +76,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("adapter", help="adapter folder, as scripts/train.py writes it, or hub:owner/name")
     goal = parser.add_mutually_exclusive_group(required=True)
     goal.add_argument("--merged", metavar="DIR", help="where the plain model goes; must not hold files yet")

@@ -14,7 +14,6 @@ Columns, dW the update and W the base weight:
 
 from __future__ import annotations
 
-import argparse
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -23,7 +22,15 @@ from typing import Any
 
 from lora_scratch.adapter import Anatomy, anatomy, problems_in_folder, shares_by_depth, shares_by_projection
 from lora_scratch.errors import AdapterFileError, ConfigError, printable
-from lora_scratch.jobs import check_file, check_given, local_adapter, open_adapter, problems_with_base, run_command
+from lora_scratch.jobs import (
+    argument_parser,
+    check_file,
+    check_given,
+    local_adapter,
+    open_adapter,
+    problems_with_base,
+    run_command,
+)
 from lora_scratch.reporting import anatomy_page, check_installed, write_page
 from lora_scratch.runtime.atomic import write_bytes, write_json
 
@@ -32,9 +39,7 @@ COLUMNS = f"{'rank':>5} {'|dW|/|W|':>9} {'stable':>7} {'effective':>9} {'aligned
 
 def main() -> None:
     """The table, or the problems."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("adapter", help="adapter folder, as scripts/train.py writes it")
     parser.add_argument("--model", help="base model, if not the one the adapter names")
     parser.add_argument("--json", metavar="FILE", help="write every figure to this file too, singular values among them")

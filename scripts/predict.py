@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 from lora_scratch.data import checked_text, read_texts
 from lora_scratch.errors import DataError
-from lora_scratch.jobs import Classified, Classifier, check_file, check_given, open_adapter, run_command
+from lora_scratch.jobs import Classified, Classifier, argument_parser, check_file, check_given, open_adapter, run_command
 from lora_scratch.runtime.atomic import new_file
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.distributed import is_main
@@ -48,9 +48,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line; `-` among the texts means standard input."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("texts", nargs="*", help="texts to classify, or - for one text a line on standard input")
     parser.add_argument("--adapter", required=True, help="adapter folder, as scripts/train.py writes it")
     parser.add_argument("--file", help="UTF-8 file with one text a line")

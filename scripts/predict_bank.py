@@ -21,7 +21,7 @@ from tqdm import tqdm
 from lora_scratch.adapter.bank import BASE
 from lora_scratch.data.rows import checked_row, listed
 from lora_scratch.errors import DataError
-from lora_scratch.jobs import check_given, classify_rows, open_bank, run_command
+from lora_scratch.jobs import argument_parser, check_given, classify_rows, open_bank, run_command
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.precision import resolve_precision
 
@@ -42,9 +42,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--adapters", required=True, nargs="+", type=named_folder, help="NAME=FOLDER, one or more")
     parser.add_argument("--file", required=True, help="UTF-8 file with one JSON object a line, or - for standard input")
     parser.add_argument("--model", help="base model, if not the one that the adapters name")

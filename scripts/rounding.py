@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lora_scratch.errors import ConfigError
-from lora_scratch.jobs import check_file, check_given, open_base, run_command
+from lora_scratch.jobs import argument_parser, check_file, check_given, open_base, run_command
 from lora_scratch.jobs.rounding_figures import (
     CYCLES,
     STANDARD_DEVIATION,
@@ -71,9 +71,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--model", help="measure on weights of this model (default: random ones in DistilBERT's shapes)")
     parser.add_argument("--rank", type=int, default=8, help="rank of the updates (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import Table, markdown_table
-from lora_scratch.jobs import check_given, open_base, run_command
+from lora_scratch.jobs import argument_parser, check_given, open_base, run_command
 from lora_scratch.jobs.section7 import Plan, collect, flags, run_place
 from lora_scratch.jobs.trainings import check_same_flags, train_all
 from lora_scratch.reporting import Page, missing_packages, offer_page, section7_page, section7_tables
@@ -57,11 +57,7 @@ def main() -> None:
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     """Our own flags, and those for train.py."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").format(shared=shlex.join(SHARED)),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = argument_parser((__doc__ or "").format(shared=shlex.join(SHARED)))
     parser.add_argument("--model", required=True, help="hub name or folder of a pretrained encoder, or `demo`")
     parser.add_argument("--dataset", required=True, help="as for train.py")
     parser.add_argument("--output_dir", required=True, help="folder of the replay, new or begun before")

@@ -123,9 +123,9 @@ def update_factors(layer: AdapterLayer) -> tuple[Tensor, Tensor]:
 
     Of a layer that has other tensors than A and B they come from the singular value decomposition of its ΔW.
     """
-    tensors = stored_tensors(layer)
     if not has_factors(layer):
         return _factors_of(layer)
+    tensors = stored_tensors(layer)
     lora_A, lora_B = next((tensors[a].double(), tensors[b].double()) for a, b in FACTORS if a in tensors)
     lora_B = layer.scaling * lora_B
     if isinstance(layer, DoRALinear):

@@ -39,6 +39,7 @@ from .options import DataOptions as DataOptions
 from .options import HelpFormatter as HelpFormatter
 from .options import ModelOptions as ModelOptions
 from .options import RunOptions as RunOptions
+from .options import argument_parser as argument_parser
 from .options import check_given as check_given
 from .options import flag_parser as flag_parser
 from .options import parse as parse

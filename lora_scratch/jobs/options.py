@@ -131,6 +131,13 @@ def flag_parser(kinds: Sequence[Any], description: str) -> HfArgumentParser:
     return parser
 
 
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """The same for a script that has no dataclasses: the description with its lines as they are, flags in full."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+
+
 def _mapping(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
