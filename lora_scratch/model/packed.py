@@ -27,6 +27,7 @@ from transformers.masking_utils import sdpa_mask
 from ..adapter.targets import QUERY_KEY_VALUE
 from ..data import Batch
 from .attention import attention
+from .first_tokens import can_absorb, first_token_attention
 from .packing import Packing, pack
 
 NAME = "lora_scratch_packed"
@@ -58,11 +59,21 @@ def packed_attention(
         )
         return padded
     q, k, v = (x.transpose(1, 2).reshape(-1, x.shape[-1]) for x in (query, key, value))  # (N·heads, head_dim), views
-    if all_tokens is not None:
-        _, *names = QUERY_KEY_VALUE[module.config.model_type]
-        k, v = (getattr(module, name)(all_tokens).view(-1, q.shape[-1]) for name in names)
-    mixed = attention(q, k, v, packing, scaling=scaling, dropout=dropout)
+    options = {"scaling": scaling, "dropout": dropout}
+    if all_tokens is None:
+        mixed = attention(q, k, v, packing, **options)
+    else:
+        mixed = _of_first_tokens(module, q, all_tokens[0], packing, **options)
     return mixed.view(1, -1, packing.heads, mixed.shape[-1]), None
+
+
+def _of_first_tokens(module: Any, q: Tensor, x: Tensor, packing: Packing, **options: Any) -> Tensor:
+    _, *names = QUERY_KEY_VALUE[module.config.model_type]
+    key, value = (getattr(module, name) for name in names)
+    if can_absorb(key) and can_absorb(value):
+        return first_token_attention(q, x, key, value, packing, **options)
+    k, v = (layer(x).view(-1, q.shape[-1]) for layer in (key, value))
+    return attention(q, k, v, packing, **options)
 
 
 def _mask(*, attention_mask: Tensor | None, **others: Any) -> Tensor | None:

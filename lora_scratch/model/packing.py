@@ -45,6 +45,15 @@ def pack(attention_mask: Tensor, *, heads: int) -> Packing:
     return Packing(heads, first, gather.flatten(), scatter.flatten(), mask.repeat_interleave(heads, 0)[:, None])
 
 
+def of_tokens(packing: Packing) -> Packing:
+    """The same for whole tokens, not split into heads: (N, d) and (B, T, d)."""
+    heads, longest = packing.heads, packing.mask.shape[-1]
+    gather = packing.gather.view(-1, heads, longest)[:, 0].flatten() // heads  # every head has the same tokens
+    scatter = packing.scatter.view(-1, heads)[:, 0]
+    row = scatter // (heads * longest)
+    return Packing(1, packing.first, gather, row * longest + scatter % longest, packing.mask[::heads])
+
+
 def to_rows(tokens: Tensor, packing: Packing) -> Tensor:
     """Shape: (N·heads, d) -> (B·heads, T, d), or (B·heads, d) -> (B·heads, 1, d): one token a row is a row already."""
     rows = len(packing.mask)

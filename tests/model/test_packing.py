@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_scratch.model.packing import pack, spread, to_rows, to_tokens
+from lora_scratch.model.packing import of_tokens, pack, spread, to_rows, to_tokens
 
 
 def test_packing_of_a_small_batch_by_hand():
@@ -43,6 +43,15 @@ def test_one_token_a_row_is_a_row_already(lengths, heads):
     assert torch.equal(to_rows(x, packing), x[:, None])
     assert torch.equal(spread(x, packing), x[:, None])
     assert torch.equal(to_tokens(x[:, None], packing), x)
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), heads=st.integers(1, 3))
+def test_the_packing_of_whole_tokens_is_that_of_one_head(lengths, heads):
+    """Entry for entry, whatever the number of heads it is made from."""
+    found, expected = of_tokens(packing_of(lengths, heads)), packing_of(lengths, 1)
+    assert found.heads == 1
+    for name in ("first", "gather", "scatter", "mask"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
 
 
 def packing_of(lengths, heads):
