@@ -35,14 +35,35 @@ def fast_products(model: nn.Module, precision: Precision) -> Iterator[None]:
     """Inside, products with frozen weights are as fast as they get in `precision`: in float32 by oneDNN where that is faster
     (runtime/onednn.py), in half precision with weights rounded once, and packed wherever oneDNN multiplies."""
     onednn.keep_few_kernels()
-    is_float32 = precision.dtype is torch.float32
-    through = is_float32 and precision.device.type == "cpu" and onednn.serves(model)
     with ExitStack() as levers:
-        if through:
+        if _goes_through_onednn(model, precision):
             levers.enter_context(onednn.through_onednn())
-        if through or not is_float32:
+        if stores_copies(model, precision):
             levers.enter_context(multiplied_in(model, precision.dtype))
         yield
+
+
+def stores_copies(model: nn.Module, precision: Precision) -> bool:
+    """Whether `fast_products` multiplies with copies of the frozen weights, not with themselves."""
+    return precision.dtype is not torch.float32 or _goes_through_onednn(model, precision)
+
+
+def _goes_through_onednn(model: nn.Module, precision: Precision) -> bool:
+    return precision.dtype is torch.float32 and precision.device.type == "cpu" and onednn.serves(model)
+
+
+def frozen_linears(model: nn.Module) -> list[nn.Linear]:
+    """The layers that `multiplied_in` takes."""
+    heads = {part for module in model.modules() if isinstance(module, BankHead) for part in module.modules()}
+    return [module for module in model.modules() if _is_frozen_linear(module) and module not in heads]
+
+
+def copied_bytes(model: nn.Module) -> int:
+    """What the copies made so far take; inside `multiplied_in`."""
+    copies = [vars(module).get("forward") for module in model.modules()]
+    rounded = [each.keywords["weight"] for each in copies if isinstance(each, partial) and each.func is F.linear]
+    packed = [t for each in copies if isinstance(each, PackedLinear) for t in each.packed]
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*rounded, *packed))
 
 
 @contextmanager
@@ -53,10 +74,9 @@ def multiplied_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
     The model must not be moved, and its frozen weights not be written to, inside.
     """
-    heads = {part for module in model.modules() if isinstance(module, BankHead) for part in module.modules()}
-    linears = [module for module in model.modules() if _is_frozen_linear(module) and module not in heads]
+    linears = frozen_linears(model)
     for linear in linears:
-        stored: Any = (PackedLinear if _can_be_packed(linear, dtype) else _rounded)(linear, dtype)
+        stored: Any = (PackedLinear if can_be_packed(linear, dtype) else _rounded)(linear, dtype)
         linear.forward = stored  # type: ignore[method-assign]
     try:
         yield
@@ -86,6 +106,11 @@ class PackedLinear:
     def turned(self) -> Tensor:
         """Wᵀ, likewise."""
         return pack_weight(self.linear.weight.detach().to(self.dtype).T.contiguous())
+
+    @property
+    def packed(self) -> list[Tensor]:
+        """Those of the two that there are."""
+        return [made for name in ("weight", "turned") if (made := vars(self).get(name)) is not None]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Shape: x (..., in) -> (..., out) in `dtype`."""
@@ -118,7 +143,7 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
-def _can_be_packed(linear: nn.Linear, dtype: torch.dtype) -> bool:
+def can_be_packed(linear: nn.Linear, dtype: torch.dtype) -> bool:
     """Whether oneDNN multiplies in `dtype` here. Its operators are private ones of torch, so they may be absent."""
     has_operators = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     if linear.weight.device.type != "cpu" or not torch._C._has_mkldnn or not has_operators:

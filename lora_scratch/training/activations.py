@@ -15,6 +15,16 @@ block, on the plain path in float32 (no packing, no autocast):
 A frozen linear layer keeps nothing. With dropout on its input, LoRA keeps a dropped copy and a mask for each of q, k and v,
 and nothing of the kind is needed without: that is most of the difference between the columns. In the first block there are
 no masks, since no gradient goes on to the frozen embeddings; trained embeddings keep their norm's input and a mask.
+
+LoRA on the fast path, in bytes a token and block; c: bytes of the compute dtype, and N real tokens in place of B T:
+
+    x once for query, key and value, what they give, and A x         4 c d + 3 c rank
+    their masks, and those of the places above                       3 d, and d or 2 d
+    attention's weights once, and their mask                         (c + 1) h T
+    two norms, and GELU's input                                      8 d + 16, and c f
+
+The last block keeps that for first tokens alone, without k and v. Of all tokens it keeps x in the compute dtype and, put
+together to rows, in float32, and two masks: c d + 4 d + 2 d.
 """
 
 from __future__ import annotations
@@ -67,6 +77,19 @@ def lora_activation_bytes(shape: EncoderShape, *, rows: int, tokens: int, rank: 
     first_block_masks = 3 * shape.width if dropout else 0
     numbers = shape.blocks * (inputs + _frozen_block(shape, tokens)) - first_block_masks
     return FLOAT32_BYTES * rows * tokens * numbers
+
+
+def fast_activation_bytes(shape: EncoderShape, *, rows: int, tokens: int, rank: int, dropout: float, itemsize: int) -> int:
+    """`lora_activation_bytes` on the fast path, where no row is shorter than `tokens`; `itemsize`: of the compute dtype."""
+    d, h, c = shape.width, shape.heads, itemsize
+    masks = (3 if dropout else 0) + (1 + shape.drops_after_attention if shape.hidden_dropout else 0)
+    token = c * (4 * d + 3 * rank + shape.inner) + masks * d + 2 * FLOAT32_BYTES * (d + 2)
+    weights = (c + (1 if shape.attention_dropout else 0)) * h * tokens
+    of_all = (c + FLOAT32_BYTES + (2 if dropout else 0)) * d + 2 * FLOAT32_BYTES * rank
+    of_first = (
+        token - 2 * c * d + 2 * FLOAT32_BYTES * h * d + 3 * FLOAT32_BYTES * h * tokens
+    )  # and the absorbed W_kᵀ q, Σ p x
+    return rows * tokens * ((shape.blocks - 1) * (token + weights) + of_all) + rows * of_first
 
 
 def full_activation_bytes(shape: EncoderShape, *, rows: int, tokens: int) -> int:

@@ -14,6 +14,8 @@ data, dropout 0.1, one thread of an AMD EPYC, medians):
     model/storage.py     and its frozen weights packed for that  equal to rounding: a product takes 0.6 to 0.8 of the time
                          packed in bf16                          equal in bits          1.05         1.05
     model/attention.py   attention as one node of the graph      equal to rounding: 132 kB kept a token in place of 160
+    model/first_tokens.py  the last block's keys and values      equal to rounding          -         1.02
+                         absorbed into its query
     runtime/onednn.py    few compiled kernels kept               equal in bits: memory that does not grow with the steps
 
 On a GPU, training/graphs.py is a lever too; loop.py and step.py never wait for the device with any of them.

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ..adapter import adapter_layers, count_parameters, is_adapted
 from ..data import Batch
 from ..model.packed import classify
+from ..model.storage import can_be_packed, copied_bytes, frozen_linears, stores_copies
 from ..runtime.precision import Precision
-from .activations import EncoderShape, full_activation_bytes, lora_activation_bytes
+from .activations import EncoderShape, fast_activation_bytes, full_activation_bytes, lora_activation_bytes
 from .config import TrainingConfig
 from .fast import fast_path
 from .optimizer import build_optimizer
@@ -34,6 +35,7 @@ class Ledger:
         gradients: of everything trained, head and adapter.
         optimizer: its state for everything trained.
         activations: what the forward pass keeps for the backward pass.
+        copies: of frozen weights, as the fast path multiplies with them (model/storage.py).
     """
 
     weights: int
@@ -41,6 +43,7 @@ class Ledger:
     gradients: int
     optimizer: int
     activations: int
+    copies: int = 0
 
     @property
     def total(self) -> int:
@@ -48,8 +51,12 @@ class Ledger:
         return sum(astuple(self))
 
 
-def predict_ledger(model: Any, *, rows: int, tokens: int) -> Ledger:
-    """From numbers of parameters and the formula of `activations.py`, for `rows` rows of `tokens` tokens; nothing is run."""
+def predict_ledger(model: Any, *, rows: int, tokens: int, fast: Precision | None = None) -> Ledger:
+    """From numbers of parameters and the formula of `activations.py`, for `rows` rows of `tokens` tokens; nothing is run.
+
+    Args:
+        fast: the precision of an adapted model on the fast path on a CPU; None is the plain path in float32.
+    """
     count = count_parameters(model)
     trained = FLOAT32_BYTES * count.trainable
     return Ledger(
@@ -57,7 +64,8 @@ def predict_ledger(model: Any, *, rows: int, tokens: int) -> Ledger:
         adapter=FLOAT32_BYTES * count.lora,
         gradients=trained,
         optimizer=MOMENTS * trained,
-        activations=_predicted_activations(model, rows=rows, tokens=tokens),
+        activations=_predicted_activations(model, rows=rows, tokens=tokens, fast=fast),
+        copies=_predicted_copies(model, fast) if fast else 0,
     )
 
 
@@ -66,17 +74,20 @@ def measure_ledger(model: Any, batch: Batch, precision: Precision, *, plain: boo
     adapter = [tensor for layer in adapter_layers(model).values() for tensor in layer.adapter_tensors().values()]
     weights = _storages([*model.parameters(), *model.buffers()]) - _storages(adapter)
     model.train()
-    with fast_path(model, precision, plain=plain), saved_bytes(model) as saved, precision.autocast():
-        loss = F.cross_entropy(classify(model, batch).float(), batch.labels)
-    trained = [p for p in model.parameters() if p.requires_grad]
     gradients = optimizer_state = 0
+    trained = [p for p in model.parameters() if p.requires_grad]
+    with fast_path(model, precision, plain=plain):
+        with saved_bytes(model) as saved, precision.autocast():
+            loss = F.cross_entropy(classify(model, batch).float(), batch.labels)
+        if trained:
+            torch.autograd.backward(loss)
+        copies = copied_bytes(model)
     if trained:
-        torch.autograd.backward(loss)
         gradients = _storages(p.grad for p in trained if p.grad is not None)
         optimizer = build_optimizer(model, TrainingConfig())
         optimizer.step()
         optimizer_state = _storages(v for state in optimizer.state.values() for v in state.values())
-    return Ledger(weights, _storages(adapter), gradients, optimizer_state, saved())
+    return Ledger(weights, _storages(adapter), gradients, optimizer_state, saved(), copies)
 
 
 @contextmanager
@@ -95,14 +106,29 @@ def saved_bytes(model: nn.Module) -> Iterator[Callable[[], int]]:
         yield lambda: _storages(saved.values())
 
 
-def _predicted_activations(model: Any, *, rows: int, tokens: int) -> int:
+def _predicted_activations(model: Any, *, rows: int, tokens: int, fast: Precision | None) -> int:
     if not any(p.requires_grad for p in model.parameters()):
         return 0
     shape = EncoderShape.of(model.config)
     if not is_adapted(model):
         return full_activation_bytes(shape, rows=rows, tokens=tokens)
     layer: Any = next(iter(adapter_layers(model).values()))
-    return lora_activation_bytes(shape, rows=rows, tokens=tokens, rank=layer.rank, dropout=layer.dropout.p)
+    sizes = {"rows": rows, "tokens": tokens, "rank": layer.rank, "dropout": layer.dropout.p}
+    if fast:
+        return fast_activation_bytes(shape, **sizes, itemsize=fast.dtype.itemsize)
+    return lora_activation_bytes(shape, **sizes)
+
+
+def _predicted_copies(model: Any, fast: Precision) -> int:
+    """Every frozen weight once, and for the gradient once more where it is packed: not for the first block's query, key and
+    value, below which nothing is trained, nor for the last one's key and value (model/first_tokens.py)."""
+    if not stores_copies(model, fast):
+        return 0
+    linears = frozen_linears(model)
+    forward = sum(linear.weight.numel() for linear in linears)
+    square = EncoderShape.of(model.config).width ** 2
+    backward = forward - 5 * square if can_be_packed(linears[0], fast.dtype) else 0
+    return fast.dtype.itemsize * (forward + backward)
 
 
 def _address(tensor: Tensor) -> int:

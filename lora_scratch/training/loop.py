@@ -38,6 +38,7 @@ from ..evaluation import Metrics, measure, predict_logits
 from ..runtime.agreement import check_same_settings, check_same_tensors
 from ..runtime.device import peak_memory_bytes, resolve_device
 from ..runtime.distributed import is_main, rank, sum_over_processes, world_size
+from ..runtime.memory import give_back_freed
 from ..runtime.precision import Precision, resolve_precision
 from ..runtime.seeds import named_seed, seed_everything
 from .checkpoint import Checkpoints, share_state
@@ -160,6 +161,7 @@ class _Run:
         self.state = TrainingState(model, self.stepper, log)
         self.dynamics = Dynamics(model, self.stepper)
         self.guard: MovementGuard | None = MovementGuard(model)
+        self.most_tokens = 0  # of a step so far
         self.unrecorded: list[dict[str, Any]] = []  # a record for every step whose report has not been read
         self.read_every = READ_EVERY[precision.device.type]
         saved = share_state(checkpoints.load() if is_main() else None) if checkpoints else None
@@ -223,9 +225,10 @@ class _Run:
             if not self.unrecorded:
                 self.window = time.perf_counter()
             rows = [row for batch in group for row in batch]
+            tokens = int(self.train_set.lengths[rows].sum())
+            self._make_room(tokens)
             self._seed_dropout()
             self.stepper.launch([self._batch(batch) for batch in group], rows=len(rows))
-            tokens = int(self.train_set.lengths[rows].sum())
             self.unrecorded.append({"rows": len(rows), "tokens": tokens, **self.dynamics.take()})
             save_steps = self.checkpoints.save_steps if self.checkpoints else 0
             save = save_steps > 0 and self.stepper.step % save_steps == 0
@@ -277,6 +280,12 @@ class _Run:
         """Several processes draw from streams of their own, new at every step: a checkpoint needs to hold none of them."""
         if world_size() > 1:
             seed_everything(named_seed(self.config.seed, f"dropout of step {self.stepper.step} in process {rank()}"))
+
+    def _make_room(self, tokens: int) -> None:
+        """Before a step larger than any so far: what smaller ones have freed lies in holes that its tensors don't fit."""
+        if tokens > self.most_tokens:
+            self.most_tokens = tokens
+            give_back_freed()
 
     def _record(self) -> None:
         """Read what the latest steps did, count it and write a line for each; they share the time since the first."""

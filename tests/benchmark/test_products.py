@@ -8,7 +8,7 @@ from lora_scratch.model import storage
 from lora_scratch.model.storage import PackedLinear
 
 needs_packing = pytest.mark.skipif(
-    not storage._can_be_packed(torch.nn.Linear(2, 2), torch.bfloat16), reason="this CPU or torch packs nothing in bfloat16"
+    not storage.can_be_packed(torch.nn.Linear(2, 2), torch.bfloat16), reason="this CPU or torch packs nothing in bfloat16"
 )
 
 

@@ -14,7 +14,7 @@ from lora_scratch.model import storage
 from lora_scratch.model.storage import PackedLinear, multiplied_in
 
 needs_packing = pytest.mark.skipif(
-    not storage._can_be_packed(torch.nn.Linear(2, 2), torch.bfloat16), reason="this CPU or torch packs nothing in bfloat16"
+    not storage.can_be_packed(torch.nn.Linear(2, 2), torch.bfloat16), reason="this CPU or torch packs nothing in bfloat16"
 )
 ROWS = batch_of([7, 3, 5, 2])
 
@@ -25,7 +25,7 @@ ROWS = batch_of([7, 3, 5, 2])
 def test_logits_and_gradients_are_those_of_autocast_in_every_bit(family, variant, packed, monkeypatch):
     """Autocast rounds the same numbers to the same numbers; DoRA's norm is still that of the unrounded weight."""
     if not packed:
-        monkeypatch.setattr(storage, "_can_be_packed", lambda linear, dtype: False)
+        monkeypatch.setattr(storage, "can_be_packed", lambda linear, dtype: False)
     model = inject(tiny(family), LoRAConfig(rank=4, alpha=12, dropout=0.0, variant=variant)).train()
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -95,11 +95,11 @@ def test_output_of_a_packed_product_may_be_changed_in_place():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_weights_are_rounded_once_where_nothing_can_be_packed(dtype, monkeypatch):
+def test_weights_are_rounded_once_where_nothingcan_be_packed(dtype, monkeypatch):
     """Another version of torch may not have these operators, another CPU no bfloat16 for them: same bits without."""
     model = adapted("bert")
     expected = logits_and_gradients(model, ROWS, autocast=dtype is torch.bfloat16)
-    monkeypatch.setattr(storage, "_can_be_packed", lambda linear, dtype: False)
+    monkeypatch.setattr(storage, "can_be_packed", lambda linear, dtype: False)
     with multiplied_in(model, dtype):
         found = logits_and_gradients(model, ROWS, autocast=dtype is torch.bfloat16)
     assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -11,9 +11,9 @@ def test_memory_prints_the_ledger_of_three_ways_predicted_and_measured(job, tmp_
     small = ["--rows", 4, "--tokens", 16, "--rank", 4, "--alpha", 8, "--dropout", 0.1]
     assert call(memory, "--model", job.base, *small, "--json", tmp_path / "ledger.json") == 0
     header, _, *rows = capsys.readouterr().out.splitlines()
-    ways = [f"{name}, {how}" for name in ("base", "LoRA", "full") for how in ("predicted", "measured")]
-    assert [cell.strip() for cell in header.strip("|").split("|")] == ["MiB", *ways, "LoRA, fast"]
-    kinds = ["weights", "adapter", "gradients", "optimizer", "activations", "total"]
+    ways = [f"{name}, {how}" for name in ("base", "LoRA", "full", "LoRA fast") for how in ("predicted", "measured")]
+    assert [cell.strip() for cell in header.strip("|").split("|")] == ["MiB", *ways]
+    kinds = ["weights", "adapter", "gradients", "optimizer", "activations", "copies", "total"]
     assert [row.split("|")[1].strip() for row in rows] == kinds
     found = json.loads((tmp_path / "ledger.json").read_text())
     assert found["base, measured"]["activations"] == found["base, measured"]["optimizer"] == 0

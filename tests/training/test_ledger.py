@@ -53,6 +53,20 @@ def test_the_ledger_predicts_what_a_step_holds(family, dropout, trained):
     assert (measured.activations == 0) is (trained == "base")
 
 
+@pytest.mark.parametrize("family", ["distilbert", "Bert"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("precision", [BF16, FP32], ids=["bf16", "fp32"])
+def test_the_ledger_predicts_what_a_step_on_the_fast_path_holds(family, dropout, precision):
+    """Activations to 4 %, of which the head is a part; the copies of frozen weights to the byte, of fp32 ones none."""
+    model = inject(encoder(family, dropout), LoRAConfig(rank=4, alpha=8, dropout=dropout))
+    predicted = predict_ledger(model, rows=ROWS, tokens=TOKENS, fast=precision)
+    measured = measure_ledger(model, batch(), precision, plain=False)
+    assert measured.activations == pytest.approx(predicted.activations, rel=0.04)
+    assert measured.copies == predicted.copies
+    assert (measured.copies > 0) is (precision is BF16)
+    assert measured.adapter == predicted.adapter
+
+
 def test_the_ledger_grows_with_the_rank_as_the_formula_says():
     """3 numbers a token and block for every rank more, and 4 · (in + out) bytes a layer."""
     ledgers = {}
