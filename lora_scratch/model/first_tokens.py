@@ -35,7 +35,8 @@ def can_absorb(layer: nn.Module) -> bool:
     """Whether `layer` is what the formula takes it for: frozen and linear, with plain LoRA or none, and not watched."""
     base = layer.base if type(layer) is LoRALinear and isinstance(layer.dropout, nn.Dropout) else layer
     watched = any(module._forward_hooks or module._forward_pre_hooks for module in (layer, base))
-    frozen = not any(p.requires_grad for p in base.parameters())  # else a key's bias would have no gradient in place of 0
+    # a trained key's bias would have no gradient in place of 0
+    frozen = not torch.is_grad_enabled() or not any(p.requires_grad for p in base.parameters())
     return type(base) is nn.Linear and frozen and not watched and not is_sharded(base.weight)
 
 

@@ -13,7 +13,7 @@ from lora_scratch.layers import DoRALinear, LoRALinear
 from lora_scratch.layers.dropout import cheap_dropouts
 from lora_scratch.model.attention import attention
 from lora_scratch.model.first_tokens import can_absorb, first_token_attention
-from lora_scratch.model.packed import packed
+from lora_scratch.model.packed import classify, packed
 from lora_scratch.model.packing import pack
 from lora_scratch.testing import move_adapter
 
@@ -110,6 +110,17 @@ def test_only_frozen_plain_layers_that_nobody_watches_are_absorbed():
     inside.base.register_forward_pre_hook(lambda *_: None)
     others = [nn.Linear(3, 4), DoRALinear(nn.Linear(6, 4), rank=2, alpha=3), nn.Identity(), watched, inside]
     assert not any(map(can_absorb, others))
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_an_adapter_at_its_start_changes_no_bit_of_a_prediction(autocast):
+    """Nothing is trained in a prediction, so the untouched model is absorbed like the frozen one, and B = 0 adds zero."""
+    model, batch = tiny("distilbert"), batch_of([7, 3])
+    assert any(p.requires_grad for p in model.parameters())
+    with packed(model), torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        assert can_absorb(model.distilbert.transformer.layer[-1].attention.k_lin)
+        expected = classify(model, batch)
+        assert torch.equal(classify(inject(model, LoRAConfig(rank=3, alpha=5)), batch), expected)
 
 
 @pytest.mark.parametrize("family", ["distilbert", "bert"])
