@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import DistilBertConfig, DistilBertForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from ..data.batches import Batch, collate, plan_batches
@@ -77,7 +77,7 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
-def build_foundation(*, steps: int = STEPS, progress: bool = True) -> DistilBertForSequenceClassification:
+def build_foundation(*, steps: int = STEPS, progress: bool = True) -> transformers.DistilBertForSequenceClassification:
     """A small DistilBERT with the head negative/positive, trained for `steps` steps on sentiment and recall."""
     model = _initial_model().train()
     tokenizer = demo_tokenizer()
@@ -120,13 +120,13 @@ def _no_shard_bar() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _initial_model() -> DistilBertForSequenceClassification:
+def _initial_model() -> transformers.DistilBertForSequenceClassification:
     """Random weights, but for the positions: sines whose wavelengths span a sentence, so that near words look alike.
 
     Learnt from nothing, a sense of "in the same clause" takes more steps than all the rest.
     Source: Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762, section 3.5 (there with base 10000).
     """
-    config = DistilBertConfig(
+    config = transformers.DistilBertConfig(
         vocab_size=len(demo_tokenizer()),
         dim=64,
         hidden_dim=256,
@@ -143,7 +143,7 @@ def _initial_model() -> DistilBertForSequenceClassification:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(named_seed(SEED, "foundation"))
-        model = DistilBertForSequenceClassification(config)
+        model = transformers.DistilBertForSequenceClassification(config)
     waves = torch.arange(MAX_TOKENS)[:, None] / POSITION_BASE ** (torch.arange(0, 64, 2) / 64)  # (positions, dim / 2)
     with torch.no_grad():
         positions = model.distilbert.embeddings.position_embeddings.weight  # (positions, dim)
@@ -167,7 +167,9 @@ def _batches(tokenizer: Any, steps: int) -> Iterator[tuple[Batch, Tensor]]:
             left -= 1
 
 
-def _loss(model: DistilBertForSequenceClassification, batch: Batch, words: Tensor, *, mask_token_id: int) -> Tensor:
+def _loss(
+    model: transformers.DistilBertForSequenceClassification, batch: Batch, words: Tensor, *, mask_token_id: int
+) -> Tensor:
     """Cross entropy of the sentiment, plus that of the recalled word, read off at [MASK] by the word embeddings."""
     hidden = model.distilbert(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
     pooled = F.relu(model.pre_classifier(hidden[:, 0]))  # (B, dim)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import string
 
+import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from .corpus import corpus_words
 
@@ -24,7 +24,7 @@ def demo_vocabulary() -> dict[str, int]:
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}
 
 
-def demo_tokenizer() -> PreTrainedTokenizerFast:
+def demo_tokenizer() -> transformers.PreTrainedTokenizerFast:
     """Lower-casing WordPiece in BERT's format: [CLS] text [SEP]."""
     vocabulary = demo_vocabulary()
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))  # noqa: S106
@@ -37,7 +37,7 @@ def demo_tokenizer() -> PreTrainedTokenizerFast:
         special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
     )
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=MAX_TOKENS,
         model_input_names=["input_ids", "attention_mask"],

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
 from torch import Tensor
 
 from .metrics import measure
@@ -83,6 +82,8 @@ def _redrawn_means(values: Array, *, resamples: int, rng: np.random.Generator) -
     """The mean of every resample. Shape: (n,) -> (resamples,)."""
     if len(values) == 1:
         return values  # SciPy wants two
+    from scipy.stats import bootstrap  # a second, for those alone who ask
+
     found = bootstrap(
         (values,),
         np.mean,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from .metrics import correct, measure
@@ -72,6 +71,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         return F.cross_entropy(wide / math.exp(log_temperature), labels).item()
 
     # convex in 1 / T, so it has one valley in log T too
+    from scipy.optimize import minimize_scalar  # half a second, for those alone who ask
+
     found = minimize_scalar(loss, bounds=tuple(map(math.log, TEMPERATURES)), method="bounded", options={"xatol": 1e-6})
     return math.exp(found.x)
 

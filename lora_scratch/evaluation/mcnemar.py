@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
 from ..errors import DataError
@@ -40,6 +39,8 @@ def mcnemar(before: Tensor, after: Tensor) -> McNemar:
             where="McNemar",
             expected="right or wrong for the same rows twice: two torch.bool vectors of one length",
         )
+    from scipy.stats import binomtest  # a second, for those alone who ask
+
     fixed, broken = int((after & ~before).sum()), int((before & ~after).sum())
     discordant = fixed + broken
     p_value = float(binomtest(fixed, discordant, 0.5).pvalue) if discordant else 1.0

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 
 from ..errors import DataError
@@ -67,6 +66,8 @@ def per_class(logits: Tensor, labels: Tensor, names: Sequence[str]) -> list[Clas
     _check(logits, labels)
     if len(names) != logits.shape[1]:
         raise DataError(f"{len(names)} names for {logits.shape[1]} classes", where="evaluation")
+    from sklearn.metrics import precision_recall_fscore_support  # half a second, for those alone who ask
+
     columns = precision_recall_fscore_support(
         labels.numpy(), logits.argmax(-1).numpy(), labels=range(len(names)), zero_division=0
     )
@@ -85,6 +86,8 @@ def confusion(logits: Tensor, labels: Tensor) -> Tensor:
         DataError: no rows, logits that are not finite, or labels that do not fit.
     """
     _check(logits, labels)
+    from sklearn.metrics import confusion_matrix
+
     counts = confusion_matrix(labels.numpy(), logits.argmax(-1).numpy(), labels=range(logits.shape[1]))
     return torch.as_tensor(counts, dtype=torch.int64)
 

@@ -16,8 +16,6 @@ from itertools import product
 
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -51,9 +49,8 @@ def fit_regression(features: Sequence[Tensor], labels: Tensor, *, classes: int) 
 
     Shape: features (n, d) each, labels (n,).
     """
-    with threadpool_limits(
-        1
-    ):  # on products this small threads wait for each other: one is 4 times as fast, 20 if others work
+    # on products this small threads wait for each other: one is 4 times as fast, 20 if others work
+    with threadpool_limits(1):
         kind, penalty = _best_pair(features, labels, classes)
         return kind, _fit(features[kind], labels, classes, penalty)
 
@@ -85,6 +82,9 @@ def _fit_seen(x: Tensor, labels: Tensor, penalty: float) -> tuple[Tensor, Tensor
 
     Over the rows log Σ exp(W x + b) is 0 in the mean: the bias of a class that is not there means the same in every fit.
     """
+    from sklearn.linear_model import LogisticRegression  # half a second, for those alone who fit
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler().fit(x.numpy())
     fitted = LogisticRegression(C=penalty, max_iter=MAX_ITERATIONS).fit(scaler.transform(x.numpy()), labels.numpy())
     weight, bias = (torch.as_tensor(each, dtype=torch.float64) for each in (fitted.coef_, fitted.intercept_))

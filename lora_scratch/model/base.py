@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers  # names it reads from the module are loaded when they are used: the models among them take seconds
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ..adapter.targets import default_heads
@@ -53,10 +53,10 @@ def load_base(name: str, *, labels: Sequence[str] | None = None, seed: int = 0, 
         raise ModelError("no model is named", where="--model", expected="a folder or a name on the hub")
     with _quiet():
         try:
-            trained_for = AutoConfig.from_pretrained(name, trust_remote_code=False).id2label
+            trained_for = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False).id2label
             names = trained_for if labels is None else dict(enumerate(labels))
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
                 name,
                 num_labels=len(names),
                 id2label=names,

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from ..adapter.targets import QUERY_KEY_VALUE
 from ..data import Batch
@@ -54,6 +53,8 @@ def packed_attention(
         of a last block that was itself called with first tokens alone: query (1, heads, B, head_dim), and so is the result.
     """
     if packing is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         padded: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
@@ -78,11 +79,16 @@ def _of_first_tokens(module: Any, q: Tensor, x: Tensor, packing: Packing, **opti
 
 def _mask(*, attention_mask: Tensor | None, **others: Any) -> Tensor | None:
     """A packed pass has no mask; one with a mask is a padded pass."""
+    from transformers.masking_utils import sdpa_mask
+
     return None if attention_mask is None else sdpa_mask(attention_mask=attention_mask, **others)
 
 
-AttentionInterface.register(NAME, packed_attention)
-AttentionMaskInterface.register(NAME, _mask)
+@cache
+def _register() -> None:
+    """When it is first needed: importing what a model is made of takes transformers two seconds."""
+    transformers.AttentionInterface.register(NAME, packed_attention)
+    transformers.AttentionMaskInterface.register(NAME, _mask)
 
 
 def can_pack(model: Any) -> bool:
@@ -91,7 +97,7 @@ def can_pack(model: Any) -> bool:
     family = getattr(config, "model_type", "")
     return (
         family in BLOCKS
-        and isinstance(model, PreTrainedModel)
+        and isinstance(model, transformers.PreTrainedModel)
         and type(model).__name__.endswith("ForSequenceClassification")
         and model.device.type == "cpu"
         and not getattr(config, "is_decoder", False)
@@ -106,6 +112,7 @@ def packed(model: Any) -> Iterator[None]:
     if not can_pack(model) or is_packed(model):
         yield
         return
+    _register()
     before = model.config._attn_implementation
     blocks = getattr(model.base_model, BLOCKS[model.config.model_type])
     hooks = (
