@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..data import encode
 from ..errors import DataError
 from ..evaluation import predict_logits
 from ..model.sharding import shard_base
+from ..model.storage import multiplied_in, stores_copies
 from ..runtime import onednn
 from ..runtime.distributed import from_main, is_main, world_size
 from ..runtime.memory import give_back_freed
@@ -64,6 +66,9 @@ class Classifier:
             self.model = (model if base_precision(model) == NF4 else merge_and_remove(model)).requires_grad_(False)
         self.base, self.labels, self.max_tokens = saved.base, saved.labels, saved.noted("data", "max_tokens", int)
         self.precision, self.batch_tokens, self.plain = precision, batch_tokens, plain
+        self._copies = ExitStack()  # made by the first call and kept: each time they would take a tenth of a second
+        if not plain and stores_copies(self.model, precision):
+            self._copies.enter_context(multiplied_in(self.model, precision.dtype))
 
     def __call__(
         self, texts: Iterable[str | DataError], *, rows: int = WINDOW_ROWS, characters: int = WINDOW_CHARACTERS

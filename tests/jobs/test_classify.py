@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
 from lora_scratch.jobs import Classifier, SavedAdapter, open_base
 from lora_scratch.jobs.classify import windows
+from lora_scratch.model import storage
 from lora_scratch.runtime.precision import Precision
 
 FP32 = Precision(torch.float32, torch.device("cpu"))
@@ -45,6 +46,17 @@ def alone(saved, text):
     """What the adapted model says of one text, without window, batch or merging."""
     batch = saved.base.tokenizer([text], return_tensors="pt")
     return saved.base.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[0].softmax(-1)
+
+
+@pytest.mark.skipif(not storage.can_be_packed(torch.nn.Linear(2, 2), torch.bfloat16), reason="nothing is packed here")
+def test_weights_are_packed_by_the_first_call_for_all(saved, monkeypatch):
+    """Someone who asks for one text after another does not wait for all weights each time."""
+    packed, pack = [], storage.pack_weight
+    monkeypatch.setattr(storage, "pack_weight", lambda weight: packed.append(weight.shape) or pack(weight))
+    classify = Classifier(saved, precision=Precision(torch.bfloat16, torch.device("cpu")))
+    first, count = list(classify(["so happy"])), len(packed)
+    assert list(classify(["so happy"])) == first
+    assert len(packed) == count > 0
 
 
 def test_every_text_gets_what_it_gets_alone_in_the_order_of_the_texts(saved):
