@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from .contenders import CONTENDERS
 from .watch import Clock
 from .work import Work
 
+# Loaded on the way by one contender or another: before the first look at memory, since code is no part of a training.
+LIBRARIES = ("accelerate", "datasets", "peft", "sklearn.metrics", "transformers.trainer")
 WARM_STEPS = 2  # libraries compile their kernels for new shapes in the first steps
 
 
@@ -21,6 +24,8 @@ def measure_training(name: str, work: Work) -> dict[str, Any]:
     contender, work = CONTENDERS[name], replace(work, training=replace(work.training, epochs=1))
     model = contender.build(work)
     rows, on_gpu = work.timed_rows, work.precision("fp32").device.type == "cuda"
+    for library in LIBRARIES:
+        import_module(library)
     loaded = _read_through(model)
     restart_peak()
     warm = rows.select(range(min(WARM_STEPS * work.training.batch_size, len(rows))))

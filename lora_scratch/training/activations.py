@@ -50,6 +50,11 @@ class EncoderShape:
     attention_dropout: float
     drops_after_attention: bool
 
+    @property
+    def block_weights(self) -> int:
+        """Of the linear layers of a block: query, key, value, output projection and feed-forward."""
+        return 4 * self.width**2 + 2 * self.width * self.inner
+
     @classmethod
     def of(cls, config: Any) -> EncoderShape:
         """From a config of transformers, whose names differ by family.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..adapter import adapter_layers, count_parameters, is_adapted
 from ..data import Batch
 from ..model.packed import classify
-from ..model.storage import can_be_packed, copied_bytes, frozen_linears, stores_copies
+from ..model.storage import can_be_packed, copies_of, frozen_linears, stores_copies
 from ..runtime.precision import Precision
 from .activations import EncoderShape, fast_activation_bytes, full_activation_bytes, lora_activation_bytes
 from .config import TrainingConfig
@@ -81,29 +81,34 @@ def measure_ledger(model: Any, batch: Batch, precision: Precision, *, plain: boo
             loss = F.cross_entropy(classify(model, batch).float(), batch.labels)
         if trained:
             torch.autograd.backward(loss)
-        copies = copied_bytes(model)
+        copies = sum(copy.numel() * copy.element_size() for copy in copies_of(model))
+        activations = saved()
     if trained:
         gradients = _storages(p.grad for p in trained if p.grad is not None)
         optimizer = build_optimizer(model, TrainingConfig())
         optimizer.step()
         optimizer_state = _storages(v for state in optimizer.state.values() for v in state.values())
-    return Ledger(weights, _storages(adapter), gradients, optimizer_state, saved(), copies)
+    return Ledger(weights, _storages(adapter), gradients, optimizer_state, activations, copies)
 
 
 @contextmanager
 def saved_bytes(model: nn.Module) -> Iterator[Callable[[], int]]:
     """Count what autograd saves inside; each storage once, however many operations share it, and the model's own not."""
-    own = {_address(tensor) for tensor in (*model.parameters(), *model.buffers())}
     saved: dict[int, Tensor] = {}  # the tensors are held, so that no address is given out twice
 
     def keep(tensor: Tensor) -> Tensor:
         """Count what autograd saves, once."""
-        if _address(tensor) not in own:
-            saved.setdefault(_address(tensor), tensor.detach())
+        saved.setdefault(_address(tensor), tensor.detach())
         return tensor
 
+    def count() -> int:
+        """Of all but the model's own: parameters, buffers and copies of them."""
+        copies = [copy for copy in copies_of(model) if not copy.is_mkldnn]
+        own = {_address(tensor) for tensor in (*model.parameters(), *model.buffers(), *copies)}
+        return _storages(tensor for address, tensor in saved.items() if address not in own)
+
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        yield lambda: _storages(saved.values())
+        yield count
 
 
 def _predicted_activations(model: Any, *, rows: int, tokens: int, fast: Precision | None) -> int:
@@ -121,14 +126,20 @@ def _predicted_activations(model: Any, *, rows: int, tokens: int, fast: Precisio
 
 def _predicted_copies(model: Any, fast: Precision) -> int:
     """Every frozen weight once, and for the gradient once more where it is packed: not for the first block's query, key and
-    value, below which nothing is trained, nor for the last one's key and value (model/first_tokens.py)."""
+    value, below which nothing is trained, nor for the last block and a pooler, which see few rows (model/storage.py)."""
+    linears = frozen_linears(model)
     if not stores_copies(model, fast):
         return 0
-    linears = frozen_linears(model)
+    shape = EncoderShape.of(model.config)
+    square = shape.width**2
     forward = sum(linear.weight.numel() for linear in linears)
-    square = EncoderShape.of(model.config).width ** 2
-    backward = forward - 5 * square if can_be_packed(linears[0], fast.dtype) else 0
-    return fast.dtype.itemsize * (forward + backward)
+    twice = shape.blocks * shape.block_weights - 3 * square - shape.block_weights
+    few = forward - (shape.blocks - 1) * shape.block_weights  # of the last block and a pooler
+    if not can_be_packed(linears[0], fast.dtype):
+        twice = 0
+    elif fast.dtype is torch.float32:
+        forward -= few  # the parameters themselves
+    return fast.dtype.itemsize * (forward + twice)
 
 
 def _address(tensor: Tensor) -> int:

@@ -16,7 +16,7 @@ from lora_scratch.model.storage import PackedLinear, multiplied_in
 needs_packing = pytest.mark.skipif(
     not storage.can_be_packed(torch.nn.Linear(2, 2), torch.bfloat16), reason="this CPU or torch packs nothing in bfloat16"
 )
-ROWS = batch_of([7, 3, 5, 2])
+ROWS = batch_of([7, 3, 5, 2] * 5)  # more tokens than FEW_ROWS
 
 
 @pytest.mark.parametrize("family", ["distilbert", "bert", "roberta", "electra"])
@@ -63,8 +63,9 @@ def test_prediction_packs_nothing_for_a_backward_pass():
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [(1,), (2, 7), (33,), (4, 3, 50)])
 @pytest.mark.parametrize("shape", [(24, 40), (768, 96), (7, 5)])
-def test_packed_product_and_its_gradient_are_those_of_f_linear(shape, rows, bias):
+def test_packed_product_and_its_gradient_are_those_of_f_linear(shape, rows, bias, monkeypatch):
     """In every bit in bfloat16; in float32 to 1e-6 of the largest entry, which is another order of summation."""
+    monkeypatch.setattr(storage, "FEW_ROWS", 0)
     linear = torch.nn.Linear(shape[1], shape[0], bias=bias).requires_grad_(requires_grad=False)
     x, g = torch.randn(*rows, shape[1]), torch.randn(*rows, shape[0])
     for dtype in (torch.bfloat16, torch.float32):
@@ -77,15 +78,34 @@ def test_packed_product_and_its_gradient_are_those_of_f_linear(shape, rows, bias
             close = (
                 torch.equal
                 if dtype is torch.bfloat16
-                else partial(torch.allclose, rtol=0, atol=1e-6 * float(right.abs().max()))
+                else partial(torch.allclose, rtol=0, atol=1e-6 * float(right.detach().abs().max()))
             )
             assert left.shape == right.shape
             assert left.dtype is dtype
             assert close(left, right)
 
 
-def test_output_of_a_packed_product_may_be_changed_in_place():
+@needs_packing
+@pytest.mark.parametrize("few", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_few_rows_with_a_gradient_take_one_copy_for_both_directions(few, dtype):
+    """No layout of oneDNN's but the weight as it lies, in float32 the parameter itself; without a gradient it is packed."""
+    layer = PackedLinear(torch.nn.Linear(6, 4).requires_grad_(requires_grad=False), dtype)
+    x = torch.randn(storage.FEW_ROWS + (not few), 6).requires_grad_()
+    layer(x).sum().backward()
+    made = 2 if not few else int(dtype is torch.bfloat16)
+    assert [len(layer.copies), *{copy.is_mkldnn for copy in layer.copies}] == [made, *([not few] if made else [])]
+    expected = torch.ones(len(x), 4, dtype=dtype) @ layer.linear.weight.to(dtype)
+    torch.testing.assert_close(x.grad, expected.float(), rtol=0, atol=1e-6)
+    with torch.no_grad():
+        layer(x)
+    assert "weight" in vars(layer)
+
+
+@pytest.mark.parametrize("few", [0, 64])
+def test_output_of_a_packed_product_may_be_changed_in_place(few, monkeypatch):
     """As that of F.linear: the update of an adapter is added into it."""
+    monkeypatch.setattr(storage, "FEW_ROWS", few)
     linear = torch.nn.Linear(6, 4).requires_grad_(requires_grad=False)
     x = torch.randn(2, 3, 6, requires_grad=True)
     y = PackedLinear(linear, torch.float32)(x)
@@ -95,7 +115,7 @@ def test_output_of_a_packed_product_may_be_changed_in_place():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_weights_are_rounded_once_where_nothingcan_be_packed(dtype, monkeypatch):
+def test_weights_are_rounded_once_where_nothing_can_be_packed(dtype, monkeypatch):
     """Another version of torch may not have these operators, another CPU no bfloat16 for them: same bits without."""
     model = adapted("bert")
     expected = logits_and_gradients(model, ROWS, autocast=dtype is torch.bfloat16)
@@ -141,7 +161,7 @@ def test_heads_of_a_bank_keep_the_weights_of_every_row():
     bank = AdapterBank(tiny("distilbert"))
     bank.add("one", adapted("distilbert"))
     batch = {"input_ids": ROWS.input_ids, "attention_mask": ROWS.attention_mask}
-    with bank.rows(["one", "base", "one", "base"]) as model, torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with bank.rows(["one", "base"] * 10) as model, torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         expected = model(**batch).logits
         with multiplied_in(model, torch.bfloat16):
             assert "forward" in vars(model.distilbert.transformer.layer[0].attention.q_lin.base)
