@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..model.storage import pack_weight
+from ..runtime.packed_product import pack_weight
 from .contenders import CONTENDERS
 from .watch import Clock
 from .work import Work

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ..layers import BankHead
 from ..runtime import onednn
 from ..runtime.distributed import is_sharded
+from ..runtime.packed_product import can_be_packed, multiply, pack_weight
 from ..runtime.precision import Precision
 
 Linear = Callable[[Tensor], Tensor]
@@ -78,7 +79,7 @@ def multiplied_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """
     linears = frozen_linears(model)
     for linear in linears:
-        stored: Any = (PackedLinear if can_be_packed(linear, dtype) else _rounded)(linear, dtype)
+        stored: Any = (PackedLinear if can_be_packed(linear.weight, dtype) else _rounded)(linear, dtype)
         linear.forward = stored  # type: ignore[method-assign]
     try:
         yield
@@ -135,31 +136,11 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, packed: PackedLinear) -> Tensor:
         ctx.packed = packed
-        return _multiply(x, packed.weight, packed.bias)
+        return multiply(x, packed.weight, packed.bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _multiply(grads[0], ctx.packed.turned, None), None
-
-
-def pack_weight(weight: Tensor) -> Tensor:
-    """W in the layout that oneDNN's kernels read: opaque but for its shape. Shape: (out, in)."""
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-    return packed
-
-
-def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    rows: Tensor = torch.ops.mkldnn._linear_pointwise(x.flatten(0, -2), weight, bias, "none", [], "")
-    y: Tensor = torch.ops.aten._unsafe_view(rows, [*x.shape[:-1], -1])  # no view to autograd: layers/fused.py adds in place
-    return y
-
-
-def can_be_packed(linear: nn.Linear, dtype: torch.dtype) -> bool:
-    """Whether oneDNN multiplies in `dtype` here. Its operators are private ones of torch, so they may be absent."""
-    has_operators = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    if linear.weight.device.type != "cpu" or not torch._C._has_mkldnn or not has_operators:
-        return False
-    return dtype is torch.float32 or (dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return multiply(grads[0], ctx.packed.turned, None), None
 
 
 def _is_frozen_linear(module: nn.Module) -> TypeGuard[nn.Linear]:

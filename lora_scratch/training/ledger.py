@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..adapter import adapter_layers, count_parameters, is_adapted
 from ..data import Batch
 from ..model.packed import classify
-from ..model.storage import can_be_packed, copies_of, frozen_linears, stores_copies
+from ..model.storage import copies_of, frozen_linears, stores_copies
+from ..runtime.packed_product import can_be_packed
 from ..runtime.precision import Precision
 from .activations import EncoderShape, fast_activation_bytes, full_activation_bytes, lora_activation_bytes
 from .config import TrainingConfig
@@ -135,7 +136,7 @@ def _predicted_copies(model: Any, fast: Precision) -> int:
     forward = sum(linear.weight.numel() for linear in linears)
     twice = shape.blocks * shape.block_weights - 3 * square - shape.block_weights
     few = forward - (shape.blocks - 1) * shape.block_weights  # of the last block and a pooler
-    if not can_be_packed(linears[0], fast.dtype):
+    if not can_be_packed(linears[0].weight, fast.dtype):
         twice = 0
     elif fast.dtype is torch.float32:
         forward -= few  # the parameters themselves

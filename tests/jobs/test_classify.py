@@ -48,7 +48,7 @@ def alone(saved, text):
     return saved.base.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[0].softmax(-1)
 
 
-@pytest.mark.skipif(not storage.can_be_packed(torch.nn.Linear(2, 2), torch.bfloat16), reason="nothing is packed here")
+@pytest.mark.skipif(not storage.can_be_packed(torch.empty(2, 2), torch.bfloat16), reason="nothing is packed here")
 def test_weights_are_packed_by_the_first_call_for_all(saved, monkeypatch):
     """Someone who asks for one text after another does not wait for all weights each time."""
     packed, pack = [], storage.pack_weight
