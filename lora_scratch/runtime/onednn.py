@@ -106,7 +106,7 @@ def _error(x: Tensor, weight: Tensor) -> float:
 def _gain(x: Tensor, weight: Tensor) -> float:
     """MKL's shortest time over oneDNN's, for the product of a forward pass and that of the backward pass behind it."""
     y = F.linear(x, weight)
-    ways = {
+    ways: dict[str, tuple[Callable[[], Tensor], ...]] = {
         "mkl": (partial(F.linear, x, weight), partial(torch.matmul, y, weight)),
         "onednn": (_product(x, weight), _product(y, weight.T.contiguous())),
     }
@@ -122,8 +122,10 @@ def _gain(x: Tensor, weight: Tensor) -> float:
 
 
 def _product(x: Tensor, weight: Tensor) -> Callable[[], Tensor]:
-    """x Wᵀ as it is multiplied where oneDNN is chosen: with W packed, if it can be (model/storage.py). Not packed, oneDNN was
-    only 1.07 to 1.27 times as fast as MKL where it is 1.4 to 1.6 times, and one test in six said no."""
+    """x Wᵀ as it is multiplied where oneDNN is chosen: with W packed, if it can be (model/storage.py).
+
+    Not packed, oneDNN was 1.07 to 1.27 times as fast as MKL where it is 1.4 to 1.6 times, and one test in six said no.
+    """
     if can_be_packed(weight, weight.dtype):
         return partial(multiply, x, pack_weight(weight), None)
     return partial(F.linear, x, weight)
