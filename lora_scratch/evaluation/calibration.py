@@ -70,9 +70,9 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         """Mean cross-entropy at this temperature."""
         return F.cross_entropy(wide / math.exp(log_temperature), labels).item()
 
-    # convex in 1 / T, so it has one valley in log T too
     from scipy.optimize import minimize_scalar  # half a second, for those alone who ask
 
+    # convex in 1 / T, so it has one valley in log T too
     found = minimize_scalar(loss, bounds=tuple(map(math.log, TEMPERATURES)), method="bounded", options={"xatol": 1e-6})
     return math.exp(found.x)
 

@@ -53,9 +53,10 @@ def first_token_attention(
     """
     heads, d, x = packing.heads, q.shape[-1], x.to(q.dtype)
     with torch.autocast(x.device.type, enabled=False):
-        rows = _Rows.apply(x, of_tokens(packing))  # type: ignore[no-untyped-call]
+        whole = of_tokens(packing)
+        rows = _Rows.apply(x, whole)  # type: ignore[no-untyped-call]
         query = at_least_float32(q).view(-1, heads, d).transpose(0, 1)
-        keys, values = (_factors(layer, x, rows, packing) for layer in (key, value))
+        keys, values = (_factors(layer, x, rows, whole, heads) for layer in (key, value))
         asked = [(torch.bmm(query, weight).transpose(0, 1), tokens) for tokens, weight in keys]  # (B, heads, in)
         scores = _sum(torch.bmm(each, tokens.mT) for each, tokens in asked) * scaling  # (B, heads, T)
         weights = cheap_dropout((scores + packing.mask.view(scores.shape)).softmax(-1), dropout)
@@ -65,15 +66,15 @@ def first_token_attention(
         return mixed.transpose(0, 1).reshape(-1, d).to(q.dtype)  # (heads, B, d) -> (B·heads, d)
 
 
-def _factors(layer: Any, x: Tensor, rows: Tensor, packing: Packing) -> Factors:
+def _factors(layer: Any, x: Tensor, rows: Tensor, whole: Packing, heads: int) -> Factors:
     """What the layer is the sum of, but for its bias: inputs times weights."""
     adapted = type(layer) is LoRALinear and layer.enabled
     weight = layer.merged_weight if adapted and layer.merged else layer.weight
     factors = [(rows, weight)]
     if adapted and not layer.merged:
-        low = _Rows.apply(low_rank(layer, x), of_tokens(packing))  # type: ignore[no-untyped-call]
+        low = _Rows.apply(low_rank(layer, x), whole)  # type: ignore[no-untyped-call]
         factors.append((low, layer.scaling * layer.lora_B))
-    return [(tokens, at_least_float32(each).view(packing.heads, -1, each.shape[-1])) for tokens, each in factors]
+    return [(tokens, at_least_float32(each).view(heads, -1, each.shape[-1])) for tokens, each in factors]
 
 
 def _sum(tensors: Iterable[Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ The parameters stay what they are: whatever reads `linear.weight` (a norm, a mer
 Worth of packing, 3,072 x 768 weights, two cores of an AMD EPYC: 5.3 -> 4.8 ms for 437 tokens in bfloat16 and 11.9 -> 9.5 in
 float32; for 32 tokens 0.65 -> 0.45 and 1.6 -> 0.9. A bfloat16 training step takes 5 % less time (DistilBERT and MiniLM). The
 price: the forward and the backward product read two layouts, so in training there are two copies where one unpacked one
-would serve both (DistilBERT in bfloat16: 80 MiB more).
+would serve both (DistilBERT in bfloat16: 64 MiB more).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..runtime.precision import Precision
 
 Linear = Callable[[Tensor], Tensor]
 # A training step with fewer rows is not worth two layouts: the last block's, which are first tokens alone (model/packed.py).
-# 11 MiB of DistilBERT's copies in bfloat16 and 50 in float32, for 1 ms of a step.
+# 11 MiB of DistilBERT's copies in bfloat16 and 50 in float32, for about 1 ms of a step.
 FEW_ROWS = 64
 
 

@@ -24,7 +24,8 @@ LoRA on the fast path, in bytes a token and block; c: bytes of the compute dtype
     two norms, and GELU's input                                      8 d + 16, and c f
 
 The last block keeps that for first tokens alone, without k and v. Of all tokens it keeps x in the compute dtype and, put
-together to rows, in float32, and two masks: c d + 4 d + 2 d.
+together to rows, in float32, and two masks: c d + 4 d + 2 d; of each first token also W_kᵀ q and Σ p x by head,
+8 h d, and the weights three times in float32.
 """
 
 from __future__ import annotations
@@ -91,9 +92,7 @@ def fast_activation_bytes(shape: EncoderShape, *, rows: int, tokens: int, rank: 
     token = c * (4 * d + 3 * rank + shape.inner) + masks * d + 2 * FLOAT32_BYTES * (d + 2)
     weights = (c + (1 if shape.attention_dropout else 0)) * h * tokens
     of_all = (c + FLOAT32_BYTES + (2 if dropout else 0)) * d + 2 * FLOAT32_BYTES * rank
-    of_first = (
-        token - 2 * c * d + 2 * FLOAT32_BYTES * h * d + 3 * FLOAT32_BYTES * h * tokens
-    )  # and the absorbed W_kᵀ q, Σ p x
+    of_first = token - 2 * c * d + FLOAT32_BYTES * h * (2 * d + 3 * tokens)
     return rows * tokens * ((shape.blocks - 1) * (token + weights) + of_all) + rows * of_first
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..adapter import adapter_layers, count_parameters, is_adapted
 from ..data import Batch
 from ..model.packed import classify
-from ..model.storage import copies_of, frozen_linears, stores_copies
+from ..model.storage import FEW_ROWS, copies_of, frozen_linears, stores_copies
 from ..runtime.packed_product import can_be_packed
 from ..runtime.precision import Precision
 from .activations import EncoderShape, fast_activation_bytes, full_activation_bytes, lora_activation_bytes
@@ -66,7 +66,7 @@ def predict_ledger(model: Any, *, rows: int, tokens: int, fast: Precision | None
         gradients=trained,
         optimizer=MOMENTS * trained,
         activations=_predicted_activations(model, rows=rows, tokens=tokens, fast=fast),
-        copies=_predicted_copies(model, fast) if fast else 0,
+        copies=_predicted_copies(model, fast, rows=rows, tokens=tokens) if fast else 0,
     )
 
 
@@ -125,22 +125,21 @@ def _predicted_activations(model: Any, *, rows: int, tokens: int, fast: Precisio
     return lora_activation_bytes(shape, **sizes)
 
 
-def _predicted_copies(model: Any, fast: Precision) -> int:
+def _predicted_copies(model: Any, fast: Precision, *, rows: int, tokens: int) -> int:
     """Every frozen weight once, and for the gradient once more where it is packed: not for the first block's query, key and
-    value, below which nothing is trained, nor for the last block and a pooler, which see few rows (model/storage.py)."""
+    value, below which nothing is trained, nor for the last one's key and value (model/first_tokens.py)."""
     linears = frozen_linears(model)
     if not stores_copies(model, fast):
         return 0
-    shape = EncoderShape.of(model.config)
-    square = shape.width**2
-    forward = sum(linear.weight.numel() for linear in linears)
-    twice = shape.blocks * shape.block_weights - 3 * square - shape.block_weights
-    few = forward - (shape.blocks - 1) * shape.block_weights  # of the last block and a pooler
-    if not can_be_packed(linears[0].weight, fast.dtype):
-        twice = 0
-    elif fast.dtype is torch.float32:
-        forward -= few  # the parameters themselves
-    return fast.dtype.itemsize * (forward + twice)
+    shape, packs = EncoderShape.of(model.config), can_be_packed(linears[0].weight, fast.dtype)
+    square, inner = shape.width**2, (shape.blocks - 1) * shape.block_weights
+    last = sum(linear.weight.numel() for linear in linears) - inner  # and a pooler: first tokens alone
+    once = 0 if packs and fast.dtype is torch.float32 else 1  # few rows read the parameter itself there
+    numbers = sum(
+        2 * weights - unturned if packs and count > FEW_ROWS else once * weights
+        for weights, unturned, count in ((inner, 3 * square, rows * tokens), (last, 2 * square, rows))
+    )
+    return fast.dtype.itemsize * numbers
 
 
 def _address(tensor: Tensor) -> int:

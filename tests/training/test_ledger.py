@@ -67,6 +67,14 @@ def test_the_ledger_predicts_what_a_step_on_the_fast_path_holds(family, dropout,
     assert measured.adapter == predicted.adapter
 
 
+@pytest.mark.parametrize(("rows", "tokens"), [(70, 3), (70, 1), (8, 4), (8, 20)])
+def test_copies_are_predicted_for_few_rows_and_for_many(rows, tokens):
+    """On both sides of FEW_ROWS, for all tokens and for the first ones."""
+    model = inject(encoder("Bert", 0.0), LoRAConfig(rank=4, alpha=8))
+    predicted = predict_ledger(model, rows=rows, tokens=tokens, fast=BF16)
+    assert measure_ledger(model, batch(rows, tokens), BF16, plain=False).copies == predicted.copies
+
+
 def test_the_ledger_grows_with_the_rank_as_the_formula_says():
     """3 numbers a token and block for every rank more, and 4 · (in + out) bytes a layer."""
     ledgers = {}
