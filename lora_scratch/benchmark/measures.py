@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +33,8 @@ class BenchmarkOptions:
     measures: list[str] = field(default_factory=lambda: list(DEFAULT_MEASURES), metadata={"help": "what to measure"})
     contenders: list[str] = field(default_factory=lambda: list(DEFAULT), metadata={"help": "who trains, in this order"})
     rounds: int = _flag(2, "how often each measurement is made")
-    steps: int = _flag(6, "optimizer steps that are timed in a measurement, after two that are not")
+    steps: int = _flag(6, "optimizer steps that are timed at least, after two that are not")
+    seconds: float = _flag(10.0, "seconds that a timing of training takes at least")
     texts: int = _flag(400, "texts that are classified in a measurement of prediction, at most the test rows")
     rows: int = _flag(
         500, "rows of the data set of `peak`, and of the small one of `growth`; its large one has a hundred times as many"
@@ -51,6 +53,8 @@ class BenchmarkOptions:
         for name in ("rounds", "steps", "texts", "rows", "every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"found {getattr(self, name)}", where=f"--{name}", expected="at least 1")
+        if not 0 <= self.seconds < math.inf:
+            raise ConfigError(f"found {self.seconds}", where="--seconds", expected="a number of seconds, at least 0")
         _check_known(self.measures, MEASURES, "--measures")
         _check_known(self.contenders, CONTENDERS, "--contenders")
         _check_known([self.split], ("validation", "test"), "--split")
@@ -62,7 +66,7 @@ class BenchmarkOptions:
 
 Measure = Callable[[str, Work, BenchmarkOptions], dict[str, Any]]
 MEASURES: dict[str, Measure] = {
-    "training": lambda name, work, options: measure_training(name, work),
+    "training": lambda name, work, options: measure_training(name, work, seconds=options.seconds),
     "floor": lambda name, work, options: measure_floor(name, work),
     "prediction": lambda name, work, options: measure_prediction(name, work, count=options.texts, adapter=options.adapter),
     "start-up": lambda name, work, options: measure_start_up(),

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..runtime.packed_product import pack_weight
 from .contenders import CONTENDERS
 from .watch import Clock
-from .work import Work
+from .work import WARM_STEPS, Work
 
 # The operators that multiply matrices, and which of their arguments is the left one.
 PRODUCTS = {
@@ -74,16 +74,16 @@ class Product:
 
 
 class ProductRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the matrix products that are dispatched while `model` is in training mode, by shape."""
+    """Counts the matrix products that are dispatched while `model` is in training mode and `clock` runs, by shape."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module, clock: Clock) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.model = model
+        self.model, self.clock = model, clock
         self.products: Counter[Product] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if self.model.training and func.overloadpacket in PRODUCTS:
+        if self.model.training and self.clock.runs and func.overloadpacket in PRODUCTS:
             self._note(func, args, kwargs or {}, columns=result.shape[-1])
         return result
 
@@ -95,10 +95,10 @@ class ProductRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def measure_floor(name: str, work: Work) -> dict[str, Any]:
-    """Seconds of the bare products of an epoch of `work.steps` batches of contender `name`, and tokens a second at that."""
+    """Seconds of the bare products of the steps that are timed of contender `name`, and tokens a second at that."""
     work = replace(work, training=replace(work.training, epochs=1))
-    model, clock, rows = CONTENDERS[name].build(work), Clock(), work.timed_rows
-    with ProductRecorder(model) as recorder:
+    model, clock, rows = CONTENDERS[name].build(work), Clock(warm=WARM_STEPS), work.timed_rows
+    with ProductRecorder(model, clock) as recorder:
         CONTENDERS[name].train(model, work, rows, clock)
     seconds = sum(count * product.seconds() for product, count in recorder.products.items())
     flops = sum(count * product.flops for product, count in recorder.products.items())

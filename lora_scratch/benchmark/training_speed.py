@@ -1,4 +1,4 @@
-"""Training throughput and peak memory: a bounded number of optimizer steps, after a few that are not timed."""
+"""Training throughput and peak memory: a bounded number of optimizer steps, after a few of the same training not timed."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import torch
 from ..runtime.device import peak_memory_bytes
 from ..runtime.memory import peak_bytes, resident_bytes, restart_peak
 from .contenders import CONTENDERS
-from .watch import Clock
-from .work import Work
+from .watch import Timing
+from .work import WARM_STEPS, Work
 
 # Loaded on the way by one contender or another: before the first look at memory, since code is no part of a training.
 LIBRARIES = ("accelerate", "datasets", "peft", "sklearn.metrics", "transformers.trainer")
-WARM_STEPS = 2  # libraries compile their kernels for new shapes in the first steps
+MOST_EPOCHS = 100  # the clock ends it long before
 
 
-def measure_training(name: str, work: Work) -> dict[str, Any]:
-    """Real tokens a second over one epoch of `work.steps` batches, and the most memory held above the loaded model."""
-    contender, work = CONTENDERS[name], replace(work, training=replace(work.training, epochs=1))
-    model = contender.build(work)
-    rows, on_gpu = work.timed_rows, work.precision("fp32").device.type == "cuda"
+def measure_training(name: str, work: Work, *, seconds: float) -> dict[str, Any]:
+    """Real tokens a second over at least `work.steps` batches and `seconds`, and the most memory held above the loaded model.
+
+    All contenders see the same few rows, the fast ones more than once: so the largest batch is as large for all.
+    """
+    contender, work = CONTENDERS[name], replace(work, training=replace(work.training, epochs=MOST_EPOCHS))
+    model, on_gpu = contender.build(work), work.precision("fp32").device.type == "cuda"
+    clock = Timing(work.steps, seconds, warm=WARM_STEPS)
     for library in LIBRARIES:
         import_module(library)
     loaded = _read_through(model)
     restart_peak()
-    warm = rows.select(range(min(WARM_STEPS * work.training.batch_size, len(rows))))
-    contender.train(model, work, warm, Clock())
-    clock = Clock()
-    contender.train(model, work, rows, clock)
+    contender.train(model, work, work.timed_rows, clock)
     peak = peak_memory_bytes(torch.device("cuda")) if on_gpu else peak_bytes()
     return {
         "steps": clock.steps,

@@ -24,19 +24,45 @@ class Watch(ABC):
 
 
 class Clock(Watch):
-    """Adds up."""
+    """Adds up.
 
-    def __init__(self) -> None:
+    Args:
+        warm: optimizer steps that are not counted. In the first ones weights are laid out and caches filled, once a training.
+    """
+
+    def __init__(self, *, warm: int = 0) -> None:
         self.steps, self.seconds, self.tokens = 0, 0.0, 0
+        self.warm = warm
+
+    @property
+    def runs(self) -> bool:
+        """Whether the next step counts."""
+        return self.warm == 0
 
     def step(self, model: Any, *, seconds: float, tokens: int) -> bool:
         """Never ends it."""
+        if not self.runs:
+            self.warm -= 1
+            return False
         self.steps, self.seconds, self.tokens = self.steps + 1, self.seconds + seconds, self.tokens + tokens
         return False
 
     def before_steps(self, *, seconds: float) -> None:
         """It counts as much as the steps do."""
         self.seconds += seconds
+
+
+class Timing(Clock):
+    """Until there are `least_steps` and `least_seconds` of them: a fast contender's few steps would be a short look."""
+
+    def __init__(self, least_steps: int, least_seconds: float, *, warm: int = 0) -> None:
+        super().__init__(warm=warm)
+        self.least_steps, self.least_seconds = least_steps, least_seconds
+
+    def step(self, model: Any, *, seconds: float, tokens: int) -> bool:
+        """Ends it when it has seen enough."""
+        super().step(model, seconds=seconds, tokens=tokens)
+        return self.steps >= self.least_steps and self.seconds >= self.least_seconds
 
 
 class Race(Clock):

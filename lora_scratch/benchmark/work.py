@@ -18,6 +18,7 @@ from ..training import TrainingConfig
 from . import emotion_shape
 
 SHAPE = "distilbert-base-shape"
+WARM_STEPS = 2  # of a training, before those that are timed
 
 
 def _flag(default: Any, meaning: str) -> Any:
@@ -58,8 +59,8 @@ class Work:
 
     @property
     def timed_rows(self) -> Encoded:
-        """The training rows of a timing, `steps` full batches, from the start again where they run out."""
-        rows, count = self.sets["train"], self.steps * self.training.batch_size
+        """The training rows of a timing, full batches for its steps and the warm ones, from the start again at the end."""
+        rows, count = self.sets["train"], (WARM_STEPS + self.steps) * self.training.batch_size
         return rows.select([row % len(rows) for row in range(count)])
 
     def precision(self, name: str) -> Precision:

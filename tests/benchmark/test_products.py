@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lora_scratch.benchmark.products import Operand, ProductRecorder
+from lora_scratch.benchmark.watch import Clock
 from lora_scratch.model import storage
 from lora_scratch.model.storage import PackedLinear
 
@@ -12,8 +13,8 @@ needs_packing = pytest.mark.skipif(
 )
 
 
-def recorded(function, *, training=True):
-    with ProductRecorder(torch.nn.Identity().train(training)) as recorder:
+def recorded(function, *, training=True, clock=None):
+    with ProductRecorder(torch.nn.Identity().train(training), clock or Clock()) as recorder:
         function()
     return recorder.products
 
@@ -38,6 +39,20 @@ def test_a_batched_product_has_the_operations_of_all_its_matrices():
 def test_what_evaluation_multiplies_is_no_part_of_training():
     """Nothing is noted while the model is in evaluation mode."""
     assert not recorded(lambda: torch.randn(2, 3) @ torch.randn(3, 2), training=False)
+
+
+def test_what_warm_steps_multiply_is_no_part_of_the_floor_or_of_the_time():
+    """Nothing is noted, and no second counted, before the clock runs: time and floor are of the same steps."""
+    clock = Clock(warm=2)
+
+    def three_steps():
+        for rows in (2, 3, 4):
+            torch.randn(rows, 3) @ torch.randn(3, 2)
+            clock.step(None, seconds=rows / 8, tokens=rows)
+
+    (product,) = recorded(three_steps, clock=clock)
+    assert product.flops == 2 * 4 * 3 * 2
+    assert (clock.steps, clock.seconds, clock.tokens) == (1, 0.5, 4)
 
 
 @needs_packing
