@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -20,25 +21,23 @@ MOST_EPOCHS = 100  # the clock ends it long before
 
 
 def measure_training(name: str, work: Work, *, seconds: float) -> dict[str, Any]:
-    """Real tokens a second over at least `work.steps` batches and `seconds`, and the most memory held above the loaded model.
-
-    All contenders see the same few rows, the fast ones more than once: so the largest batch is as large for all.
-    """
+    """Real tokens a second over at least `work.steps` batches and `seconds`, and the most memory held above the loaded model
+    until after `work.steps`. All contenders see the same few rows, the fast ones more than once."""
     contender, work = CONTENDERS[name], replace(work, training=replace(work.training, epochs=MOST_EPOCHS))
     model, on_gpu = contender.build(work), work.precision("fp32").device.type == "cuda"
-    clock = Timing(work.steps, seconds, warm=WARM_STEPS)
+    peak = partial(peak_memory_bytes, torch.device("cuda")) if on_gpu else peak_bytes
+    clock = Timing(work.steps, seconds, peak, warm=WARM_STEPS)
     for library in LIBRARIES:
         import_module(library)
     loaded = _read_through(model)
     restart_peak()
     contender.train(model, work, work.timed_rows, clock)
-    peak = peak_memory_bytes(torch.device("cuda")) if on_gpu else peak_bytes()
     return {
         "steps": clock.steps,
         "seconds": clock.seconds,
         "tokens": clock.tokens,
         "tokens_per_second": clock.tokens / clock.seconds,
-        "peak_memory_above_model_bytes": peak - (0 if on_gpu else loaded),
+        "peak_memory_above_model_bytes": clock.peak_bytes - (0 if on_gpu else loaded),
     }
 
 

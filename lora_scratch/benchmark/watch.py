@@ -53,15 +53,23 @@ class Clock(Watch):
 
 
 class Timing(Clock):
-    """Until there are `least_steps` and `least_seconds` of them: a fast contender's few steps would be a short look."""
+    """Until there are `least_steps` and `least_seconds` of them: a fast contender's few steps would be a short look.
 
-    def __init__(self, least_steps: int, least_seconds: float, *, warm: int = 0) -> None:
+    Args:
+        peak: the most memory held so far, in bytes; read after `least_steps`, which are as many for every contender, since
+            the peak of a training grows with its steps.
+    """
+
+    def __init__(self, least_steps: int, least_seconds: float, peak: Callable[[], int], *, warm: int = 0) -> None:
         super().__init__(warm=warm)
-        self.least_steps, self.least_seconds = least_steps, least_seconds
+        self.least_steps, self.least_seconds, self.peak = least_steps, least_seconds, peak
+        self.peak_bytes = 0
 
     def step(self, model: Any, *, seconds: float, tokens: int) -> bool:
         """Ends it when it has seen enough."""
         super().step(model, seconds=seconds, tokens=tokens)
+        if self.steps <= self.least_steps:
+            self.peak_bytes = self.peak()
         return self.steps >= self.least_steps and self.seconds >= self.least_seconds
 
 
