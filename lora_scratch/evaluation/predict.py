@@ -20,8 +20,10 @@ from ..runtime.agreement import check_same_tensors
 from ..runtime.distributed import is_main, keep_in_step, rank, sum_over_processes, world_size
 from ..runtime.precision import Precision
 
-# Tokens of a batch, padding counted: enough that products run at their full rate, few enough that memory stays small.
-BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+# Tokens of a batch, padding counted: enough that products run at their full rate, few enough that memory stays small and
+# flat. 2,048 on a CPU are 2 to 4 % faster for DistilBERT, 7 % for MiniLM, but what tensors leave between them grows with the
+# texts: 50,000 peak at 1.08 times the memory of 500, in place of 1.03.
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 
 def predict_logits(
