@@ -97,6 +97,14 @@ def _arguments(work: Work, folder: str, *, validated: bool, **arguments: Any) ->
     )
 
 
+def sorted_together(rows: int, batch_size: int) -> int:
+    """How many batches Trainer's grouping sorts by length at a time, the longest first: only all of them are a fair sample.
+
+    Source: transformers, trainer_pt_utils.get_length_grouped_indices.
+    """
+    return max(1, min(rows // (4 * batch_size), 50))
+
+
 def _data_set(encoded: Encoded) -> Any:
     """The rows as Trainer's data sets hold them."""
     from datasets import Dataset

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..runtime.packed_product import pack_weight
 from .contenders import CONTENDERS
-from .watch import Clock
+from .watch import Clock, Timing
 from .work import WARM_STEPS, Work
 
 # The operators that multiply matrices, and which of their arguments is the left one.
@@ -96,8 +96,7 @@ class ProductRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def measure_floor(name: str, work: Work) -> dict[str, Any]:
     """Seconds of the bare products of the steps that are timed of contender `name`, and tokens a second at that."""
-    work = replace(work, training=replace(work.training, epochs=1))
-    model, clock, rows = CONTENDERS[name].build(work), Clock(warm=WARM_STEPS), work.timed_rows
+    model, clock, rows = CONTENDERS[name].build(work), Timing(work.steps, 0, lambda: 0, warm=WARM_STEPS), work.timed_rows
     with ProductRecorder(model, clock) as recorder:
         CONTENDERS[name].train(model, work, rows, clock)
     seconds = sum(count * product.seconds() for product, count in recorder.products.items())

@@ -1,4 +1,4 @@
-"""Training throughput and peak memory: a bounded number of optimizer steps, after a few of the same training not timed."""
+"""Training throughput and peak memory: the largest batch, then a few steps that are not timed and some that are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from ..runtime.device import peak_memory_bytes
 from ..runtime.memory import peak_bytes, resident_bytes, restart_peak
 from .contenders import CONTENDERS
-from .watch import Timing
+from .peer import sorted_together
+from .watch import Clock, Timing
 from .work import WARM_STEPS, Work
 
 # Loaded on the way by one contender or another: before the first look at memory, since code is no part of a training.
@@ -21,17 +22,20 @@ MOST_EPOCHS = 100  # the clock ends it long before
 
 
 def measure_training(name: str, work: Work, *, seconds: float) -> dict[str, Any]:
-    """Real tokens a second over at least `work.steps` batches and `seconds`, and the most memory held above the loaded model
-    until after `work.steps`. All contenders see the same few rows, the fast ones more than once."""
+    """Real tokens a second over at least `work.steps` batches and `seconds`; the most memory held above the loaded model
+    by the largest batch and `work.steps` others. Where batches differ by length, as many as are sorted together are timed."""
     contender, work = CONTENDERS[name], replace(work, training=replace(work.training, epochs=MOST_EPOCHS))
     model, on_gpu = contender.build(work), work.precision("fp32").device.type == "cuda"
     peak = partial(peak_memory_bytes, torch.device("cuda")) if on_gpu else peak_bytes
-    clock = Timing(work.steps, seconds, peak, warm=WARM_STEPS)
+    rows = work.timed_rows
+    sample = sorted_together(len(rows), work.training.batch_size) if contender.by_length else 1
+    clock = Timing(work.steps, seconds, peak, warm=WARM_STEPS, sample=sample)
     for library in LIBRARIES:
         import_module(library)
     loaded = _read_through(model)
     restart_peak()
-    contender.train(model, work, work.timed_rows, clock)
+    contender.train(model, replace(work, training=replace(work.training, epochs=1)), work.longest_rows, Clock())
+    contender.train(model, work, rows, clock)
     return {
         "steps": clock.steps,
         "seconds": clock.seconds,

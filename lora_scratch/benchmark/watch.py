@@ -27,7 +27,7 @@ class Clock(Watch):
     """Adds up.
 
     Args:
-        warm: optimizer steps that are not counted. In the first ones weights are laid out and caches filled, once a training.
+        warm: optimizer steps that are not counted. In the first ones weights are laid out and caches filled, once a run.
     """
 
     def __init__(self, *, warm: int = 0) -> None:
@@ -58,11 +58,14 @@ class Timing(Clock):
     Args:
         peak: the most memory held so far, in bytes; read after `least_steps`, which are as many for every contender, since
             the peak of a training grows with its steps.
+        sample: a fair sample is of so many steps.
     """
 
-    def __init__(self, least_steps: int, least_seconds: float, peak: Callable[[], int], *, warm: int = 0) -> None:
+    def __init__(
+        self, least_steps: int, least_seconds: float, peak: Callable[[], int], *, warm: int = 0, sample: int = 1
+    ) -> None:
         super().__init__(warm=warm)
-        self.least_steps, self.least_seconds, self.peak = least_steps, least_seconds, peak
+        self.least_steps, self.least_seconds, self.peak, self.sample = least_steps, least_seconds, peak, sample
         self.peak_bytes = 0
 
     def step(self, model: Any, *, seconds: float, tokens: int) -> bool:
@@ -70,7 +73,7 @@ class Timing(Clock):
         super().step(model, seconds=seconds, tokens=tokens)
         if self.steps <= self.least_steps:
             self.peak_bytes = self.peak()
-        return self.steps >= self.least_steps and self.seconds >= self.least_seconds
+        return self.steps >= max(self.least_steps, self.sample) and self.seconds >= self.least_seconds
 
 
 class Race(Clock):

@@ -59,9 +59,15 @@ class Work:
 
     @property
     def timed_rows(self) -> Encoded:
-        """The training rows of a timing, full batches for its steps and the warm ones, from the start again at the end."""
+        """The training rows, from the start again where they are too few for the warm and the timed steps."""
         rows, count = self.sets["train"], (WARM_STEPS + self.steps) * self.training.batch_size
-        return rows.select([row % len(rows) for row in range(count)])
+        return rows.select([row % len(rows) for row in range(max(count, len(rows)))])
+
+    @property
+    def longest_rows(self) -> Encoded:
+        """The batch that takes the most memory, padded or not."""
+        rows = self.sets["train"]
+        return rows.select(rows.lengths.argsort(descending=True)[: self.training.batch_size].tolist())
 
     def precision(self, name: str) -> Precision:
         """The precision of that name on the device of the work."""
