@@ -23,7 +23,7 @@ MOST_EPOCHS = 100  # the clock ends it long before
 
 def measure_training(name: str, work: Work, *, seconds: float) -> dict[str, Any]:
     """Real tokens a second over at least `work.steps` batches and `seconds`; the most memory held above the loaded model
-    by the largest batch and `work.steps` others. Of batches that differ by length as many are timed as are sorted together."""
+    by the largest batch and `work.steps` others. Batches sorted together by length are all timed."""
     contender, work = CONTENDERS[name], replace(work, training=replace(work.training, epochs=MOST_EPOCHS))
     model, on_gpu = contender.build(work), work.precision("fp32").device.type == "cuda"
     peak = partial(peak_memory_bytes, torch.device("cuda")) if on_gpu else peak_bytes
