@@ -15,13 +15,12 @@ from .work import Work
 
 def measure_job(name: str, work: Work) -> dict[str, Any]:
     """All epochs, validations included in the seconds; then the test metrics of the epoch that was best by validation."""
-    model = CONTENDERS[name].build(work)
+    model, clock = CONTENDERS[name].build(work), Clock()
     start = time.perf_counter()
-    CONTENDERS[name].train(model, work, work.sets["train"], Clock(), validation=work.sets["validation"])
+    CONTENDERS[name].train(model, work, work.sets["train"], clock, validation=work.sets["validation"])
     seconds = time.perf_counter() - start
-    tokens = int(work.sets["train"].lengths.sum()) * work.training.epochs
     found = measure(_predict(work, "test", model), work.sets["test"].labels)
-    return {**asdict(found), "seconds": seconds, "tokens_per_second": tokens / seconds}
+    return {**asdict(found), "seconds": seconds, "tokens": clock.tokens, "tokens_per_second": clock.tokens / seconds}
 
 
 def measure_race(name: str, work: Work, *, goal: float, split: str, every: int) -> dict[str, Any]:

@@ -82,9 +82,14 @@ def test_benchmark_measures_all_and_writes_figures_summary_targets_and_machine(s
 
 
 @pytest.mark.usefixtures("in_process")
-def test_benchmark_measures_whole_jobs_on_the_test_rows(small, capsys):
-    """All epochs, the best by validation, by the same code for both sides."""
-    assert call(benchmark, *small, "--measures", "job", "--contenders", "ours-plain", "peft-bf16") == 0
+def test_benchmark_measures_whole_jobs_on_the_test_rows(small, tmp_path, capsys):
+    """All epochs, the best by validation, by the same code for both sides; no side's padding counts as tokens."""
+    contenders = ["ours-plain", "ours-bf16", "peft-bf16", "peft-best"]
+    arguments = ["--measures", "job", "--contenders", *contenders, "--json", tmp_path / "all.json"]
+    assert call(benchmark, *small, *arguments) == 0
+    figures = json.loads((tmp_path / "all.json").read_text())["figures"]
+    assert [each["contender"] for each in figures] == contenders
+    assert len({each["tokens"] for each in figures}) == 1
     out = capsys.readouterr().out
     assert "| job | training s | tokens/s | accuracy | macro-F1 | against the first |" in out
     assert "| peft-bf16 |" in out
@@ -108,12 +113,12 @@ def test_benchmark_runs_a_measurement_in_a_process_of_its_own(small, capsys, mon
 @pytest.mark.usefixtures("in_process")
 def test_flags_of_ours_reach_no_other_contender(small, tmp_path):
     """Two accumulated batches a step hold the tokens of two, for ours alone; the targets were not set for that."""
-    same_rows = ["--limit_train", 8]  # of which every batch of eight is made
-    arguments = [*same_rows, "--measures", "training", "--contenders", "peft", "ours-fp32", "--json", tmp_path / "all.json"]
+    one_row = ["--limit_train", 1]  # of which every batch is made
+    arguments = [*one_row, "--measures", "training", "--contenders", "peft", "ours-fp32", "--json", tmp_path / "all.json"]
     assert call(benchmark, *small, *arguments, "--flags_of_ours", "--accumulation_steps 2") == 0
     found = json.loads((tmp_path / "all.json").read_text())
     theirs, ours = (each["tokens"] / each["steps"] for each in found["figures"])
-    assert 1.5 < ours / theirs < 2.5
+    assert ours == 2 * theirs
     assert {each["met"] for each in found["targets"] if "as shipped" in each["row"]} == {None}
 
 
