@@ -33,7 +33,7 @@ class BenchmarkOptions:
     measures: list[str] = field(default_factory=lambda: list(DEFAULT_MEASURES), metadata={"help": "what to measure"})
     contenders: list[str] = field(default_factory=lambda: list(DEFAULT), metadata={"help": "who trains, in this order"})
     rounds: int = _flag(2, "how often each measurement is made")
-    steps: int = _flag(4, "optimizer steps that are timed at least, after two that are not")
+    steps: int = _flag(4, "optimizer steps that are timed at least, after one that is not")
     seconds: float = _flag(10.0, "seconds that a timing of training takes at least")
     texts: int = _flag(256, "texts that are classified in a measurement of prediction, at most the test rows")
     rows: int = _flag(

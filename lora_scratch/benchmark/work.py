@@ -18,7 +18,7 @@ from ..training import TrainingConfig
 from . import emotion_shape
 
 SHAPE = "distilbert-base-shape"
-WARM_STEPS = 2  # of a training, before those that are timed
+WARM_STEPS = 1  # of a training, before those that are timed: it lays out the weights
 
 
 def _flag(default: Any, meaning: str) -> Any:
