@@ -113,7 +113,7 @@ def test_benchmark_runs_a_measurement_in_a_process_of_its_own(small, capsys, mon
 @pytest.mark.usefixtures("in_process")
 def test_flags_of_ours_reach_no_other_contender(small, tmp_path):
     """Two accumulated batches a step hold the tokens of two, for ours alone; the targets were not set for that."""
-    one_row = ["--limit_train", 1]  # of which every batch is made
+    one_row = ["--limit_train", 1, "--steps", 3]  # of which every batch is made; with the warm one four, two by two
     arguments = [*one_row, "--measures", "training", "--contenders", "peft", "ours-fp32", "--json", tmp_path / "all.json"]
     assert call(benchmark, *small, *arguments, "--flags_of_ours", "--accumulation_steps 2") == 0
     found = json.loads((tmp_path / "all.json").read_text())
