@@ -15,17 +15,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from lora_scratch.jobs import (
-    Combination,
-    argument_parser,
-    check_file,
-    check_free,
-    check_given,
-    combined,
-    open_parts,
-    run_command,
-    save_combination,
-)
+from lora_scratch.arithmetic.combine import Combination, combined, open_parts, save_combination
+from lora_scratch.runs import argument_parser, check_file, check_free, check_given, run_command
 from lora_scratch.runtime.atomic import write_json
 
 

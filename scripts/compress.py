@@ -14,24 +14,20 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from lora_scratch.arithmetic.compress import ENERGIES, Compression, compress, in_words, save_compression
 from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import WORSE, Table, markdown_table, predict_logits
-from lora_scratch.jobs import (
-    Compression,
+from lora_scratch.runs import (
     argument_parser,
     check_file,
     check_free,
     check_given,
     command_line,
-    compress,
     encode_rows,
-    in_words,
     open_adapter,
     open_rows,
     run_command,
-    save_compression,
 )
-from lora_scratch.jobs.compression import ENERGIES
 from lora_scratch.runtime.atomic import write_json
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.precision import resolve_precision

@@ -16,7 +16,9 @@ from pathlib import Path
 from lora_scratch.adapter import count_parameters, disabled
 from lora_scratch.errors import ConfigError, printable
 from lora_scratch.evaluation import REQUIREMENTS, build_report, predict_logits, render, require, versions, with_texts
-from lora_scratch.jobs import (
+from lora_scratch.model.sharding import shard_base
+from lora_scratch.reporting import check_installed, run_page, write_page
+from lora_scratch.runs import (
     check_file,
     command_line,
     encode_rows,
@@ -27,8 +29,6 @@ from lora_scratch.jobs import (
     parse_flags,
     run_command,
 )
-from lora_scratch.model.sharding import shard_base
-from lora_scratch.reporting import check_installed, run_page, write_page
 from lora_scratch.runtime.atomic import write_json
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.distributed import is_main

@@ -19,21 +19,18 @@ import math
 from pathlib import Path
 
 from lora_scratch.adapter import dequantise_base
-from lora_scratch.jobs import (
-    Gate,
+from lora_scratch.deploy.formats import FORMATS, check_format, write_plain
+from lora_scratch.deploy.merge_check import DTYPES, TOLERANCES, Gate, gate_rows, merge_through_gate
+from lora_scratch.deploy.split import save_split
+from lora_scratch.runs import (
     argument_parser,
     check_free,
     check_given,
-    gate_rows,
     local_adapter,
-    merge_through_gate,
     open_adapter,
     push_adapter,
     run_command,
-    save_split,
 )
-from lora_scratch.jobs.gate import DTYPES, TOLERANCES
-from lora_scratch.jobs.program import FORMATS, check_format, write_plain
 from lora_scratch.runtime.atomic import new_folder, write_json
 from lora_scratch.runtime.device import resolve_device
 

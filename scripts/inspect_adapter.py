@@ -20,9 +20,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lora_scratch.adapter import Anatomy, anatomy, problems_in_folder, shares_by_depth, shares_by_projection
 from lora_scratch.errors import AdapterFileError, ConfigError, printable
-from lora_scratch.jobs import (
+from lora_scratch.reporting import anatomy_page, check_installed, write_page
+from lora_scratch.runs import (
     argument_parser,
     check_file,
     check_given,
@@ -31,8 +31,10 @@ from lora_scratch.jobs import (
     problems_with_base,
     run_command,
 )
-from lora_scratch.reporting import anatomy_page, check_installed, write_page
 from lora_scratch.runtime.atomic import write_bytes, write_json
+from lora_scratch.serialization import problems_in_folder
+from lora_scratch.study import anatomy
+from lora_scratch.study.anatomy import Anatomy, shares_by_depth, shares_by_projection
 
 COLUMNS = f"{'rank':>5} {'|dW|/|W|':>9} {'stable':>7} {'effective':>9} {'aligned':>8} {'intruders':>9}"
 

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lora_scratch.data import checked_text, read_texts
+from lora_scratch.deploy.classify import Classified, Classifier
 from lora_scratch.errors import DataError
-from lora_scratch.jobs import Classified, Classifier, argument_parser, check_file, check_given, open_adapter, run_command
+from lora_scratch.runs import argument_parser, check_file, check_given, open_adapter, run_command
 from lora_scratch.runtime.atomic import new_file
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.distributed import is_main

@@ -18,10 +18,11 @@ from itertools import islice
 
 from tqdm import tqdm
 
-from lora_scratch.adapter.bank import BASE
 from lora_scratch.data.rows import checked_row, listed
+from lora_scratch.deploy.bank import BASE
+from lora_scratch.deploy.serve import classify_rows, open_bank
 from lora_scratch.errors import DataError
-from lora_scratch.jobs import argument_parser, check_given, classify_rows, open_bank, run_command
+from lora_scratch.runs import argument_parser, check_given, run_command
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.precision import resolve_precision
 

@@ -23,18 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_scratch.adapter import (
-    NF4,
-    LoRAConfig,
-    QuantisationReport,
-    count_parameters,
-    disabled,
-    fingerprint,
-    is_adapted,
-    outline,
-    quantise_base,
-    save_adapter,
-)
+from lora_scratch.adapter import NF4, LoRAConfig, QuantisationReport, count_parameters, disabled, is_adapted, quantise_base
 from lora_scratch.data import Encoded, Splits, collate, plan_batches
 from lora_scratch.errors import printable
 from lora_scratch.evaluation import (
@@ -47,7 +36,10 @@ from lora_scratch.evaluation import (
     versions,
     with_texts,
 )
-from lora_scratch.jobs import (
+from lora_scratch.model import Base
+from lora_scratch.model.sharding import shard_base
+from lora_scratch.reporting import offer_page, run_page
+from lora_scratch.runs import (
     ALL,
     DataOptions,
     ModelOptions,
@@ -70,13 +62,12 @@ from lora_scratch.jobs import (
     save_whole,
     write_logits,
 )
-from lora_scratch.model import Base
-from lora_scratch.model.sharding import shard_base
-from lora_scratch.reporting import offer_page, run_page
 from lora_scratch.runtime.atomic import write_json, write_text
 from lora_scratch.runtime.device import resolve_device, use_threads
 from lora_scratch.runtime.distributed import is_main, is_sharded, world_size
 from lora_scratch.runtime.precision import Precision, resolve_precision
+from lora_scratch.serialization import fingerprint, save_adapter
+from lora_scratch.study.anatomy import outline
 from lora_scratch.training import Checkpoints, MetricsLog, TrainingConfig, TrainResult, board, check_board, train
 
 OPTIONS = (ModelOptions, DataOptions, LoRAConfig, TrainingConfig, RunOptions)

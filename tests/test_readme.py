@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from pages import blocks, commands, missing_flags
+from support.pages import blocks, commands, missing_flags
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from ..data import Batch, Encoded, collate, plan_in_order
 from ..errors import DataError
-from ..model.packed import can_pack, classify, packed
-from ..model.storage import fast_products
-from ..runtime.agreement import check_same_tensors
+from ..fast.frozen_weights import fast_products
+from ..fast.packed import can_pack, classify, packed
 from ..runtime.distributed import is_main, keep_in_step, rank, sum_over_processes, world_size
 from ..runtime.precision import Precision
+from ..runtime.ranks import check_same_tensors
 
 # Tokens of a batch, padding counted: enough that products run at their full rate, few enough that memory stays small and
 # flat. 2,048 on a CPU are 2 to 4 % faster for DistilBERT, 7 % for MiniLM, but what tensors leave between them grows with the
@@ -44,7 +44,7 @@ def predict_logits(
         model: a sequence classifier of transformers, on the device of `precision`.
         batch_tokens: of a batch, padding counted; BATCH_TOKENS of the device if None.
         progress: what the progress bar says; no bar if empty.
-        plain: with padding, as the model's own code has it; packed logits (model/packed.py) are equal to rounding. A model
+        plain: with padding, as the model's own code has it; packed logits (fast/packed.py) are equal to rounding. A model
             that can't be packed is classified with padding in any case, and a warning says so once.
 
     Raises:

@@ -1,10 +1,5 @@
 """The mathematics. Each file is one idea, imports torch alone, and reads like its paper. Start with lora.py."""
 
-from .bank import BankEmbedding as BankEmbedding
-from .bank import BankLayer as BankLayer
-from .bank import BankLinear as BankLinear
-from .bank import Routing as Routing
-from .bank_head import BankHead as BankHead
 from .conv1d import LoRAConv1D as LoRAConv1D
 from .conv1d import stores_in_out as stores_in_out
 from .dora import DoRALinear as DoRALinear

@@ -16,8 +16,8 @@ from torch import nn
 
 from ..adapter import NF4, base_precision
 from ..errors import ConfigError
-from ..runtime.agreement import check_same_tensors
 from ..runtime.distributed import working_group
+from ..runtime.ranks import check_same_tensors
 
 
 def shard_base(model: Any, device: torch.device) -> Any:

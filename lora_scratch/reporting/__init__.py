@@ -1,8 +1,6 @@
 """report.html: a run, a measurement, a comparison or an adapter's anatomy as one file that needs nothing beside it."""
 
-from .ablation import ablation_page as ablation_page
 from .anatomy import anatomy_page as anatomy_page
-from .comparison import comparison_page as comparison_page
 from .page import Page as Page
 from .page import Picture as Picture
 from .page import Section as Section
@@ -12,5 +10,3 @@ from .page import offer_page as offer_page
 from .page import page_html as page_html
 from .page import write_page as write_page
 from .run import run_page as run_page
-from .section7 import section7_page as section7_page
-from .section7 import section7_tables as section7_tables

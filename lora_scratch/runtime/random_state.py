@@ -1,6 +1,6 @@
 """The state of every random number generator that a run may draw from, out of the process and back into it.
 
-Dropout draws from torch's global generators (layers/dropout.py too: its words come from the CPU's), libraries from Python's
+Dropout draws from torch's global generators (fast/dropout.py too: its words come from the CPU's), libraries from Python's
 or NumPy's. Generators made with `named_generator` have no state to keep: they are born where they are used.
 """
 

@@ -1,7 +1,6 @@
 """For your own tests: the laws of an adapter layer.
 
-`laws.py` says what a law is, `function_laws.py` and `state_laws.py` state them, `evidence.py` measures.
-"""
+`laws.py` says what a law is, `function_laws.py` and `state_laws.py` state them, `evidence.py` measures."""
 
 from .evidence import TOLERANCE as TOLERANCE
 from .evidence import LawError as LawError

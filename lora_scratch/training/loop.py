@@ -35,17 +35,17 @@ from ..adapter.state import adapter_state
 from ..data import Batch, Encoded, plan_batches, share
 from ..errors import ConfigError, Interrupted, TrainingError
 from ..evaluation import Metrics, measure, predict_logits
-from ..runtime.agreement import check_same_settings, check_same_tensors
+from ..fast.cuda_graphs import WIDTH_MULTIPLE, CudaRecorder
+from ..fast.path import fast_path
 from ..runtime.device import peak_memory_bytes, resolve_device
 from ..runtime.distributed import is_main, rank, sum_over_processes, world_size
 from ..runtime.memory import give_back_freed
 from ..runtime.precision import Precision, resolve_precision
+from ..runtime.ranks import check_same_settings, check_same_tensors
 from ..runtime.seeds import named_seed, seed_everything
 from .checkpoint import Checkpoints, share_state
 from .config import TrainingConfig
 from .dynamics import Dynamics
-from .fast import fast_path
-from .graphs import WIDTH_MULTIPLE, CudaRecorder
 from .guard import STEPS, MovementGuard
 from .head_start import PROBE, start_head
 from .interrupt import SIGNALS, StopRequest, stop_request

@@ -17,8 +17,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import CheckpointError
 from ..evaluation import Metrics
+from ..fast import onednn
 from ..layers import AdapterLayer
-from ..runtime import onednn
 from ..runtime.random_state import random_state, set_random_state
 from .log import MetricsLog
 from .step import Stepper

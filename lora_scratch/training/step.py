@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from ..data import Batch
 from ..errors import TrainingError
-from ..model.packed import classify
+from ..fast.cuda_graphs import Backward, GraphedBackward
+from ..fast.packed import classify
 from ..runtime.device import is_out_of_memory
 from ..runtime.distributed import is_sharded, sum_over_processes
 from ..runtime.precision import Precision
 from .config import TrainingConfig
-from .graphs import Backward, GraphedBackward
 from .optimizer import build_optimizer
 from .schedule import learning_rate_factor
 

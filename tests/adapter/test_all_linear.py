@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import tiny_distilbert
+from support.tiny import tiny_distilbert
 from torch import nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 

@@ -4,23 +4,21 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny import tiny_distilbert
+from support.tiny import tiny_distilbert
 from torch import nn
 
 from lora_scratch.adapter import (
     LoRAConfig,
     count_parameters,
     disabled,
-    fingerprint,
     inject,
-    load_adapter,
     merge_all,
     merge_and_remove,
     remove_adapter,
-    save_adapter,
     unmerge_all,
 )
 from lora_scratch.errors import ConfigError
+from lora_scratch.serialization import fingerprint, load_adapter, save_adapter
 
 IDS = torch.randint(1, 60, (3, 7), generator=torch.Generator().manual_seed(0))
 MODES = ["lora_only", "all"]

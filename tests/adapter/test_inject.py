@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from families import logits, record, tiny, token_batch
-from tiny import tiny_distilbert
+from support.families import logits, record, tiny, token_batch
+from support.tiny import tiny_distilbert
 from torch import nn
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 

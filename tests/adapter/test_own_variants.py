@@ -1,4 +1,4 @@
-"""lora_scratch/adapter/peft_format.py: variants that somebody else registers, saved as what they are."""
+"""lora_scratch/serialization/peft_format.py: variants that somebody else registers, saved as what they are."""
 
 import copy
 import json
@@ -6,12 +6,13 @@ import json
 import peft
 import pytest
 import torch
-from tiny import tiny_distilbert
+from support.tiny import tiny_distilbert
 from torch import nn
 
-from lora_scratch.adapter import LoRAConfig, inject, load_adapter, remove_adapter, save_adapter
+from lora_scratch.adapter import LoRAConfig, inject, remove_adapter
 from lora_scratch.errors import AdapterFileError
 from lora_scratch.layers import LoRALinear, register, registry
+from lora_scratch.serialization import load_adapter, save_adapter
 
 IDS = torch.randint(5, 40, (3, 7), generator=torch.Generator().manual_seed(0))
 

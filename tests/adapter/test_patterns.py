@@ -3,7 +3,7 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import tiny_distilbert
+from support.tiny import tiny_distilbert
 from torch import nn
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, dry_run, inject

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import tiny_distilbert
+from support.tiny import tiny_distilbert
 from torch import nn
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, count_parameters, dry_run, inject, is_adapted

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from families import record, tiny
-from passes import batch_of
+from support.families import record, tiny
+from support.passes import batch_of
 from torch import nn
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
@@ -14,17 +14,14 @@ from lora_scratch.adapter import (
     count_parameters,
     dequantise_base,
     disabled,
-    fingerprint,
     inject,
-    load_adapter,
     merge_all,
     merge_and_remove,
     quantise_base,
-    read_provenance,
-    save_adapter,
 )
 from lora_scratch.errors import BaseMismatchError, ConfigError, MergeError
 from lora_scratch.layers import NF4Linear
+from lora_scratch.serialization import fingerprint, load_adapter, read_provenance, save_adapter
 from lora_scratch.testing import move_adapter
 
 ROWS = batch_of([7, 3, 5])

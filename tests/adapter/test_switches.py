@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import tiny_distilbert
+from support.tiny import tiny_distilbert
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, merge_all, scaled, without
 from lora_scratch.errors import ConfigError, MergeError

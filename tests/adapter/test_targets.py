@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from families import tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from support.families import tiny
 from torch import nn
 
 from lora_scratch.adapter.targets import (

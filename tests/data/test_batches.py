@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import tiny_rows
+from support.tiny import tiny_rows
 from torch import Tensor
 
 from lora_scratch.data import Encoded, collate, plan_batches, plan_in_order, share

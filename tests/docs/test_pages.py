@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import blocks, commands, missing_flags
+from support.pages import blocks, commands, missing_flags
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -85,10 +85,11 @@ def test_lora_fa_is_short_obeys_the_laws_trains_and_loads_in_peft(elsewhere):
     """A new layer in under 60 lines and without touching another room: proven, injected, trained, saved, read by PEFT."""
     import peft
     import torch
-    from tiny import tiny_distilbert, tiny_rows
+    from support.tiny import tiny_distilbert, tiny_rows
     from torch import nn
 
-    from lora_scratch.adapter import LoRAConfig, inject, save_adapter
+    from lora_scratch.adapter import LoRAConfig, inject
+    from lora_scratch.serialization import save_adapter
     from lora_scratch.testing import LawError, check_all
     from lora_scratch.training import TrainingConfig, train
 
@@ -117,10 +118,11 @@ def test_lora_fa_is_short_obeys_the_laws_trains_and_loads_in_peft(elsewhere):
 def test_vera_is_short_obeys_the_laws_with_its_bias_or_without_and_comes_back_from_its_file(elsewhere):
     """Tensors of its own: proven, injected, trained, saved and loaded in the same bits, without touching another room."""
     import torch
-    from tiny import tiny_distilbert, tiny_rows
+    from support.tiny import tiny_distilbert, tiny_rows
     from torch import nn
 
-    from lora_scratch.adapter import LoRAConfig, inject, load_adapter, save_adapter
+    from lora_scratch.adapter import LoRAConfig, inject
+    from lora_scratch.serialization import load_adapter, save_adapter
     from lora_scratch.testing import check_all
     from lora_scratch.training import TrainingConfig, train
 

@@ -1,11 +1,11 @@
 import warnings
 
 import pytest
-import rank_work
 import torch
-from families import tiny
-from ranks import in_processes
-from tiny import tiny_distilbert, tiny_rows
+from support import rank_work
+from support.families import tiny
+from support.ranks import in_processes
+from support.tiny import tiny_distilbert, tiny_rows
 from torch import nn
 
 from lora_scratch.adapter import LoRAConfig, inject, merge_all

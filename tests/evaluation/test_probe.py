@@ -3,7 +3,7 @@ from itertools import product
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from tiny import tiny_distilbert, tiny_rows
+from support.tiny import tiny_distilbert, tiny_rows
 
 from lora_scratch.data import Encoded, collate
 from lora_scratch.errors import DataError

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import tiny_conv1d
+from support.tiny import tiny_conv1d
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 

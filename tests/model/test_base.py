@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from folders import save_base
+from support.folders import save_base
 
 from lora_scratch.errors import ModelError
 from lora_scratch.model import load_base

@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-import rank_work
 import torch
-from ranks import in_processes
-from tiny import tiny_distilbert, tiny_rows
+from support import rank_work
+from support.ranks import in_processes
+from support.tiny import tiny_distilbert, tiny_rows
 
-from lora_scratch.adapter import load_adapter
 from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import predict_logits
 from lora_scratch.model.sharding import shard_base
+from lora_scratch.serialization import load_adapter
 
 
 @pytest.mark.parametrize(

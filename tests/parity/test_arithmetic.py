@@ -2,18 +2,12 @@
 
 import pytest
 import torch
-from families import logits, tiny
+from support.families import logits, tiny
 
-from lora_scratch.adapter import (
-    LoRAConfig,
-    adapter_layers,
-    combine,
-    inject,
-    install_update,
-    recompress,
-    save_adapter,
-    take_update,
-)
+from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
+from lora_scratch.arithmetic.operations import combine, recompress
+from lora_scratch.arithmetic.update import install_update, take_update
+from lora_scratch.serialization import save_adapter
 from lora_scratch.testing import move_adapter, relative_error
 
 peft = pytest.importorskip("peft")

@@ -4,20 +4,12 @@ import json
 
 import pytest
 import torch
-from families import logits, tiny
+from support.families import logits, tiny
 
-from lora_scratch.adapter import (
-    LoRAConfig,
-    adapter_layers,
-    allot,
-    decompose,
-    inject,
-    install_update,
-    load_adapter,
-    save_adapter,
-    take_update,
-    truncate,
-)
+from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
+from lora_scratch.arithmetic.truncation import allot, decompose, truncate
+from lora_scratch.arithmetic.update import install_update, take_update
+from lora_scratch.serialization import load_adapter, save_adapter
 from lora_scratch.testing import move_adapter, relative_error
 
 peft = pytest.importorskip("peft")

@@ -8,11 +8,12 @@ import json
 
 import pytest
 import torch
-from families import logits, tiny, token_batch
 from safetensors.torch import load_file
+from support.families import logits, tiny, token_batch
 
-from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, load_adapter, merge_all, save_adapter
-from lora_scratch.adapter.peft_format import adapter_file_tensors
+from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, merge_all
+from lora_scratch.serialization import load_adapter, save_adapter
+from lora_scratch.serialization.peft_format import adapter_file_tensors
 from lora_scratch.testing import TOLERANCE, move_adapter, relative_error
 
 peft = pytest.importorskip("peft")

@@ -4,10 +4,11 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from tiny import tiny_distilbert, tiny_rows
+from support.tiny import tiny_distilbert, tiny_rows
 from transformers import Trainer, TrainingArguments
 
-from lora_scratch.adapter import LoRAConfig, inject, save_adapter
+from lora_scratch.adapter import LoRAConfig, inject
+from lora_scratch.serialization import save_adapter
 
 ROWS = tiny_rows(24)
 

@@ -5,7 +5,7 @@ import os
 import shutil
 
 import pytest
-from every_page import pages
+from support.every_page import pages
 
 from lora_scratch.reporting import write_page
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from report_pages import Outline
+from support.report_pages import Outline
 
 from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import Table

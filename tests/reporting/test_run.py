@@ -1,10 +1,11 @@
 """lora_scratch/reporting: what a page of a run holds, and that data stays data."""
 
 import pytest
-from report_pages import EVIL, LABELS, Outline, events, module, report
+from support.report_pages import EVIL, LABELS, Outline, events, module, report
 
-from lora_scratch.reporting import anatomy_page, comparison_page, page_html, run_page
+from lora_scratch.reporting import anatomy_page, page_html, run_page
 from lora_scratch.reporting.drawing import Line, line_panel, short, svg
+from lora_scratch.study.comparison_page import comparison_page
 
 MODULES = [module("encoder.layer.0.q", 0.2), module("encoder.layer.0.out.dense"), module("encoder.layer.1.q")]
 

@@ -5,10 +5,10 @@ import signal
 import time
 
 import pytest
-import rank_work
 import torch
 import torch.distributed as dist
-from ranks import in_processes
+from support import rank_work
+from support.ranks import in_processes
 
 from lora_scratch.errors import ConfigError, WorldError
 from lora_scratch.runtime import distributed

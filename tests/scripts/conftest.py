@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from command_line import call, train_arguments
-from folders import save_base, save_rows
+from support.command_line import call, train_arguments
+from support.folders import save_base, save_rows
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Job:
 @pytest.fixture(scope="session")
 def job(tmp_path_factory) -> Job:
     """A finished job."""
-    import train
+    from lora_scratch.commands import train
 
     place = tmp_path_factory.mktemp("job")
     made = Job(save_base(place / "base", labels=("negative", "positive")), save_rows(place / "data"), place / "run")

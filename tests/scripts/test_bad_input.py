@@ -7,14 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import evaluate
-import predict
 import pytest
-import train
-from command_line import call, train_arguments
-from damage import reseal
-from folders import save_base
+from lora_scratch.commands import evaluate, predict, train
 from safetensors.torch import load_file, save_file
+from support.command_line import call, train_arguments
+from support.damage import reseal
+from support.folders import save_base
 
 SCRIPTS = Path(train.__file__).parent
 

@@ -4,18 +4,17 @@ import json
 import re
 import shutil
 
-import combine
-import evaluate
-import inspect_adapter
 import peft
 import pytest
 import torch
-from command_line import call
-from folders import save_base
+from lora_scratch.commands import combine, evaluate, inspect_adapter
+from support.command_line import call
+from support.folders import save_base
 from transformers import AutoModelForSequenceClassification
 
-from lora_scratch.adapter import adapter_layers, save_adapter
-from lora_scratch.jobs import open_adapter
+from lora_scratch.adapter import adapter_layers
+from lora_scratch.runs import open_adapter
+from lora_scratch.serialization import save_adapter
 from lora_scratch.testing import move_adapter, relative_error
 
 

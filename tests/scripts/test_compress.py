@@ -5,17 +5,16 @@ import re
 import shutil
 from dataclasses import replace
 
-import compress
-import evaluate
-import inspect_adapter
 import peft
 import pytest
 import torch
-from command_line import call
+from lora_scratch.commands import compress, evaluate, inspect_adapter
+from support.command_line import call
 from transformers import AutoModelForSequenceClassification
 
-from lora_scratch.adapter import adapter_layers, read_provenance
-from lora_scratch.jobs import open_adapter
+from lora_scratch.adapter import adapter_layers
+from lora_scratch.runs import open_adapter
+from lora_scratch.serialization import read_provenance
 from lora_scratch.testing import relative_error
 
 

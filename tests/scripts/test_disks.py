@@ -5,11 +5,11 @@ import io
 import json
 
 import pytest
-import train
-from command_line import call, train_arguments
-from disks import on_a_disk, remount
+from lora_scratch.commands import train
+from support.command_line import call, train_arguments
+from support.disks import on_a_disk, remount
 
-from lora_scratch.adapter.verify import problems_in_folder
+from lora_scratch.serialization.verify import problems_in_folder
 from lora_scratch.training import Checkpoints, loop
 from lora_scratch.training.checkpoint import read_state
 

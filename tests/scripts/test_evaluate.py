@@ -3,9 +3,9 @@
 import json
 from html import unescape
 
-import evaluate
 import pytest
-from command_line import call
+from lora_scratch.commands import evaluate
+from support.command_line import call
 
 
 @pytest.mark.parametrize(("requirement", "words"), [("better", ("better",)), ("not_worse", ("better", "not shown"))])

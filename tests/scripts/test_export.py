@@ -4,20 +4,19 @@ import json
 import re
 import shutil
 
-import combine
-import export
 import peft
 import pytest
 import safetensors.torch
 import torch
-import train
-from command_line import call, train_arguments
-from folders import save_rows
+from lora_scratch.commands import combine, export, train
+from support.command_line import call, train_arguments
+from support.folders import save_rows
 from transformers import AutoModelForSequenceClassification
 
-from lora_scratch.adapter import adapter_layers, save_adapter
-from lora_scratch.jobs import gate_rows, open_adapter
-from lora_scratch.jobs.gate import TOLERANCES
+from lora_scratch.adapter import adapter_layers
+from lora_scratch.deploy.merge_check import TOLERANCES, gate_rows
+from lora_scratch.runs import open_adapter
+from lora_scratch.serialization import save_adapter
 from lora_scratch.testing import relative_error
 
 Q0 = "distilbert.transformer.layer.0.attention.q_lin"
@@ -81,7 +80,7 @@ def test_above_the_tolerance_nothing_is_written(job, tmp_path, capsys):
 
 def test_a_merge_gone_wrong_is_refused_with_the_labels_that_flip(job, tmp_path, capsys, monkeypatch):
     """The twin: a head that is not the trained one does not get through."""
-    from lora_scratch.jobs import gate
+    from lora_scratch.deploy import merge_check as gate
 
     def wrongly(model):
         model.classifier.weight.data.neg_()

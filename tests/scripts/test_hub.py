@@ -1,19 +1,18 @@
-"""lora_scratch/jobs/hub.py, through the scripts: an adapter goes to the hub and comes back the same."""
+"""lora_scratch/runs/hub.py, through the scripts: an adapter goes to the hub and comes back the same."""
 
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import export
 import huggingface_hub
-import inspect_adapter
-import predict
 import pytest
-from command_line import call
+from lora_scratch.commands import export, inspect_adapter, predict
+from support.command_line import call
 
+from lora_scratch.deploy.serve import open_bank
 from lora_scratch.errors import AdapterFileError
-from lora_scratch.jobs import local_adapter, open_bank, push_adapter
-from lora_scratch.jobs.hub import FILES
+from lora_scratch.runs import local_adapter, push_adapter
+from lora_scratch.runs.hub import FILES
 
 
 class FakeHub:

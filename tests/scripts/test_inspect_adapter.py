@@ -3,12 +3,12 @@
 import json
 import shutil
 
-import inspect_adapter
 import pytest
 import torch
-from command_line import call
-from folders import save_base
+from lora_scratch.commands import inspect_adapter
 from safetensors.torch import load_file, save_file
+from support.command_line import call
+from support.folders import save_base
 
 
 def test_inspect_prints_every_module_and_writes_the_same(job, tmp_path, capsys):

@@ -2,17 +2,14 @@
 
 import json
 
-import evaluate
-import export
 import peft
-import predict
 import pytest
 import torch
-import train
-from command_line import call, train_arguments
+from lora_scratch.commands import evaluate, export, predict, train
+from support.command_line import call, train_arguments
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from lora_scratch.jobs import open_adapter
+from lora_scratch.runs import open_adapter
 
 TEXTS = ["i am so happy today", "my brother is furious but i feel calm"]
 

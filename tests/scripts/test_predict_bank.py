@@ -5,16 +5,16 @@ import re
 import shutil
 import sys
 
-import predict
-import predict_bank
 import pytest
 import torch
-from command_line import call
-from damage import reseal
+from lora_scratch.commands import predict, predict_bank
+from support.command_line import call
+from support.damage import reseal
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from lora_scratch.adapter import LoRAConfig, inject, quantise_base, save_adapter
-from lora_scratch.jobs import open_base
+from lora_scratch.adapter import LoRAConfig, inject, quantise_base
+from lora_scratch.runs import open_base
+from lora_scratch.serialization import save_adapter
 from lora_scratch.testing import move_adapter
 
 TEXTS = ["i am so happy today", "my brother is furious but i feel calm", "what a day", "happy " * 12 + "am i"]

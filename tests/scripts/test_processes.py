@@ -4,15 +4,13 @@ import json
 import shutil
 import signal
 
-import compare
-import evaluate
 import numpy as np
-import predict
 import pytest
-import rank_work
-import train
-from command_line import call, train_arguments
-from ranks import in_processes
+from lora_scratch.commands import evaluate, predict, train
+from lora_scratch.commands.study import compare
+from support import rank_work
+from support.command_line import call, train_arguments
+from support.ranks import in_processes
 
 DETERMINED = ["--dropout", 0, "--accumulation_steps", 2, "--batch_size", 8]
 

@@ -8,8 +8,8 @@ import signal
 
 import pytest
 import torch
-import train
-from command_line import call, train_arguments
+from lora_scratch.commands import train
+from support.command_line import call, train_arguments
 
 from lora_scratch.runtime import atomic
 from lora_scratch.runtime.lock import LOCK, sole_writer

@@ -5,13 +5,13 @@ import json
 import peft
 import pytest
 import torch
-import train
-from command_line import call, train_arguments
+from lora_scratch.commands import train
 from safetensors.torch import load_file
+from support.command_line import call, train_arguments
 from transformers import AutoModelForSequenceClassification
 
 from lora_scratch.errors import ConfigError
-from lora_scratch.jobs import RunOptions, read_logits
+from lora_scratch.runs import RunOptions, read_logits
 
 
 @pytest.fixture(scope="module")

@@ -14,18 +14,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapter_damage import damage_adapter
-from alarm import no_hang
-from damage import copy, told
-from families import logits, record, tiny
 from safetensors.torch import load
+from support.adapter_damage import damage_adapter
+from support.alarm import no_hang
+from support.damage import copy, told
+from support.families import logits, record, tiny
 
-from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, load_adapter, problems_in_folder, save_adapter
-from lora_scratch.adapter.files import CONFIG, PROVENANCE, WEIGHTS
-from lora_scratch.adapter.peft_format import adapter_file_tensors, without_wrapper_copies
+from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
 from lora_scratch.adapter.state import adapter_state
 from lora_scratch.errors import AdapterFileError
 from lora_scratch.layers import DoRALinear
+from lora_scratch.serialization import load_adapter, problems_in_folder, save_adapter
+from lora_scratch.serialization.peft_format import adapter_file_tensors, without_wrapper_copies
+from lora_scratch.serialization.save_load import CONFIG, PROVENANCE, WEIGHTS
 from lora_scratch.testing import move_adapter
 
 peft = pytest.importorskip("peft")

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from alarm import no_hang
-from damage import copy, damage_bytes, damage_place, told
-from folders import save_base
+from support.alarm import no_hang
+from support.damage import copy, damage_bytes, damage_place, told
+from support.folders import save_base
 
-from lora_scratch.adapter import LoRAConfig, inject, save_adapter
+from lora_scratch.adapter import LoRAConfig, inject
 from lora_scratch.errors import LoraScratchError
-from lora_scratch.jobs import open_adapter, open_base
+from lora_scratch.runs import open_adapter, open_base
+from lora_scratch.serialization import save_adapter
 from lora_scratch.testing import move_adapter
 
 SHORT, FULL = 12, 300

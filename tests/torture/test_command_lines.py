@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import train
-from alarm import no_hang
-from command_damage import Line, command_lines, damage_line, flags_of
-from command_line import call, train_arguments
-from damage import told
-from folders import save_base, save_rows
+from lora_scratch.commands import train
+from support.alarm import no_hang
+from support.command_damage import Line, command_lines, damage_line, flags_of
+from support.command_line import call, train_arguments
+from support.damage import told
+from support.folders import save_base, save_rows
 
 from lora_scratch.errors import LoraScratchError
-from lora_scratch.jobs import trainings
+from lora_scratch.study import sweep as trainings
 
 SHORT, FULL = 40, 1000
 SCRIPTS = Path(train.__file__).parent

@@ -19,9 +19,9 @@ from typing import TypeVar
 
 import pyarrow.parquet as pq
 import pytest
-from alarm import no_hang
-from damage import told
-from data_damage import FORMATS, damage_data, good_file
+from support.alarm import no_hang
+from support.damage import told
+from support.data_damage import FORMATS, damage_data, good_file
 
 from lora_scratch.data import load_splits
 from lora_scratch.data.readers import open_table

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import train
-from command_line import call
-from folders import save_base, save_rows
+from lora_scratch.commands import train
+from support.command_line import call
+from support.folders import save_base, save_rows
 
 from lora_scratch.training import Checkpoints
 from lora_scratch.training.checkpoint import read_state

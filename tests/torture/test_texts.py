@@ -12,15 +12,17 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import predict
 import pytest
-from alarm import no_hang
-from command_line import call
-from damage import told
-from folders import save_base
+from lora_scratch.commands import predict
+from support.alarm import no_hang
+from support.command_line import call
+from support.damage import told
+from support.folders import save_base
 
-from lora_scratch.adapter import LoRAConfig, inject, save_adapter
-from lora_scratch.jobs import Classifier, open_base
+from lora_scratch.adapter import LoRAConfig, inject
+from lora_scratch.deploy.classify import Classifier
+from lora_scratch.runs import open_base
+from lora_scratch.serialization import save_adapter
 
 SHORT, FULL = 60, 2000
 KINDS = {

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from agents import free_port
+from support.agents import free_port
 
 ROOT = Path(__file__).parents[2]
 WITHIN_S = 30

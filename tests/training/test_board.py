@@ -3,9 +3,9 @@
 import json
 
 import pytest
-import train
-from command_line import call, train_arguments
-from folders import save_base, save_rows
+from lora_scratch.commands import train
+from support.command_line import call, train_arguments
+from support.folders import save_base, save_rows
 
 from lora_scratch.errors import ConfigError
 from lora_scratch.runtime import extras

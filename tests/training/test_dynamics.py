@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny import tiny_distilbert, tiny_rows
+from support.tiny import tiny_distilbert, tiny_rows
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
 from lora_scratch.data import collate

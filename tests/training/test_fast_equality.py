@@ -1,16 +1,16 @@
-"""training/fast.py as a whole, all levers on, against the plain path: logits and the gradient of every trained tensor."""
+"""fast/path.py as a whole, all levers on, against the plain path: logits and the gradient of every trained tensor."""
 
 import pytest
 import torch
-from families import tiny
-from passes import adapted, batch_of, largest_difference, logits_and_gradients
-from tiny import VOCABULARY
+from support.families import tiny
+from support.passes import adapted, batch_of, largest_difference, logits_and_gradients
+from support.tiny import VOCABULARY
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
-from lora_scratch.runtime import onednn
+from lora_scratch.fast import onednn
+from lora_scratch.fast.path import fast_path
 from lora_scratch.runtime.precision import Precision
-from lora_scratch.training.fast import fast_path
 
 FAMILIES = ["distilbert", "bert", "roberta", "electra"]
 LENGTHS = {

@@ -1,11 +1,11 @@
 """lora_scratch/training/head_start.py: the head starts as a probe on its own inputs, and nothing else moves."""
 
 import pytest
-import rank_work
 import torch
-from families import tiny
-from ranks import in_processes
-from tiny import tiny_rows
+from support import rank_work
+from support.families import tiny
+from support.ranks import in_processes
+from support.tiny import tiny_rows
 
 from lora_scratch.adapter import LoRAConfig, disabled, inject
 from lora_scratch.data import collate

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from tiny import tiny_distilbert, tiny_rows
+from support.tiny import tiny_distilbert, tiny_rows
 
 from lora_scratch.adapter import LoRAConfig, inject
 from lora_scratch.errors import Interrupted

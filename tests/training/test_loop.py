@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tiny import tiny_distilbert, tiny_rows
+from support.tiny import tiny_distilbert, tiny_rows
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, merge_all
 from lora_scratch.data import plan_batches

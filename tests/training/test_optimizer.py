@@ -1,6 +1,6 @@
 """lora_scratch/training/optimizer.py: who is trained, at which rate, with which decay."""
 
-from tiny import tiny_distilbert
+from support.tiny import tiny_distilbert
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
 from lora_scratch.training import TrainingConfig

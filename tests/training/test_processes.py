@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import rank_work
 import torch
-from ranks import in_processes
+from support import rank_work
+from support.ranks import in_processes
 
 from lora_scratch.errors import ConfigError, WorldError
 

@@ -7,11 +7,11 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_distilbert, tiny_rows
+from support.tiny import tiny_distilbert, tiny_rows
 
 from lora_scratch.adapter import LoRAConfig, inject
 from lora_scratch.errors import CheckpointError, TrainingError
-from lora_scratch.runtime import onednn
+from lora_scratch.fast import onednn
 from lora_scratch.runtime.random_state import random_state
 from lora_scratch.training import Checkpoints, MetricsLog, TrainingConfig, train
 

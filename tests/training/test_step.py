@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import tiny_distilbert, tiny_rows
+from support.tiny import tiny_distilbert, tiny_rows
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora_scratch.adapter import LoRAConfig, inject
 from lora_scratch.data import collate
 from lora_scratch.errors import TrainingError
-from lora_scratch.model.packed import packed
+from lora_scratch.fast.packed import packed
 from lora_scratch.runtime.precision import resolve_precision
 from lora_scratch.training import TrainingConfig, step
 from lora_scratch.training.step import Stepper

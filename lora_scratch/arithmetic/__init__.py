@@ -1,0 +1,1 @@
+"""New adapters from trained ones: sum, scale, compress."""

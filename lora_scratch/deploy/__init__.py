@@ -1,0 +1,1 @@
+"""Trained adapters at work: classify, many at once, merge, export, split."""

@@ -1,0 +1,54 @@
+"""An adapter for servers that hold one base and take A and B alone: two folders, and what they ask of a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..adapter import NF4, adapter_layers, base_precision, remove_adapter
+from ..errors import ConfigError
+from ..layers import DoRALinear
+from ..runs.trained_adapter import SavedAdapter
+from ..runtime.atomic import new_folder
+from ..serialization import save_adapter
+from ..study.anatomy import has_factors
+from .head_split import give_head_to_base
+
+
+def save_split(saved: SavedAdapter, place: Path) -> dict[str, str]:
+    """Write `place`/base, an ordinary model with the trained head, and `place`/adapter, LoRA for it without a head.
+
+    Both together are the adapter model, tensor for tensor.
+
+    Returns:
+        What the adapter asks of a server.
+
+    Raises:
+        ConfigError: trained biases, a base in four bits, which is no ordinary model, or a variant that servers don't know.
+    """
+    model = saved.base.model
+    if not all(map(has_factors, adapter_layers(model).values())):
+        found = f"variant {saved.config.variant} has other tensors than LoRA's A and B"
+        raise ConfigError(found, where="--split", remedy="pass --merged, which every server can hold")
+    if base_precision(model) == NF4:
+        raise ConfigError("the base is quantised to four bits", where="--split", remedy="pass --dequantise")
+    give_head_to_base(model)
+    needs = asks(saved)
+    with new_folder(place) as folder:
+        save_adapter(model, folder / "adapter", base_model=str(place / "base"), notes=saved.notes)
+        remove_adapter(model)
+        model.save_pretrained(folder / "base")
+        saved.base.tokenizer.save_pretrained(folder / "base")
+    return needs
+
+
+def asks(saved: SavedAdapter) -> dict[str, str]:
+    """The largest rank, the modules and the variant, as a server's own settings name them."""
+    layers = adapter_layers(saved.base.model)
+    ranks = sorted({layer.rank for layer in layers.values()})
+    return {
+        "rank": " and ".join(map(str, ranks)) + f": the server's largest rank has to be {ranks[-1]} or more",
+        "modules": ", ".join(sorted({name.rpartition(".")[2] for name in layers})),
+        "rank-stabilised scaling": "yes" if saved.config.rslora else "no",
+        "DoRA": "yes" if any(isinstance(layer, DoRALinear) for layer in layers.values()) else "no",
+        "modules_to_save": "none: the head is the base's",
+    }

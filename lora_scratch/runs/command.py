@@ -1,0 +1,96 @@
+"""How a command begins, alone or as one of several processes, and ends: 0 done, 1 the work failed (one line on stderr),
+2 wrong usage, 130 interrupted (143: by SIGTERM).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+from ..errors import Interrupted, LoraScratchError
+from ..runtime.device import is_out_of_memory
+from ..runtime.distributed import check_one_process, is_main, process_group, processes_started
+from ..runtime.ranks import check_same_settings
+
+INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
+
+
+def run_command(main: Callable[[], None], *, in_processes: bool = False) -> None:
+    """Call `main` and exit. An error of the project is one line; any other exception is a defect and keeps its traceback.
+
+    Args:
+        in_processes: whether several processes may share the work. The main one alone prints; the files are up to `main`.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without these letters
+    try:
+        with _one_of_several() if in_processes else _alone():
+            main()
+            sys.stdout.flush()
+    except LoraScratchError as error:
+        _say("error", error)
+        sys.exit(1)
+    except Interrupted as stop:
+        _say("interrupted", stop)
+        sys.exit(128 + stop.signal_number)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _say("error", "out of memory; lower --batch_size or --max_tokens, or choose another --device")
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; Python would complain again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def command_line() -> str:
+    """The command, as one would paste it."""
+    processes, of_this_machine = processes_started(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if processes == 1:
+        return shlex.join(["python", *sys.argv])
+    nodes = ["--nnodes", str(processes // of_this_machine)] if processes > of_this_machine else []
+    return shlex.join(["torchrun", *nodes, "--nproc_per_node", str(of_this_machine), *sys.argv])
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    check_one_process(Path(sys.argv[0]).name)
+    yield
+
+
+@contextmanager
+def _one_of_several() -> Iterator[None]:
+    with process_group():
+        check_same_settings(_flags(sys.argv[1:]))
+        if is_main():
+            yield
+            return
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            yield
+
+
+def _flags(arguments: Sequence[str]) -> dict[str, str]:
+    """The words after every flag; those before any are `arguments`."""
+    name, found = "arguments", dict[str, list[str]]()
+    for word in arguments:
+        if word.startswith("--"):
+            name, *values = word.split("=", 1)
+            found[name] = values  # the last one counts
+        else:
+            found.setdefault(name, []).append(word)
+    return {name: " ".join(words) for name, words in found.items()}
+
+
+def _say(what: str, why: object) -> None:
+    """One line on stderr. Several processes often have the same to say, so each but the first gives its number."""
+    number = os.environ.get("RANK", "0") if processes_started() > 1 else "0"
+    print(f"{what}{'' if number == '0' else f' in process {number}'}: {why}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""What an adapter learned: anatomy, trace, ablation, comparison, section 7."""

@@ -1,0 +1,207 @@
+r"""What an adapter learnt: how large its update of each layer is, how many directions it uses, and which.
+
+The singular values of ΔW = scaling · B A come from the factors, which are thin: with B = Q₁ R₁ and Aᵀ = Q₂ R₂,
+
+    ΔW = Q₁ (scaling · R₁ R₂ᵀ) Q₂ᵀ        and the SVD of the small matrix in the middle (rank, rank) is that of ΔW.
+
+ΔW is the update in the orientation (out, in) also of layers that store (in, out): Conv1D, and embeddings, whose ΔW maps
+one-hot ids (in) to vectors (out). For pissa and olora it is the difference to the start, of rank 2·rank, as it is stored.
+For DoRA it is diag(g) · scaling · B A with the gains g = m / ‖V‖: the low-rank part of what is added. The rest of DoRA's
+change, (g − 1) · W, only makes rows of W longer or shorter.
+
+Source: Hu et al. 2021, arXiv:2106.09685, section 7; Roy and Vetterli 2007, The effective rank, EUSIPCO, 606-610;
+    Shuttleworth et al. 2024, LoRA vs Full Fine-tuning: An Illusion of Equivalence, arXiv:2410.21228 (the cut-offs are ours).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..adapter.state import adapter_layers
+from ..adapter.targets import layer_index
+from ..layers import AdapterLayer, DoRALinear, stored_tensors, stores_in_out
+
+FACTORS = (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B"))  # as in the file
+LEADING = 10  # leading directions of the adapted weight that are looked at for intruders
+INTRUDER_COSINE = 0.6  # below this a direction counts as new: it resembles no direction of the base
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The figures of one adapted layer that its factors and ‖W‖ give.
+
+    Args:
+        update_norm, base_norm: ‖ΔW‖ and ‖W‖ (Frobenius).
+        relative_norm: ‖ΔW‖ / ‖W‖.
+        singular_values: of ΔW, falling, as many as the stored rank.
+        stable_rank: ‖ΔW‖² / σ₁², from 1 to the rank; 0 without an update.
+        effective_rank: exp of the entropy of σ / Σσ, from 1 to the rank; 0 without an update.
+        energy: the share of ‖ΔW‖² that the first 1, 2, ... singular values hold.
+    """
+
+    name: str
+    rank: int
+    update_norm: float
+    base_norm: float
+    relative_norm: float
+    singular_values: list[float]
+    stable_rank: float
+    effective_rank: float
+    energy: list[float]
+
+
+@dataclass(frozen=True)
+class Anatomy(Outline):
+    """All figures of one adapted layer: those, and the two that take a singular value decomposition of W.
+
+    Args:
+        alignment: the share of ‖ΔW‖² within the leading `rank` left and right singular directions of W, ‖Uᵀ ΔW V‖² / ‖ΔW‖².
+        intruders: how many of the 10 leading left singular directions of the adapted weight have a cosine below 0.6 with
+            every one of the base.
+    """
+
+    alignment: float
+    intruders: int
+
+
+@dataclass(frozen=True)
+class LowRankSVD:
+    """ΔW = U diag(S) Vᵀ. Shape: U (out, rank), S (rank,) falling, V (in, rank)."""
+
+    U: Tensor
+    S: Tensor
+    V: Tensor
+
+
+@torch.no_grad()
+def anatomy(model: nn.Module) -> list[Anatomy]:
+    """Every adapted layer's figures, in the model's order. Merged or not, enabled or not: the adapter as it is."""
+    return [examine(name, layer) for name, layer in adapter_layers(model).items()]
+
+
+@torch.no_grad()
+def outline(model: nn.Module) -> list[Outline]:
+    """What of every adapted layer's figures is quick to have, in the model's order."""
+    return [_outline(name, layer, low_rank_svd(*update_factors(layer))) for name, layer in adapter_layers(model).items()]
+
+
+@torch.no_grad()
+def examine(name: str, layer: AdapterLayer) -> Anatomy:
+    """The figures of one adapted layer, in float64."""
+    update, weight = low_rank_svd(*update_factors(layer)), _out_in(layer, layer.weight)
+    left, _, right = torch.linalg.svd(weight, full_matrices=False)
+    rank, norm = len(update.S), update.S.norm().item()
+    inside = (left[:, :rank].T @ update.U) * update.S @ (update.V.T @ right[:rank].T)  # Uᵀ ΔW V (rank, rank)
+    return Anatomy(
+        **vars(_outline(name, layer, update)),
+        alignment=(inside.norm().item() / norm) ** 2 if norm else 0.0,
+        intruders=intruder_dimensions(left, _out_in(layer, layer.effective_weight())),
+    )
+
+
+def _outline(name: str, layer: AdapterLayer, update: LowRankSVD) -> Outline:
+    norm, base_norm = update.S.norm().item(), layer.weight.detach().double().norm().item()
+    return Outline(
+        name=name,
+        rank=len(update.S),
+        update_norm=norm,
+        base_norm=base_norm,
+        relative_norm=norm / base_norm if base_norm else 0.0,
+        singular_values=update.S.tolist(),
+        stable_rank=stable_rank(update.S),
+        effective_rank=effective_rank(update.S),
+        energy=(update.S.square().cumsum(0) / norm**2 if norm else update.S).tolist(),
+    )
+
+
+def update_factors(layer: AdapterLayer) -> tuple[Tensor, Tensor]:
+    """A (rank, in) and B (out, rank) with ΔW = B A, in float64: the scaling, and DoRA's gains, are in B.
+
+    Of a layer that has other tensors than A and B they come from the singular value decomposition of its ΔW.
+    """
+    if not has_factors(layer):
+        return _factors_of(layer)
+    tensors = stored_tensors(layer)
+    lora_A, lora_B = next((tensors[a].double(), tensors[b].double()) for a, b in FACTORS if a in tensors)
+    lora_B = layer.scaling * lora_B
+    if isinstance(layer, DoRALinear):
+        lora_B = layer.gain().detach().double()[:, None] * lora_B
+    return lora_A, lora_B
+
+
+def has_factors(layer: AdapterLayer) -> bool:
+    """Whether the layer's file holds an A and a B by LoRA's names."""
+    return any(lora_A in stored_tensors(layer) for lora_A, _ in FACTORS)
+
+
+def _factors_of(layer: AdapterLayer) -> tuple[Tensor, Tensor]:
+    left, values, right = torch.linalg.svd(_out_in(layer, layer.delta_weight()), full_matrices=False)
+    above_rounding = values > torch.finfo(torch.float32).eps * max(layer.weight.shape) * values[0]
+    rank = max(1, int(above_rounding.sum()))
+    return right[:rank], left[:, :rank] * values[:rank]
+
+
+def low_rank_svd(lora_A: Tensor, lora_B: Tensor) -> LowRankSVD:
+    """The singular value decomposition of B A, from QR of the factors. Shape: (rank, in), (out, rank).
+
+    A dense (out, in) matrix is never made.
+    """
+    left, upper = torch.linalg.qr(lora_B)  # (out, rank), (rank, rank)
+    right, lower = torch.linalg.qr(lora_A.T)  # (in, rank), (rank, rank)
+    u, values, vh = torch.linalg.svd(upper @ lower.T, full_matrices=False)  # a rank above out or in is cut to it
+    return LowRankSVD(left @ u, values, right @ vh.T)
+
+
+def stable_rank(values: Tensor) -> float:
+    """Σσ² / σ₁², 0 if all are 0. Shape: (rank,)."""
+    largest = values.max()
+    return (values / largest).square().sum().item() if largest > 0 else 0.0
+
+
+def effective_rank(values: Tensor) -> float:
+    """exp(−Σ p log p) with p = σ / Σσ, 0 if all are 0. Shape: (rank,)."""
+    total = values.sum()
+    return torch.special.entr(values / total).sum().exp().item() if total > 0 else 0.0
+
+
+def intruder_dimensions(left: Tensor, adapted: Tensor) -> int:
+    """How many of the leading left singular directions of `adapted` resemble no left singular direction of the base.
+
+    Shape: left (out, k), the base's; adapted (out, in).
+    """
+    leading = torch.linalg.svd(adapted, full_matrices=False).U[:, :LEADING]
+    return int(((left.T @ leading).abs().amax(0) < INTRUDER_COSINE).sum())
+
+
+def shares_by_projection(rows: Iterable[Anatomy]) -> dict[str, float]:
+    """The share of Σ‖ΔW‖² that each kind of layer has, by the last component of the name."""
+    return _shares(rows, lambda row: row.name.rpartition(".")[2])
+
+
+def shares_by_depth(rows: Iterable[Anatomy]) -> dict[str, float]:
+    """The share of Σ‖ΔW‖² that each layer number has; `-` for what is in no numbered layer."""
+
+    def depth(row: Anatomy) -> str:
+        """The number of the layer that a module stands in."""
+        found = layer_index(row.name)
+        return "-" if found is None else str(found)
+
+    return _shares(rows, depth)
+
+
+def _shares(rows: Iterable[Anatomy], group: Callable[[Anatomy], str]) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for row in rows:
+        sums[group(row)] = sums.get(group(row), 0.0) + row.update_norm**2
+    total = sum(sums.values())
+    return {name: part / total if total else 0.0 for name, part in sums.items()}
+
+
+def _out_in(layer: AdapterLayer, weight: Tensor) -> Tensor:
+    """The weight as (out, in) in float64: Conv1D and embeddings store (in, out)."""
+    wide = weight.detach().double()
+    return wide.T if isinstance(layer.base, nn.Embedding) or stores_in_out(layer.base) else wide

@@ -1,0 +1,1 @@
+"""The commands. In a wheel this folder is `lora_scratch.commands`."""

@@ -1,0 +1,147 @@
+"""The peer as a contender: PEFT's adapter, or no adapter at all, under transformers' Trainer."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import deque
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from lora_scratch.commands.benchmarks.watch import Watch
+from lora_scratch.commands.benchmarks.work import Work
+
+from lora_scratch.data import Encoded
+from lora_scratch.fast.onednn import through_onednn
+
+
+def build_peft(work: Work) -> Any:
+    """The base with PEFT's adapter of the same rank, targets and dropout."""
+    import peft
+
+    config = peft.LoraConfig(
+        task_type="SEQ_CLS",
+        r=work.adapter.rank,
+        lora_alpha=work.adapter.alpha,
+        lora_dropout=work.adapter.dropout,
+        use_rslora=work.adapter.rslora,
+        target_modules=work.adapter.targets,
+    )
+    return peft.get_peft_model(work.base.model, config)
+
+
+def build_full(work: Work) -> Any:
+    """The base with every parameter trained."""
+    return work.base.model.requires_grad_(True)
+
+
+def train_peer(
+    model: Any,
+    work: Work,
+    rows: Encoded,
+    watch: Watch,
+    *,
+    validation: Encoded | None = None,
+    onednn: bool = False,
+    **arguments: Any,
+) -> None:
+    """Train on `rows`; with a `validation`, the model ends as it was in the best epoch by accuracy.
+
+    Args:
+        onednn: send float32 matrix products to oneDNN, which is faster than MKL on some CPUs and as exact without AMX.
+        arguments: of TrainingArguments, over those that make the work the same as ours.
+    """
+    from transformers import Trainer
+
+    collator = _CountingCollator(work.base.tokenizer)
+    with tempfile.TemporaryDirectory() as folder, through_onednn() if onednn else nullcontext():
+        trainer = Trainer(
+            model=model,
+            args=_arguments(work, folder, validated=validation is not None, **arguments),
+            train_dataset=_data_set(rows),
+            eval_dataset=None if validation is None else _data_set(validation),
+            data_collator=collator,
+            compute_metrics=lambda found: {"accuracy": float((found.predictions.argmax(-1) == found.label_ids).mean())},
+        )
+        _attach(trainer, watch, collator)
+        trainer.train()
+
+
+def _arguments(work: Work, folder: str, *, validated: bool, **arguments: Any) -> Any:
+    """The settings of our loop in Trainer's words."""
+    from transformers import TrainingArguments
+
+    settings = work.training
+    each_epoch = "epoch" if validated else "no"
+    return TrainingArguments(
+        output_dir=folder,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=64,
+        gradient_accumulation_steps=settings.accumulation_steps,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=settings.warmup_ratio,
+        lr_scheduler_type=settings.schedule,
+        max_grad_norm=settings.clip_norm,
+        eval_strategy=each_epoch,
+        save_strategy=each_epoch,
+        load_best_model_at_end=validated,
+        metric_for_best_model="accuracy" if validated else None,
+        report_to="none",
+        disable_tqdm=True,
+        seed=settings.seed,
+        use_cpu=work.precision("fp32").device.type == "cpu",
+        **arguments,
+    )
+
+
+def sorted_together(rows: int, batch_size: int) -> int:
+    """How many batches Trainer's grouping sorts by length at a time, the longest first: only all of them are a fair sample.
+
+    Source: transformers, trainer_pt_utils.get_length_grouped_indices.
+    """
+    return max(1, min(rows // (4 * batch_size), 50))
+
+
+def _data_set(encoded: Encoded) -> Any:
+    """The rows as Trainer's data sets hold them."""
+    from datasets import Dataset
+
+    rows = torch.split(encoded.tokens, encoded.lengths.tolist())
+    return Dataset.from_dict({"input_ids": [ids.tolist() for ids in rows], "labels": encoded.labels.tolist()})
+
+
+class _CountingCollator:
+    """Dynamic padding, as Trainer has it by itself, that notes the real tokens of every batch."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        from transformers import DataCollatorWithPadding
+
+        self.pad = DataCollatorWithPadding(tokenizer)
+        self.tokens: deque[int] = deque()
+
+    def __call__(self, rows: list[dict[str, Any]]) -> Any:
+        self.tokens.append(sum(len(row["input_ids"]) for row in rows))
+        return self.pad(rows)
+
+
+def _attach(trainer: Any, watch: Watch, collator: _CountingCollator) -> None:
+    """Tell `watch` of every optimizer step: from the end of the one before, with fetching, logging and all."""
+    from transformers import TrainerCallback
+
+    class Steps(TrainerCallback):  # type: ignore[misc]
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            self.last = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            seconds = time.perf_counter() - self.last
+            tokens = sum(
+                collator.tokens.popleft() for _ in range(min(args.gradient_accumulation_steps, len(collator.tokens)))
+            )
+            if watch.step(trainer.model, seconds=seconds, tokens=tokens):
+                control.should_training_stop = True
+            self.last = time.perf_counter()
+
+    trainer.add_callback(Steps())

@@ -1,0 +1,110 @@
+"""Is LoRA worth it here? The rungs from the untouched model to full fine-tuning, on the same rows with the same budget.
+
+    python scripts/study/compare.py --model DIR --dataset DIR --output_dir checkpoints/ladder
+    python scripts/study/compare.py --model DIR --dataset DIR --output_dir DIR --rungs probe lora full --curve 250 1000 4000
+    python scripts/study/compare.py --model DIR --dataset DIR --output_dir DIR --rungs lora dora pissa --against lora --epochs 1
+
+Every flag that is not listed here goes to train.py. Every rung is tested against one of them, row by row. Each run is a run
+folder, OUTPUT_DIR/RUNG/seed-N: an interrupted comparison goes on where it stopped, and one with more rungs, seeds or numbers
+of rows adds to it. Writes comparison.json, comparison.md and report.html to OUTPUT_DIR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+
+from lora_scratch.evaluation import markdown_table
+from lora_scratch.reporting import offer_page
+from lora_scratch.runs import argument_parser, check_given, run_command
+from lora_scratch.runtime.atomic import write_json, write_text
+from lora_scratch.study.comparison import curve_table, duel_table, duels, summarise
+from lora_scratch.study.comparison_page import comparison_page
+from lora_scratch.study.methods import LADDER, RUNGS, Step, read_climb
+from lora_scratch.study.sweep import check_same_flags, train_all
+
+TRAIN = Path(__file__).with_name("train.py")
+OURS = ("--seed", "--output_dir", "--resume", "--linear_probe", "--trainable")  # flags of train.py that a comparison sets
+
+
+def main() -> None:
+    """Every run that is not there yet, then the tables of all."""
+    options, others = parse_arguments()
+    folder = Path(options.output_dir)
+    check_same_flags(folder, others)
+    steps = [Step(rung, seed, n) for n in options.curve or [None] for seed in options.seeds for rung in options.rungs]
+    own = {rung: shlex.split(flags) for rung, flags in options.flags_of}
+    for run in dict.fromkeys(step.run for step in steps):
+        check_same_flags(folder / run, own.get(run, []))
+    wanted = {step.place(folder): [*others, *step.flags(), *own.get(step.run, [])] for step in steps}
+    train_all(TRAIN, wanted, processes=options.processes)
+
+    climbs = [read_climb(step, folder) for step in steps]
+    found = duels(climbs, options.against)
+    summary, tests = summarise(climbs), duel_table(found) if found else None
+    tables = [table for table in (summary, tests, curve_table(climbs) if options.curve else None) if table]
+    runs, pairs = [each.as_json() for each in climbs], [each.as_json() for each in found]
+    text = "\n\n".join(markdown_table(table) for table in tables)
+    write_json(folder / "comparison.json", {"runs": runs, "duels": pairs})
+    write_text(folder / "comparison.md", text + "\n")
+    print(text)
+    source = shlex.join(["python", *sys.argv])
+    page = partial(comparison_page, runs, summary, duels=pairs, tests=tests, source=source)
+    print(offer_page(folder / "report.html", page))
+
+
+def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
+    """Our own flags, and those for train.py."""
+    parser = build_parser()
+    options, others = parser.parse_known_args()
+    for name in ("rungs", "seeds", "curve"):
+        setattr(options, name, list(dict.fromkeys(getattr(options, name) or [])))
+    check_given(parser, options)
+    if options.against is None:
+        options.against = next((rung for rung in ("probe", "lora", "untrained") if rung in options.rungs), options.rungs[0])
+    if options.against not in options.rungs:
+        parser.error(f"--against {options.against}: it is not among the rungs ({' '.join(options.rungs)})")
+    trained = [name for name, rung in RUNGS.items() if rung.run is None]
+    if unknown := [rung for rung, _ in options.flags_of if rung not in trained]:
+        parser.error(f"--flags_of {unknown[0]}: no rung with a training of its own; choose from {', '.join(trained)}")
+    if options.processes < 1 or any(rows < 1 for rows in options.curve or []):
+        parser.error("--processes and --curve: expected at least 1")
+    taken = [flag for flag in others if flag.split("=")[0] in OURS]
+    if taken:
+        parser.error(f"{taken[0]} is set for each run: use --seeds, --rungs and --output_dir")
+    if options.curve and any(flag.split("=")[0] == "--limit_train" for flag in others):
+        parser.error("--limit_train is set for each run by --curve")
+    return options, others
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of the comparison itself."""
+    listed = "\n".join(
+        f"  {name:<12} {rung.meaning}: {shlex.join(rung.flags) or f'from the run of {rung.run}'}"
+        for name, rung in RUNGS.items()
+    )
+    parser = argument_parser(f"{__doc__}\nrungs:\n{listed}")
+    parser.add_argument("--output_dir", required=True, help="folder of the comparison, new or begun before")
+    parser.add_argument(
+        "--rungs", nargs="+", choices=RUNGS, default=list(LADDER), help=f"what to compare (default: {' '.join(LADDER)})"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="one run of each rung with each (0 1 2)")
+    parser.add_argument("--against", choices=RUNGS, help="the rung that the others are tested against (default: probe)")
+    parser.add_argument("--curve", nargs="+", type=int, metavar="N", help="all of it with the first N training rows, each N")
+    parser.add_argument(
+        "--flags_of",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("RUNG", "FLAGS"),
+        help='flags for one rung alone, after all others: --flags_of full "--learning_rate 5e-5"',
+    )
+    parser.add_argument("--processes", type=int, default=1, help="trainings at a time (default: 1)")
+    return parser
+
+
+if __name__ == "__main__":
+    run_command(main)

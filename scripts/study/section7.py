@@ -1,0 +1,100 @@
+"""Section 7 of the LoRA paper (Hu et al. 2021) on a model of yours: which matrices, which rank, and what ΔW is to W.
+
+    python scripts/study/section7.py --model MINILM --dataset EMOTION --output_dir checkpoints/section7
+    python scripts/study/section7.py --model DIR --dataset DIR --output_dir DIR --limit_train 16000 --epochs 3 --seeds 0 1 2
+
+Every flag that is not listed here goes to train.py, after what all trainings share unless you say otherwise:
+{shared}
+Each training is a run folder below OUTPUT_DIR/runs, and a replay that was interrupted goes on where it stopped. Writes
+section7.json, section7.md, report.html and the pictures, as figure-1.svg and so on, to OUTPUT_DIR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from lora_scratch.errors import ConfigError
+from lora_scratch.evaluation import Table, markdown_table
+from lora_scratch.reporting import Page, missing_packages, offer_page
+from lora_scratch.runs import argument_parser, check_given, open_base, run_command
+from lora_scratch.runtime.atomic import write_json, write_text
+from lora_scratch.study.section7 import Plan, collect, flags, run_place
+from lora_scratch.study.section7_page import section7_page, section7_tables
+from lora_scratch.study.sweep import check_same_flags, train_all
+
+TRAIN = Path(__file__).with_name("train.py")
+SHARED = shlex.split(
+    "--limit_train 4000 --epochs 2 --batch_size 32 --learning_rate 2e-3 --alpha 16 --threads 1"
+)  # two minutes of one core each, with MiniLM
+OURS = ("--seed", "--rank", "--targets", "--resume")  # flags of train.py that a replay sets itself
+
+
+def main() -> None:
+    """Every training that is not there yet, then all figures."""
+    options, others = parse_arguments()
+    folder, plan = Path(options.output_dir), Plan(options.budget, tuple(options.ranks), tuple(options.seeds))
+    shared = ["--model", options.model, "--dataset", options.dataset, *SHARED, *others]
+    base = open_base(options.model).model
+    family, layers = base.config.model_type, base.config.num_hidden_layers
+    if options.layer is not None and not 0 <= options.layer < layers:
+        raise ConfigError(f"found {options.layer}", where="--layer", expected=f"0 to {layers - 1}")
+    wanted = {run_place(folder, *each): [*shared, *flags(family, *each)] for each in plan.trainings()}
+    check_same_flags(folder, shared)
+    train_all(TRAIN, wanted, processes=options.processes)
+    found = collect(folder, plan, family, depth=options.layer)
+    write_json(folder / "section7.json", found)
+    tables, source = section7_tables(found), shlex.join(["python", *sys.argv])
+    for title, table in tables.items():
+        print(f"{title}\n\n{markdown_table(table)}\n")
+    page = None if missing_packages() else section7_page(found, source=source)
+    names = [] if page is None else write_figures(folder, page)
+    write_text(folder / "section7.md", "\n\n".join(document(tables, names, source=source)) + "\n")
+    print(offer_page(folder / "report.html", lambda: page or section7_page(found, source=source)))
+
+
+def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
+    """Our own flags, and those for train.py."""
+    parser = argument_parser((__doc__ or "").format(shared=shlex.join(SHARED)))
+    parser.add_argument("--model", required=True, help="hub name or folder of a pretrained encoder, or `demo`")
+    parser.add_argument("--dataset", required=True, help="as for train.py")
+    parser.add_argument("--output_dir", required=True, help="folder of the replay, new or begun before")
+    parser.add_argument("--budget", type=int, default=8, help="rank of one adapted matrix; two have half of it each (8)")
+    parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2, 4, 8, 64], help="ranks; the last two are compared")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one training of each with each (default: 0)")
+    parser.add_argument("--layer", type=int, help="the layer whose heat maps are drawn (default: the middle one)")
+    parser.add_argument("--processes", type=int, default=2, help="trainings at a time, one thread each (default: 2)")
+    options, others = parser.parse_known_args()
+    check_given(parser, options)
+    if options.processes < 1:
+        parser.error(f"--processes: found {options.processes}; expected at least 1")
+    taken = [flag for flag in others if flag.split("=")[0] in OURS]
+    if taken:
+        parser.error(f"{taken[0]} is set for each training: use --seeds, --budget and --ranks")
+    return options, others
+
+
+def write_figures(folder: Path, page: Page) -> list[tuple[str, str]]:
+    """Every picture of the page as a file of its own; their names and what they show."""
+    pictures = [picture for section in page.sections for picture in section.pictures]
+    for number, picture in enumerate(pictures, 1):
+        write_text(folder / f"figure-{number}.svg", picture.svg + "\n")
+    return [(f"figure-{number}.svg", picture.words) for number, picture in enumerate(pictures, 1)]
+
+
+def document(tables: dict[str, Table], figures: list[tuple[str, str]], *, source: str) -> Iterator[str]:
+    """section7.md, paragraph by paragraph."""
+    yield "# Section 7 of the LoRA paper, replayed"
+    yield f"```bash\n{source}\n```"
+    for title, table in tables.items():
+        yield f"## {title}"
+        yield markdown_table(table)
+    for name, words in figures:
+        yield f"![{words}]({name})"
+
+
+if __name__ == "__main__":
+    run_command(main)

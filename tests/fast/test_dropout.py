@@ -1,0 +1,124 @@
+"""lora_scratch/fast/dropout.py: the law of nn.Dropout, entry by entry, from torch's global generator."""
+
+from contextlib import suppress
+
+import pytest
+import torch
+from torch import nn
+
+from lora_scratch.fast.dropout import CheapDropout, cheap_dropout, cheap_dropouts
+from lora_scratch.layers import LoRALinear
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.93])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_cheap_dropout_keeps_each_entry_scaled_or_zeroes_it(p, dtype):
+    """Two values alone: 0 and x / q, with q the keep probability in steps of 2⁻¹⁶."""
+    x = torch.randn(1000).to(dtype)
+    y = cheap_dropout(x, p)
+    kept = y != 0
+    keep = 1 - round(p * 2**16) / 2**16
+    assert y.dtype == dtype
+    assert torch.equal(y[kept], (x * (1 / keep))[kept])
+
+
+@pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.99])
+def test_cheap_dropout_has_the_moments_of_the_bernoulli_law(p):
+    """Over a million draws the mean is 1 and the variance p / q, each within five standard errors."""
+    n = 1_000_000
+    y = cheap_dropout(torch.ones(n, dtype=torch.float64), p)
+    p = round(p * 2**16) / 2**16
+    q = 1 - p
+    assert abs(y.mean() - 1) < 5 * (p / q / n) ** 0.5
+    squares = (y - 1) ** 2  # 1 with probability p, (p / q)² with q
+    assert abs(squares.mean() - p / q) < 5 * ((p + p**4 / q**3 - (p / q) ** 2) / n) ** 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("lag", [1, 2, 3, 4, 7, 64])
+def test_cheap_dropout_decides_for_each_entry_on_its_own(lag):
+    """Entries that share a 64-bit word, and those that do not, are uncorrelated."""
+    n = 400_000
+    y = cheap_dropout(torch.ones(n, dtype=torch.float64), 0.5) - 1  # ±1
+    assert abs((y[:-lag] * y[lag:]).mean()) < 5 / n**0.5
+
+
+def test_two_calls_draw_different_masks():
+    """Query, key and value each have a mask of their own."""
+    x = torch.ones(64, 64)
+    assert not torch.equal(cheap_dropout(x, 0.5), cheap_dropout(x, 0.5))
+
+
+def test_the_gradient_has_the_mask_of_the_forward_pass():
+    """dy/dx is keep / q: the same entries, the same scale."""
+    x = torch.randn(7, 9, requires_grad=True)
+    y = cheap_dropout(x, 0.3)
+    gradient = torch.randn(7, 9)
+    y.backward(gradient)
+    assert torch.allclose(x.grad * x, gradient * y, atol=1e-6)
+    assert torch.equal(x.grad == 0, y == 0)
+
+
+def test_the_global_generator_seeds_and_resumes_the_masks():
+    """One seed, one mask; a saved state gives the next mask again."""
+    x = torch.ones(101)
+    torch.manual_seed(5)
+    first, state, second = cheap_dropout(x, 0.5), torch.get_rng_state(), cheap_dropout(x, 0.5)
+    torch.manual_seed(5)
+    assert torch.equal(cheap_dropout(x, 0.5), first)
+    torch.set_rng_state(state)
+    assert torch.equal(cheap_dropout(x, 0.5), second)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_a_probability_that_decides_nothing_draws_no_random_number(p):
+    """At 0 every entry is kept, at 1 none is, and the state of the generator stays."""
+    x, state = torch.randn(9), torch.get_rng_state()
+    assert torch.equal(cheap_dropout(x, p), (1 - p) * x)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_module_is_the_identity_in_evaluation_and_at_zero():
+    """The very tensor in evaluation; at p = 0 every value; at p = 1 nothing is left."""
+    x = torch.randn(5)
+    assert CheapDropout(0.5).eval()(x) is x
+    assert torch.equal(CheapDropout(0.0)(x), x)
+    assert torch.equal(CheapDropout(1.0)(x), torch.zeros(5))
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (3,), (2, 3, 5)])
+def test_cheap_dropout_takes_shapes_that_fill_no_whole_word(shape):
+    """Four entries share a word; the last word may be used in part."""
+    assert cheap_dropout(torch.ones(shape), 0.25).shape == shape
+
+
+class Special(nn.Dropout):
+    """A subclass, which may mean something else."""
+
+
+def test_swap_reaches_adapters_and_base_and_puts_the_same_modules_back():
+    """Inside every plain dropout is cheap, with its p; outside nothing has changed, also after an exception."""
+    model = nn.Sequential(nn.Dropout(0.2), LoRALinear(nn.Linear(4, 4), rank=2, dropout=0.3), Special(0.4))
+    before = list(model.modules())
+    with suppress(KeyError), cheap_dropouts(model):
+        assert [type(m) for m in (model[0], model[1].dropout, model[2])] == [CheapDropout, CheapDropout, Special]
+        assert (model[0].p, model[1].dropout.p) == (0.2, 0.3)
+        raise KeyError
+    assert all(now is then for now, then in zip(model.modules(), before, strict=True))
+
+
+def test_swap_keeps_the_mode_of_every_module():
+    """A dropout in evaluation stays so inside; what train() or eval() did inside holds afterwards."""
+    model = nn.Sequential(nn.Dropout(0.2).eval(), nn.Dropout(0.2))
+    with cheap_dropouts(model):
+        assert [m.training for m in model] == [False, True]
+        model.eval()
+    assert [m.training for m in model] == [False, False]
+
+
+def test_swap_leaves_a_dropout_with_hooks_alone():
+    """Whoever watches it goes on seeing it."""
+    model, seen = nn.Sequential(nn.Dropout(0.2)), []
+    model[0].register_forward_hook(lambda *_: seen.append(1))
+    with cheap_dropouts(model):
+        model(torch.ones(3))
+    assert seen == [1]

@@ -1,0 +1,139 @@
+"""lora_scratch/fast/onednn.py: float32 products by the faster library, where it is exact."""
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+import torch
+from support import rank_work
+from support.ranks import in_processes
+from torch import nn
+
+from lora_scratch.fast import onednn
+from lora_scratch.fast.onednn import (
+    CACHES,
+    KERNELS,
+    finding,
+    keep_few_kernels,
+    keep_to,
+    onednn_is_faster,
+    serves,
+    through_onednn,
+)
+
+matmul = getattr(torch.backends.mkldnn, "matmul", None)
+pytestmark = pytest.mark.skipif(not hasattr(matmul, "fp32_precision"), reason="this torch has no such switch")
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """Forget what an earlier test of this process found, and make the self-test small."""
+    monkeypatch.setattr(onednn, "TOKENS", 8)
+    monkeypatch.setattr(onednn, "_found", [])
+    return monkeypatch
+
+
+def test_the_switch_is_set_inside_and_put_back_also_after_an_exception():
+    """It is the whole process's."""
+    before = matmul.fp32_precision
+    with suppress(KeyError), through_onednn():
+        assert matmul.fp32_precision == "bf16"
+        raise KeyError
+    assert matmul.fp32_precision == before
+
+
+@pytest.mark.skipif(torch.cpu._is_amx_tile_supported(), reason="with matrix registers it is not float32")
+@pytest.mark.parametrize(("tokens", "inputs", "outputs"), [(1, 7, 3), (64, 768, 768), (33, 3072, 5)])
+def test_products_through_onednn_are_float32s_own(tokens, inputs, outputs):
+    """Within 1e-5 of float64's largest entry, which bfloat16 misses by a hundred times."""
+    x, weight = torch.randn(tokens, inputs), torch.randn(outputs, inputs)
+    with through_onednn():
+        product = x @ weight.T
+    exact = x.double() @ weight.double().T
+    assert (product - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
+@pytest.mark.parametrize(("error", "gain", "expected"), [(1e-6, 1.2, True), (1e-6, 1.05, False), (1e-3, 2.0, False)])
+def test_onednn_serves_only_where_it_is_exact_and_faster(fresh, error, gain, expected):
+    """Both, as the self-test measures them."""
+    fresh.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    fresh.setattr(onednn, "_error", lambda *_: error)
+    fresh.setattr(onednn, "_gain", lambda *_: gain)
+    assert onednn_is_faster() is expected
+
+
+def test_onednn_never_serves_where_it_would_round_to_bfloat16(fresh):
+    """Whatever a test of a few products says."""
+    fresh.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    fresh.setattr(onednn, "_error", lambda *_: 0.0)
+    fresh.setattr(onednn, "_gain", lambda *_: 2.0)
+    assert onednn_is_faster() is False
+
+
+def test_the_self_test_measures_and_leaves_the_switch_alone(fresh):
+    """Its error is float32's, its gain a positive number; twice asked, it has measured once."""
+    before = matmul.fp32_precision
+    x, weight = torch.randn(8, onednn.WIDTH), torch.randn(64, onednn.WIDTH)
+    assert 0 < onednn._gain(x, weight) < 100
+    if not torch.cpu._is_amx_tile_supported():
+        assert 0 < onednn._error(x, weight) < 1e-5
+    onednn_is_faster()
+    fresh.setattr(onednn, "_error", None)
+    onednn_is_faster()
+    assert matmul.fp32_precision == before
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_what_was_found_is_kept_to(fresh, found):
+    """A run that goes on does not measure anew."""
+    assert finding() is None
+    fresh.setattr(onednn, "_measure", None)
+    keep_to(found)
+    assert onednn_is_faster() is finding() is found
+    keep_to(None)
+    assert finding() is None
+
+
+def test_small_models_are_not_worth_a_self_test(fresh):
+    """From 2^20 entries in a weight; nothing is measured below."""
+    fresh.setattr(onednn, "_measure", lambda: True)
+    assert not serves(nn.Sequential(nn.Linear(1023, 1024), nn.Embedding(2048, 1024)))
+    assert finding() is None
+    assert serves(nn.Sequential(nn.Linear(1024, 1024)))
+
+
+def test_the_main_process_measures_for_all():
+    """They compute shares of one thing, so all of them go the same way, whatever each would have found."""
+    assert in_processes(rank_work.finding, True, False) == [True, True]
+    assert in_processes(rank_work.finding, False, True) == [False, False]
+
+
+MANY_SHAPES = """
+import torch
+from lora_scratch.runtime.memory import resident_bytes
+from lora_scratch.fast.onednn import keep_few_kernels
+keep_few_kernels()
+x, weight = torch.randn(800, 64).bfloat16(), torch.randn(64, 64).bfloat16()
+for tokens in range(1, 800):
+    torch.nn.functional.linear(x[:tokens], weight)
+    before = resident_bytes() if tokens == 200 else before if tokens > 200 else 0
+print((resident_bytes() - before) >> 20)
+"""
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="bfloat16 products are not oneDNN's here")
+def test_memory_stays_flat_however_many_shapes_are_multiplied():
+    """600 more shapes, at most 100 MiB: bounded caches take 23, those of torch's own size 390. A process of its own, since
+    the first product of this one has fixed its caches."""
+    environment = {name: value for name, value in os.environ.items() if name not in CACHES}
+    found = subprocess.run([sys.executable, "-c", MANY_SHAPES], env=environment, capture_output=True, text=True, check=True)
+    assert int(found.stdout) < 100
+
+
+def test_the_environments_own_bound_of_the_caches_is_kept(monkeypatch):
+    """What the user has set, the user has set."""
+    monkeypatch.setattr(os, "environ", {CACHES[0]: "7"})
+    keep_few_kernels()
+    assert os.environ == {CACHES[0]: "7", CACHES[1]: str(KERNELS)}

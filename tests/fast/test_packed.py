@@ -1,0 +1,136 @@
+"""lora_scratch/fast/packed.py: a packed pass is the padded pass, in logits and every gradient, for any shape of batch."""
+
+from contextlib import suppress
+
+import pytest
+import torch
+from support.families import tiny
+from support.passes import adapted, batch_of, largest_difference, logits_and_gradients
+from support.tiny import tiny_distilbert
+
+from lora_scratch.fast.packed import NAME, can_pack, classify, packed
+
+FAMILIES = ["distilbert", "bert", "roberta", "electra"]
+LENGTHS = {
+    "uneven": [7, 3, 5, 2, 7, 4],
+    "one row": [5],
+    "one token each": [1, 1, 1],
+    "only [CLS] and [SEP]": [2, 2, 2, 2],
+    "all equal": [6, 6, 6],
+    "one very long row": [2, 60, 3],
+    "longest last": [1, 2, 3],
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_packed_logits_and_gradients_are_the_padded_ones(family, lengths):
+    """Float32, no dropout: within 1e-5 of the largest entry, for logits and every gradient."""
+    model, batch = adapted(family), batch_of(lengths)
+    expected = logits_and_gradients(model, batch)
+    with packed(model):
+        assert largest_difference(logits_and_gradients(model, batch), expected) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_gradients_of_every_weight_are_the_padded_ones(family):
+    """Also with nothing frozen: embeddings, positions, norms."""
+    model, batch = tiny(family).train(), batch_of(LENGTHS["uneven"])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("pooler" not in name or family == "bert")
+    expected = logits_and_gradients(model, batch)
+    with packed(model):
+        found = logits_and_gradients(model, batch)
+    assert largest_difference(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_bfloat16_stays_within_the_house_tolerance(family):
+    """Max error over rms against the float32 padded pass: 6e-2."""
+    model, batch = adapted(family), batch_of(LENGTHS["uneven"])
+    expected = logits_and_gradients(model, batch)["logits"]
+    with packed(model):
+        found = logits_and_gradients(model, batch, autocast=True)["logits"]
+    assert (found - expected).abs().max() / expected.square().mean().sqrt() < 6e-2
+
+
+def test_roberta_positions_are_the_models_own_with_a_padding_token_in_the_text():
+    """RoBERTa gives a padding token no number, wherever it stands."""
+    model, batch = adapted("roberta"), batch_of([6, 4])
+    batch.input_ids[0, 2] = 0
+    expected = logits_and_gradients(model, batch)
+    with packed(model):
+        assert largest_difference(logits_and_gradients(model, batch), expected) < 1e-5
+
+
+def test_packed_pass_computes_no_padding_and_first_tokens_alone_at_the_end():
+    """Blocks see one row of real tokens; what follows attention in the last one sees the first token of each row."""
+    model, batch, shapes = adapted("distilbert"), batch_of([7, 3]), []
+    for block in model.distilbert.transformer.layer:
+        block.ffn.register_forward_hook(lambda _m, args, _o: shapes.append(args[0].shape))
+    with packed(model):
+        classify(model, batch)
+    assert shapes == [(1, 10, 32), (1, 2, 32)]
+
+
+def test_a_batch_that_is_not_padded_on_the_right_goes_the_padded_way():
+    """Padding in front, in the middle, or a row of nothing else: the logits are the model's own, bit for bit."""
+    model, batch = tiny_distilbert(), batch_of([5, 5, 5])
+    for row, filling in enumerate([[0, 1], [2], [0, 1, 2, 3, 4]]):
+        batch.attention_mask[row, filling] = 0
+        with torch.no_grad():
+            expected = classify(model, batch)
+            with packed(model):
+                assert torch.equal(classify(model, batch), expected)
+
+
+def test_attention_dropout_is_applied_in_training_alone():
+    """Two passes differ in training and agree in evaluation."""
+    model, batch = tiny_distilbert(dropout=0.5), batch_of([5, 3])
+    with packed(model), torch.no_grad():
+        assert torch.equal(classify(model, batch), classify(model, batch))
+        attention = model.distilbert.transformer.layer[0].attention.train()
+        assert attention.dropout.p == 0.5
+        assert not torch.equal(classify(model, batch), classify(model, batch))
+
+
+def test_a_padded_call_inside_is_the_models_own():
+    """Whoever calls the model itself with a mask gets what he would get outside, bit for bit."""
+    model, batch = tiny_distilbert(), batch_of([5, 3])
+    padded = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    with torch.no_grad():
+        expected = model(**padded).logits
+        with packed(model):
+            assert torch.equal(model(**padded).logits, expected)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_leaves_the_model_as_it_was(attention):
+    """The attention it had and no hooks, also after an exception; a context inside another one changes nothing."""
+    model = tiny_distilbert()
+    model.set_attn_implementation(attention)
+    with suppress(KeyError), packed(model):
+        with packed(model):
+            pass
+        assert model.config._attn_implementation == NAME
+        raise KeyError
+    assert model.config._attn_implementation == attention
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_models_that_are_not_known_to_pack_go_the_padded_way():
+    """GPT-2 is causal, a checkpointed or chunked model runs its blocks another way: same logits as ever."""
+    chunked, checkpointed = tiny("bert"), tiny("bert")
+    chunked.config.chunk_size_feed_forward = 1
+    checkpointed.activation_checkpointing_enable()
+    assert [can_pack(m) for m in (tiny("bert"), tiny("gpt2"), chunked, checkpointed, torch.nn.Linear(1, 1))] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
+    model, batch = tiny("gpt2"), batch_of([5, 3])
+    with torch.no_grad(), packed(model):
+        logits = classify(model, batch)
+        assert torch.equal(logits, model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits)

@@ -1,0 +1,59 @@
+"""lora_scratch/fast/packing.py: tokens to rows and back, filling left out in both directions."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_scratch.fast.packing import of_tokens, pack, spread, to_rows, to_tokens
+
+
+def test_packing_of_a_small_batch_by_hand():
+    """Rows of 2 and 1 tokens, one head: tokens 0, 1 | 2, and one filling that the mask takes out."""
+    packing = pack(torch.tensor([[1, 1], [1, 0]]), heads=1)
+    assert packing.first.tolist() == [0, 2]
+    assert packing.gather.tolist() == [0, 1, 2, 2]
+    assert packing.scatter.tolist() == [0, 1, 2]
+    assert packing.mask.flatten().tolist() == [0, 0, 0, -torch.inf]
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), heads=st.integers(1, 3))
+def test_rows_hold_each_rows_tokens_by_head_and_the_way_back_is_exact(lengths, heads):
+    """Row b, head h, place t is head h of that token; to_tokens(to_rows(x)) is x."""
+    packing, x = packing_of(lengths, heads), torch.randn(sum(lengths) * heads, 2)
+    rows = to_rows(x, packing)
+    tokens = x.view(-1, heads, 2).split(lengths)
+    for b, row in enumerate(tokens):
+        for h in range(heads):
+            assert torch.equal(rows[b * heads + h, : lengths[b]], row[:, h])
+    assert torch.equal(to_tokens(rows, packing), x)
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), heads=st.integers(1, 3))
+def test_spread_is_to_rows_with_zeros_at_filling(lengths, heads):
+    """So a sum over rows is the sum over tokens, and nothing of the filling counts."""
+    packing, x = packing_of(lengths, heads), torch.randn(sum(lengths) * heads, 2)
+    filling = packing.mask.transpose(1, 2).isinf()
+    assert torch.equal(spread(x, packing), to_rows(x, packing).masked_fill(filling, 0))
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), heads=st.integers(1, 3))
+def test_one_token_a_row_is_a_row_already(lengths, heads):
+    """First tokens alone, (B·heads, d), become rows of one token and come back as they were."""
+    packing, x = packing_of(lengths, heads), torch.randn(len(lengths) * heads, 2)
+    assert torch.equal(to_rows(x, packing), x[:, None])
+    assert torch.equal(spread(x, packing), x[:, None])
+    assert torch.equal(to_tokens(x[:, None], packing), x)
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), heads=st.integers(1, 3))
+def test_the_packing_of_whole_tokens_is_that_of_one_head(lengths, heads):
+    """Entry for entry, whatever the number of heads it is made from."""
+    found, expected = of_tokens(packing_of(lengths, heads)), packing_of(lengths, 1)
+    assert found.heads == 1
+    for name in ("first", "gather", "scatter", "mask"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+
+
+def packing_of(lengths, heads):
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    return pack(mask.long(), heads=heads)

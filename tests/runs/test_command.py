@@ -1,0 +1,45 @@
+"""lora_scratch/runs/command.py: how a command ends."""
+
+import io
+import sys
+
+import pytest
+
+from lora_scratch.errors import DataError
+from lora_scratch.runs import run_command
+
+
+def terminal(monkeypatch):
+    """A terminal without the letters of the world. (In the test itself: pytest puts its own in place after the fixtures.)"""
+    found = {}
+    for name in ("stdout", "stderr"):
+        found[name] = io.BytesIO()
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(found[name], encoding="ascii"))
+    return found
+
+
+def test_a_letter_that_the_terminal_has_not_is_an_escape(monkeypatch):
+    """Results of an hour do not end in a UnicodeEncodeError."""
+    found = terminal(monkeypatch)
+    run_command(lambda: print("naïve 🙂 \udcff"))
+    assert found["stdout"].getvalue() == b"na\\xefve \\U0001f642 \\udcff\n"
+
+
+def test_an_error_of_the_project_is_one_line_and_exit_code_1(monkeypatch):
+    """No traceback."""
+    found = terminal(monkeypatch)
+
+    def fail():
+        raise DataError("naïve", where="a\nb")
+
+    with pytest.raises(SystemExit) as stop:
+        run_command(fail)
+    sys.stderr.flush()
+    assert stop.value.code == 1
+    assert found["stderr"].getvalue() == b"error: a b: na\\xefve\n"
+
+
+def test_any_other_error_is_a_defect_and_keeps_its_traceback():
+    """It is not for the user to put right."""
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: print(1 / 0))

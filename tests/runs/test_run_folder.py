@@ -1,0 +1,61 @@
+"""lora_scratch/runs/run_folder.py: a place is refused before the work whose result would find no place there."""
+
+import os
+
+import pytest
+
+from lora_scratch.errors import ConfigError
+from lora_scratch.runs import check_file, check_free
+
+
+@pytest.mark.parametrize("name", ["new", "empty"])
+def test_a_new_or_empty_folder_is_free(tmp_path, name):
+    """Given back as it is."""
+    (tmp_path / "empty").mkdir()
+    assert check_free(tmp_path / name) == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("full", "holds files already"),
+        ("file", "holds files already"),
+        ("pipe", "holds files already"),
+        ("a" * 300, "can't be used .File name too long"),
+        ("\udcff", "can't be used .not UTF-8"),
+    ],
+    ids=ascii,
+)
+def test_a_place_that_is_taken_or_can_not_be_is_refused(tmp_path, name, message):
+    """Nothing is written over, and nothing ends in an OSError later."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match=rf"--merged .*{message}"):
+        check_free(tmp_path / name, flag="--merged")
+
+
+def test_a_file_that_is_there_may_be_written_over(tmp_path):
+    """As may one that is not there, or none at all."""
+    (tmp_path / "a.json").touch()
+    for path in (str(tmp_path / "a.json"), str(tmp_path / "new" / "b.json"), None):
+        check_file(path)
+
+
+@pytest.mark.parametrize("name", [".", "pipe", "a" * 300, "file/x"])
+def test_a_place_that_holds_no_file_is_refused(tmp_path, name):
+    """A folder, a pipe, a name too long, a file where a folder would have to be."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"--json .*(is no regular file|can't be used)"):
+        check_file(str(tmp_path / name))
+
+
+def test_a_file_that_must_be_new_is_not_written_over(tmp_path):
+    """It may be the very texts that are to be classified."""
+    (tmp_path / "texts.txt").write_text("mine")
+    check_file(str(tmp_path / "texts.txt"))
+    check_file(str(tmp_path / "labels.jsonl"), new=True)
+    with pytest.raises(ConfigError, match=r"--output .*texts.txt: is there already; choose another"):
+        check_file(str(tmp_path / "texts.txt"), flag="--output", new=True)

@@ -1,0 +1,71 @@
+"""lora_scratch/runs/trained_adapter.py: a folder whose notes are not those of a training run is refused, whatever they are."""
+
+import json
+import shutil
+
+import pytest
+from support.damage import reseal
+from support.folders import save_base
+
+from lora_scratch.adapter import LoRAConfig, inject
+from lora_scratch.errors import AdapterFileError
+from lora_scratch.runs import open_adapter, open_base
+from lora_scratch.serialization import save_adapter
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """An adapter that another program has saved, with labels and nothing else."""
+    place = tmp_path_factory.mktemp("saved")
+    base = save_base(place / "base", labels=("a", "b"))
+    model = inject(open_base(str(base), labels=("yes", "no")).model, LoRAConfig(rank=2))
+    return save_adapter(model, place / "adapter", base_model=str(base), notes={"labels": ["yes", "no"]})
+
+
+@pytest.mark.parametrize(
+    "labels", [None, [], "yes", ["yes", "yes"], ["yes", None], [1, 2], {"yes": 0, "no": 1}, ["a", "b", ["c"]]], ids=str
+)
+def test_labels_that_are_no_names_are_refused(good, tmp_path, labels):
+    """They say what the numbers mean: one twice, or none, and every answer is a guess."""
+    folder = shutil.copytree(good, tmp_path / "adapter")
+    reseal(folder, labels=labels)
+    with pytest.raises(AdapterFileError, match=r"provenance\.json does not name the labels"):
+        open_adapter(folder)
+
+
+def test_a_base_that_has_no_name_is_refused(good, tmp_path):
+    """Unless one is passed."""
+    folder = shutil.copytree(good, tmp_path / "adapter")
+    base = json.loads((folder / "provenance.json").read_text())["base"]
+    reseal(folder, base={**base, "name": ""})
+    with pytest.raises(AdapterFileError, match="and the base model"):
+        open_adapter(folder)
+    assert open_adapter(folder, model=base["name"]).labels == ("yes", "no")
+
+
+@pytest.mark.parametrize("data", [None, 3, {}, {"max_tokens": None}, {"max_tokens": "9"}, {"max_tokens": True}], ids=str)
+def test_a_note_that_is_missing_is_named(good, tmp_path, data):
+    """No KeyError for a folder that another program wrote."""
+    folder = shutil.copytree(good, tmp_path / "adapter")
+    reseal(folder, data=data)
+    with pytest.raises(
+        AdapterFileError, match=r"provenance\.json: data\.max_tokens is .* no int; expected an adapter folder that"
+    ):
+        open_adapter(folder).noted("data", "max_tokens", int)
+
+
+def test_a_folder_that_is_no_adapters_says_what_it_is_and_where_the_adapter_is(good, tmp_path):
+    """A file of it, none at all, that of a run without an adapter yet, and that of a run."""
+    run = tmp_path / "run"
+    with pytest.raises(AdapterFileError, match=f"this is a file; .*that it lies in: {good}"):
+        open_adapter(good / "adapter_config.json")
+    with pytest.raises(AdapterFileError, match="no such folder; expected an adapter folder"):
+        open_adapter(run)
+    run.mkdir()
+    (run / "metrics.jsonl").touch()
+    with pytest.raises(AdapterFileError, match=f"this run has no adapter yet; .*--resume {run}"):
+        open_adapter(run)
+    shutil.copytree(good, run / "adapter")
+    with pytest.raises(AdapterFileError, match=f"its adapter is {run / 'adapter'}"):
+        open_adapter(run)
+    assert open_adapter(run / "adapter").labels == ("yes", "no")

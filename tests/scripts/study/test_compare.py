@@ -1,0 +1,150 @@
+"""scripts/study/compare.py: the rungs on the same rows, resumable, one table, tested against one of them."""
+
+import json
+
+import pytest
+from lora_scratch.commands import train
+from lora_scratch.commands.study import compare
+from support.command_line import call, train_arguments
+
+from lora_scratch.evaluation import mcnemar
+from lora_scratch.runs import read_logits
+from lora_scratch.study import sweep as trainings
+
+
+@pytest.fixture
+def arguments(job, tmp_path):
+    """A comparison of a few seconds."""
+    small = train_arguments(job.base, job.data, tmp_path / "unused")
+    place = small.index("--output_dir")
+    del small[place : place + 2]
+    return [*small, "--limit_train", 32, "--limit_eval", 16, "--epochs", 1]
+
+
+def compared(folder, arguments, *more, rungs, seeds=(0,)):
+    return call(compare, *arguments, "--output_dir", folder, "--rungs", *rungs, "--seeds", *seeds, *more)
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """No process for each run: its start takes longer than the run. The places that were trained."""
+    places = []
+
+    def run(script, place, flags, running):
+        places.append(place)
+        assert call(train, *flags, "--resume", place, "--output_dir", place) == 0
+
+    monkeypatch.setattr(trainings, "_train", run)
+    return places
+
+
+def test_compare_runs_every_rung_with_every_seed_and_goes_on_where_it_stopped(arguments, tmp_path, capsys, in_process):
+    """A run folder for each; a second call adds what is missing and leaves the rest alone."""
+    folder = tmp_path / "comparison"
+    assert compared(folder, arguments, rungs=["lora"], seeds=[0, 1]) == 0
+    assert compared(folder, arguments, rungs=["lora", "dora"], seeds=[0, 1]) == 0
+    assert [str(place.relative_to(folder)) for place in in_process] == [
+        "lora/seed-0",
+        "lora/seed-1",
+        "dora/seed-0",
+        "dora/seed-1",
+    ]
+    figures = json.loads((folder / "comparison.json").read_text())["runs"]
+    assert [(each["rung"], each["seed"]) for each in figures] == [("lora", 0), ("dora", 0), ("lora", 1), ("dora", 1)]
+    config = json.loads((folder / "dora" / "seed-1" / "config.json").read_text())
+    assert (config["LoRAConfig"]["variant"], config["TrainingConfig"]["seed"]) == ("dora", 1)
+    table = (folder / "comparison.md").read_text()
+    assert table in capsys.readouterr().out
+    assert "| lora | 2 |" in table
+    page = (folder / "report.html").read_text()
+    assert all(f"{each['accuracy']:.4f}" in page for each in figures)
+
+
+def test_the_ladder_trains_four_of_its_rungs_and_tests_all_against_the_probe(arguments, tmp_path, capsys, in_process):
+    """Untrained head and probe are measured on the run of LoRA; each p-value is that of the logits that lie there."""
+    folder = tmp_path / "ladder"
+    assert call(compare, *arguments, "--output_dir", folder, "--seeds", 0, "--flags_of", "full", "--learning_rate 3e-3") == 0
+    assert [place.parent.name for place in in_process] == ["lora", "lora_no_head", "dora", "full"]
+    found = json.loads((folder / "comparison.json").read_text())
+    runs, duels = ({each["rung"]: each for each in found[kind]} for kind in ("runs", "duels"))
+    reports = {rung: json.loads((folder / rung / "seed-0" / "report.json").read_text()) for rung in ("lora", "full")}
+    assert runs["untrained"]["accuracy"] == reports["lora"]["baseline"]["accuracy"]
+    assert runs["probe"]["accuracy"] == reports["lora"]["linear_probe"]["accuracy"]
+    assert runs["full"]["trained"] == reports["full"]["parameters"]["total"]
+    assert runs["lora_no_head"]["trained"] == reports["lora"]["parameters"]["lora"]
+    assert runs["probe"]["trained"] == (32 + 1) * 6
+    assert "probe" not in duels
+    logits = read_logits(folder / "lora" / "seed-0")
+    right = {name: logits[name].argmax(-1) == logits["labels"] for name in ("probe", "adapted")}
+    assert duels["lora"]["p_value"] == mcnemar(right["probe"], right["adapted"]).p_value
+    config = json.loads((folder / "full" / "seed-0" / "config.json").read_text())
+    assert config["TrainingConfig"]["learning_rate"] == 3e-3
+    assert "| full | 1 |" in capsys.readouterr().out
+
+
+def test_a_curve_runs_all_rungs_over_growing_training_sets(arguments, tmp_path, capsys, in_process):
+    """The first N rows each."""
+    place = arguments.index("--limit_train")
+    del arguments[place : place + 2]
+    folder = tmp_path / "curve"
+    assert compared(folder, arguments, "--curve", 16, 48, "--against", "untrained", rungs=["untrained", "lora"]) == 0
+    sizes = [json.loads((place / "config.json").read_text())["DataOptions"]["limit_train"] for place in in_process]
+    assert sizes == [16, 48]
+    assert "| rows | untrained | lora |" in capsys.readouterr().out
+    assert "Over growing training sets" in (folder / "report.html").read_text()
+
+
+def test_compare_refuses_a_folder_that_was_begun_with_other_flags(arguments, tmp_path, capsys, in_process):
+    """Else one table would hold runs of different budgets. The same for flags of one rung."""
+    folder = tmp_path / "comparison"
+    folder.mkdir()
+    (folder / "command.json").write_text('["--epochs", "9"]')
+    assert compared(folder, arguments, rungs=["lora"]) == 1
+    assert "was begun with --epochs 9" in capsys.readouterr().err
+    folder = tmp_path / "another"
+    assert compared(folder, arguments, rungs=["lora"]) == 0
+    assert compared(folder, arguments, "--flags_of", "lora", "--rank 2", rungs=["lora"]) == 1
+    assert "another/lora: was begun with" in capsys.readouterr().err
+
+
+def test_compare_runs_train_in_a_process_of_its_own(arguments, tmp_path):
+    """Peak memory and CPU time of one run say nothing of another."""
+    assert compared(tmp_path / "comparison", arguments, rungs=["lora"]) == 0
+    place = tmp_path / "comparison" / "lora" / "seed-0"
+    cost = json.loads((place / "report.json").read_text())["train"]
+    assert 0.01 < cost["cpu_seconds"] < 600
+    assert "accuracy" in place.with_suffix(".log").read_text()
+
+
+def test_compare_says_which_run_failed_and_why(arguments, tmp_path, capsys):
+    """The last line of train.py, and where all of it is."""
+    assert compared(tmp_path / "comparison", [*arguments, "--rank", 9999], rungs=["lora"]) == 1
+    said = capsys.readouterr().err
+    assert "seed-0" in said
+    assert "9999" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--seed=3"], "use --seeds"),
+        (["--trainable", "all"], "use --seeds, --rungs"),
+        (["--against", "probe"], "not among the rungs"),
+        (["--flags_of", "probe", "--rank 2"], "no rung with a training of its own"),
+        (["--curve", "16"], "--limit_train is set for each run by --curve"),
+        (["--processes", "0"], "expected at least 1"),
+    ],
+)
+def test_compare_refuses_what_would_make_its_table_say_something_else(arguments, tmp_path, capsys, flags, said):
+    """A seed given for all would make the runs of one rung the same run; flags of a rung that is not trained say nothing."""
+    assert compared(tmp_path / "comparison", [*arguments, *flags], rungs=["lora"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path, capsys):
+    """It may be the user's data: nothing is written there, and nothing under it is taken for an interrupted run."""
+    (tmp_path / "lora" / "seed-0").mkdir(parents=True)
+    (tmp_path / "lora" / "seed-0" / "thesis.txt").write_text("years")
+    assert call(compare, "--output_dir", tmp_path, "--rungs", "lora", "--seeds", "0") == 1
+    assert "holds files already" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["thesis.txt"]

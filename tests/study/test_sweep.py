@@ -1,0 +1,55 @@
+"""lora_scratch/study/sweep.py: what is finished stays, what fails says so, and one folder is of one kind of work."""
+
+import sys
+
+import pytest
+
+from lora_scratch.errors import ConfigError, LoraScratchError
+from lora_scratch.study.sweep import check_same_flags, train_all
+
+SCRIPT = """
+import pathlib, sys
+place = pathlib.Path(sys.argv[sys.argv.index("--output_dir") + 1])
+assert sys.argv[sys.argv.index("--resume") + 1] == str(place)
+if "--fail" in sys.argv:
+    sys.exit("error: it went wrong")
+place.mkdir(parents=True)
+(place / "report.json").write_text(" ".join(sys.argv[1:3]))
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    """A training that writes its first two flags, or fails."""
+    place = tmp_path / "work.py"
+    place.write_text(SCRIPT)
+    return place
+
+
+def test_train_all_runs_what_has_no_report_and_leaves_the_rest(script, tmp_path):
+    """Two at a time, each with its own flags."""
+    done = tmp_path / "runs" / "done"
+    done.mkdir(parents=True)
+    (done / "report.json").write_text("before")
+    wanted = {tmp_path / "runs" / f"r-{rank}": ["--rank", str(rank)] for rank in (1, 2, 4)}
+    train_all(script, {done: ["--fail"], **wanted}, processes=2)
+    assert (done / "report.json").read_text() == "before"
+    assert [(place / "report.json").read_text() for place in wanted] == ["--rank 1", "--rank 2", "--rank 4"]
+
+
+def test_train_all_says_what_the_failed_one_said(script, tmp_path):
+    """Its last line, where, and the file with all of it."""
+    with pytest.raises(LoraScratchError, match=r"work\.py for .*bad: it went wrong; .*bad\.log has all it said") as caught:
+        train_all(script, {tmp_path / "bad": ["--fail", "x"]}, processes=1)
+    assert "Traceback" not in str(caught.value)
+    assert sys.exc_info() == (None, None, None)
+
+
+def test_check_same_flags_refuses_other_work(tmp_path):
+    """The first call notes them, the second compares."""
+    check_same_flags(tmp_path, ["--epochs", "2"])
+    check_same_flags(tmp_path, ["--epochs", "2"])
+    with pytest.raises(
+        ConfigError, match="was begun with --epochs 2; expected the same flags, not --epochs 3; choose a new"
+    ):
+        check_same_flags(tmp_path, ["--epochs", "3"])
