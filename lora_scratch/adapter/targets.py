@@ -15,17 +15,9 @@ from torch import nn
 
 from ..errors import ConfigError, TargetError
 from ..layers import adapter_class
+from ..model.families import family_name, family_of
 from .config import ALL_LINEAR, REGEX
 from .tying import shared_names
-
-# The query, key and value projections of the families that the project is tested with.
-QUERY_KEY_VALUE = {
-    "distilbert": ["q_lin", "k_lin", "v_lin"],
-    "bert": ["query", "key", "value"],
-    "roberta": ["query", "key", "value"],
-    "electra": ["query", "key", "value"],
-}
-
 
 def matches(name: str, pattern: str) -> bool:
     """Whether `pattern` is the last whole components of the dotted `name`, or all of it; or its expression all of `name`."""
@@ -40,22 +32,14 @@ def default_targets(model: nn.Module) -> list[str]:
     Raises:
         TargetError: a family without a preset; its linear layers are listed.
     """
-    family = getattr(getattr(model, "config", None), "model_type", "")
-    if family not in QUERY_KEY_VALUE:
+    family = family_of(model)
+    if family is None:
         raise TargetError(
-            f"no preset for model family {family!r}",
+            f"no preset for model family {family_name(model)!r}",
             where="--targets",
             remedy=f"name the modules to adapt; there are {describe_candidates(model, 'lora')}",
         )
-    return QUERY_KEY_VALUE[family]
-
-
-def default_heads(model: nn.Module) -> list[str]:
-    """The modules with parameters that stand beside the encoder, which is `model.base_model_prefix` in transformers."""
-    encoder = getattr(model, "base_model_prefix", None)
-    if not isinstance(getattr(model, encoder or "", None), nn.Module):
-        return []
-    return [name for name, child in model.named_children() if name != encoder and any(True for _ in child.parameters())]
+    return family.query_key_value
 
 
 def find_targets(

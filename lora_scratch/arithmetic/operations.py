@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ..adapter.config import BIASES, LoRAConfig
 from ..errors import BaseMismatchError, ConfigError
-from ..study.anatomy import LowRankSVD, low_rank_svd
+from ..adapter.factors import LowRankSVD, low_rank_svd
 from .update import AdapterUpdate, Factors
 
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 import torch
 
 from ..errors import ConfigError
-from ..study.anatomy import LowRankSVD, low_rank_svd
+from ..adapter.factors import LowRankSVD, low_rank_svd
 from .operations import leading
 from .update import AdapterUpdate
 

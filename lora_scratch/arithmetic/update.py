@@ -22,7 +22,7 @@ from ..adapter.state import adapter_layers, adapter_state, base_tensors, trained
 from ..errors import ConfigError
 from ..layers import AdapterLayer, DoRALinear, NoRandomNumbers
 from ..serialization.fingerprint import frozen_digests
-from ..study.anatomy import has_factors, update_factors
+from ..adapter.factors import has_factors, update_factors
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from ..layers import DoRALinear
 from ..runs.trained_adapter import SavedAdapter
 from ..runtime.atomic import new_folder
 from ..serialization import save_adapter
-from ..study.anatomy import has_factors
+from ..adapter.factors import has_factors
 from .head_split import give_head_to_base
 
 

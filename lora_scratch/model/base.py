@@ -15,9 +15,9 @@ import transformers  # names it reads from the module are loaded when they are u
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from ..adapter.targets import default_heads
 from ..errors import ModelError
 from ..runtime.seeds import named_generator
+from .families import default_heads
 
 
 @dataclass(frozen=True)

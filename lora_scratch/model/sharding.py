@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..adapter import NF4, base_precision
 from ..errors import ConfigError
+from ..layers import NF4Linear
 from ..runtime.distributed import working_group
 from ..runtime.ranks import check_same_tensors
 
@@ -41,7 +41,7 @@ def shard_base(model: Any, device: torch.device) -> Any:
     group = working_group()
     if group is None:
         raise ConfigError("there is one process", where="--fsdp", expected="several, started by torchrun")
-    if base_precision(model) == NF4:
+    if any(isinstance(module, NF4Linear) for module in model.modules()):
         raise ConfigError("a base in four bits is not shared out", where="--fsdp", remedy="use --base_precision full")
     check_same_tensors("the base model", model.state_dict())
     encoder: nn.Module = model.base_model

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter.state import adapter_layers
+from ..adapter.factors import LowRankSVD, low_rank_svd, update_factors, weight_out_in
 from ..adapter.targets import layer_index
-from ..layers import AdapterLayer, DoRALinear, stored_tensors, stores_in_out
+from ..layers import AdapterLayer
 
-FACTORS = (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B"))  # as in the file
 LEADING = 10  # leading directions of the adapted weight that are looked at for intruders
 INTRUDER_COSINE = 0.6  # below this a direction counts as new: it resembles no direction of the base
 
@@ -68,15 +68,6 @@ class Anatomy(Outline):
     intruders: int
 
 
-@dataclass(frozen=True)
-class LowRankSVD:
-    """ΔW = U diag(S) Vᵀ. Shape: U (out, rank), S (rank,) falling, V (in, rank)."""
-
-    U: Tensor
-    S: Tensor
-    V: Tensor
-
-
 @torch.no_grad()
 def anatomy(model: nn.Module) -> list[Anatomy]:
     """Every adapted layer's figures, in the model's order. Merged or not, enabled or not: the adapter as it is."""
@@ -92,14 +83,14 @@ def outline(model: nn.Module) -> list[Outline]:
 @torch.no_grad()
 def examine(name: str, layer: AdapterLayer) -> Anatomy:
     """The figures of one adapted layer, in float64."""
-    update, weight = low_rank_svd(*update_factors(layer)), _out_in(layer, layer.weight)
+    update, weight = low_rank_svd(*update_factors(layer)), weight_out_in(layer, layer.weight)
     left, _, right = torch.linalg.svd(weight, full_matrices=False)
     rank, norm = len(update.S), update.S.norm().item()
     inside = (left[:, :rank].T @ update.U) * update.S @ (update.V.T @ right[:rank].T)  # Uᵀ ΔW V (rank, rank)
     return Anatomy(
         **vars(_outline(name, layer, update)),
         alignment=(inside.norm().item() / norm) ** 2 if norm else 0.0,
-        intruders=intruder_dimensions(left, _out_in(layer, layer.effective_weight())),
+        intruders=intruder_dimensions(left, weight_out_in(layer, layer.effective_weight())),
     )
 
 
@@ -116,44 +107,6 @@ def _outline(name: str, layer: AdapterLayer, update: LowRankSVD) -> Outline:
         effective_rank=effective_rank(update.S),
         energy=(update.S.square().cumsum(0) / norm**2 if norm else update.S).tolist(),
     )
-
-
-def update_factors(layer: AdapterLayer) -> tuple[Tensor, Tensor]:
-    """A (rank, in) and B (out, rank) with ΔW = B A, in float64: the scaling, and DoRA's gains, are in B.
-
-    Of a layer that has other tensors than A and B they come from the singular value decomposition of its ΔW.
-    """
-    if not has_factors(layer):
-        return _factors_of(layer)
-    tensors = stored_tensors(layer)
-    lora_A, lora_B = next((tensors[a].double(), tensors[b].double()) for a, b in FACTORS if a in tensors)
-    lora_B = layer.scaling * lora_B
-    if isinstance(layer, DoRALinear):
-        lora_B = layer.gain().detach().double()[:, None] * lora_B
-    return lora_A, lora_B
-
-
-def has_factors(layer: AdapterLayer) -> bool:
-    """Whether the layer's file holds an A and a B by LoRA's names."""
-    return any(lora_A in stored_tensors(layer) for lora_A, _ in FACTORS)
-
-
-def _factors_of(layer: AdapterLayer) -> tuple[Tensor, Tensor]:
-    left, values, right = torch.linalg.svd(_out_in(layer, layer.delta_weight()), full_matrices=False)
-    above_rounding = values > torch.finfo(torch.float32).eps * max(layer.weight.shape) * values[0]
-    rank = max(1, int(above_rounding.sum()))
-    return right[:rank], left[:, :rank] * values[:rank]
-
-
-def low_rank_svd(lora_A: Tensor, lora_B: Tensor) -> LowRankSVD:
-    """The singular value decomposition of B A, from QR of the factors. Shape: (rank, in), (out, rank).
-
-    A dense (out, in) matrix is never made.
-    """
-    left, upper = torch.linalg.qr(lora_B)  # (out, rank), (rank, rank)
-    right, lower = torch.linalg.qr(lora_A.T)  # (in, rank), (rank, rank)
-    u, values, vh = torch.linalg.svd(upper @ lower.T, full_matrices=False)  # a rank above out or in is cut to it
-    return LowRankSVD(left @ u, values, right @ vh.T)
 
 
 def stable_rank(values: Tensor) -> float:
@@ -201,7 +154,3 @@ def _shares(rows: Iterable[Anatomy], group: Callable[[Anatomy], str]) -> dict[st
     return {name: part / total if total else 0.0 for name, part in sums.items()}
 
 
-def _out_in(layer: AdapterLayer, weight: Tensor) -> Tensor:
-    """The weight as (out, in) in float64: Conv1D and embeddings store (in, out)."""
-    wide = weight.detach().double()
-    return wide.T if isinstance(layer.base, nn.Embedding) or stores_in_out(layer.base) else wide

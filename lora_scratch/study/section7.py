@@ -17,8 +17,9 @@ from typing import Any
 from torch import Tensor
 
 from ..adapter import adapter_layers
-from ..adapter.targets import QUERY_KEY_VALUE, layer_index
+from ..adapter.targets import layer_index
 from ..errors import ConfigError, ModelError
+from ..model.families import FAMILIES
 from ..layers import AdapterLayer
 from ..runs.resume import REPORT
 from ..runs.trained_adapter import open_adapter
@@ -33,12 +34,6 @@ from .subspace import (
     similarity,
 )
 
-OUTPUT = {
-    "distilbert": "out_lin",
-    "bert": "attention.output.dense",
-    "roberta": "attention.output.dense",
-    "electra": "attention.output.dense",
-}
 KINDS = "qkvo"  # the projections of attention, in the order of the paper
 COMPARED = "qv"  # those whose subspaces the paper looks at
 SIDES = {"A": directions_of_A, "update": directions_of_update}
@@ -119,9 +114,10 @@ def targets(family: str, kinds: str) -> list[str]:
     Raises:
         ModelError: a family whose projections are not known here.
     """
-    if family not in OUTPUT:
-        raise ModelError(f"family {family!r}", where="--model", expected=f"one of {', '.join(OUTPUT)}")
-    names = dict(zip(KINDS, [*QUERY_KEY_VALUE[family], OUTPUT[family]], strict=True))
+    if family not in FAMILIES:
+        raise ModelError(f"family {family!r}", where="--model", expected=f"one of {', '.join(FAMILIES)}")
+    parts = FAMILIES[family]
+    names = dict(zip(KINDS, [*parts.query_key_value, parts.output], strict=True))
     return [names[kind] for kind in kinds]
 
 

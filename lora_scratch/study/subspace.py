@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import AdapterLayer, stores_in_out
-from .anatomy import low_rank_svd, update_factors
+from ..adapter.factors import low_rank_svd, update_factors
 
 
 @dataclass(frozen=True)

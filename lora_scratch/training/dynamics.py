@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..adapter import adapter_layers
 from ..layers import AdapterLayer, stored_tensors
-from ..study.anatomy import FACTORS
+from ..adapter.factors import FACTORS
 from .step import Stepper
 
 EVERY = 10  # steps from one measurement to the next, at least

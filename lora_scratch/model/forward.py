@@ -1,0 +1,67 @@
+"""The plain forward pass of a classifier, and the one line by which the core enters the fast path.
+
+    logits = classify(model, batch)                     # plain: the model's own code, padded
+    with forward_path(model, precision, plain=False):   # inside, the same call is fast
+        logits = classify(model, batch)
+
+The fast path replaces `forward` of the model and of its layers for a while (fast/path.py). So the code
+that trains and predicts is the same on both paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..runtime.precision import Precision
+
+if TYPE_CHECKING:
+    from ..data import Batch
+
+Backward = Callable[["Batch", int], Tensor]  # the loss of a batch; adds its gradients to the parameters
+
+
+def classify(model: Any, batch: Batch) -> Tensor:
+    """Return the logits of a batch. Shape: -> (B, C)."""
+    logits: Tensor = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    return logits
+
+
+class ForwardPath:
+    """What a training has to know of its path. This class is the plain path: it changes nothing."""
+
+    width_multiple = 1  # batches are padded to a multiple of this many tokens
+    keeps_gradients = False  # whether gradients are zeroed in place instead of set to None
+
+    def wrap_backward(self, backward: Backward) -> Backward:
+        """Return what computes `backward` from now on."""
+        return backward
+
+    def release_memory(self) -> None:
+        """Free what the path keeps, after the device ran out of memory."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the choices that a resumed run must repeat to get the same bits."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Repeat the choices of an earlier process."""
+
+
+@contextmanager
+def forward_path(model: Any, precision: Precision, *, plain: bool = False) -> Iterator[ForwardPath]:
+    """Make `classify(model, batch)` fast inside. Afterwards the model is as it was, but for what was trained.
+
+    Args:
+        plain: change nothing: the model's own code, padded.
+    """
+    if plain:
+        yield ForwardPath()
+        return
+    from ..fast.path import fast_path  # the only place where the core enters a wing
+
+    with fast_path(model, precision) as path:
+        yield path
