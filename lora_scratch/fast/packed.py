@@ -98,12 +98,26 @@ def can_pack(model: Any) -> bool:
     return (
         family in BLOCKS
         and isinstance(model, transformers.PreTrainedModel)
+        and _looks_attention_up(model)
         and type(model).__name__.endswith("ForSequenceClassification")
         and model.device.type == "cpu"
         and not getattr(config, "is_decoder", False)
         and not getattr(config, "chunk_size_feed_forward", 0)
-        and not model.is_activation_checkpointing
+        and not _checkpoints_activations(model)
     )
+
+
+def _looks_attention_up(model: transformers.PreTrainedModel) -> bool:
+    """Whether the model takes its attention function by name, as transformers says of each family."""
+    return bool(getattr(model, "_supports_attention_backend", False))
+
+
+def _checkpoints_activations(model: nn.Module) -> bool:
+    """Whether a module computes activations again in the backward pass.
+
+    The property of the model that says so was renamed in transformers 5.23; the flags were not.
+    """
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 @contextmanager

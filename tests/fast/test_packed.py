@@ -4,6 +4,7 @@ from contextlib import suppress
 
 import pytest
 import torch
+import transformers
 from support.families import tiny
 from support.passes import adapted, batch_of, largest_difference, logits_and_gradients
 from support.tiny import tiny_distilbert
@@ -20,6 +21,12 @@ LENGTHS = {
     "one very long row": [2, 60, 3],
     "longest last": [1, 2, 3],
 }
+
+
+def checkpoint_activations(model):
+    """`gradient_checkpointing_enable` has another name from transformers 5.23 on."""
+    newer = getattr(model, "activation_checkpointing_enable", None)
+    (newer or model.gradient_checkpointing_enable)()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -122,7 +129,7 @@ def test_models_that_are_not_known_to_pack_go_the_padded_way():
     """GPT-2 is causal, a checkpointed or chunked model runs its blocks another way: same logits as ever."""
     chunked, checkpointed = tiny("bert"), tiny("bert")
     chunked.config.chunk_size_feed_forward = 1
-    checkpointed.activation_checkpointing_enable()
+    checkpoint_activations(checkpointed)
     assert [can_pack(m) for m in (tiny("bert"), tiny("gpt2"), chunked, checkpointed, torch.nn.Linear(1, 1))] == [
         True,
         False,
@@ -134,3 +141,22 @@ def test_models_that_are_not_known_to_pack_go_the_padded_way():
     with torch.no_grad(), packed(model):
         logits = classify(model, batch)
         assert torch.equal(logits, model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits)
+
+
+def test_a_family_whose_attention_is_not_looked_up_by_name_is_not_packed(monkeypatch):
+    """Such a model computes its own attention, which would mix the rows of a packed batch."""
+    model = tiny_distilbert()
+    assert can_pack(model)
+    monkeypatch.setattr(type(model), "_supports_attention_backend", False)
+    assert not can_pack(model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_activation_checkpointing_is_seen_under_every_name_that_transformers_gave_it(family, monkeypatch):
+    """transformers 5.23 renamed the property, 6 drops the older name; the flag on the modules stays."""
+    model = tiny(family)
+    for name in ("is_activation_checkpointing", "is_gradient_checkpointing"):
+        monkeypatch.delattr(transformers.PreTrainedModel, name, raising=False)
+    assert can_pack(model)
+    checkpoint_activations(model)
+    assert not can_pack(model)
