@@ -12,7 +12,6 @@ dtype, `quantise.py` the base in four bits."""
 from .config import LoRAConfig as LoRAConfig
 from .inject import check_trainable as check_trainable
 from .inject import inject as inject
-from .inject import merge_and_remove as merge_and_remove
 from .inject import remove_adapter as remove_adapter
 from .plan import Plan as Plan
 from .plan import dry_run as dry_run
@@ -27,8 +26,9 @@ from .state import ParameterCount as ParameterCount
 from .state import adapter_layers as adapter_layers
 from .state import count_parameters as count_parameters
 from .state import is_adapted as is_adapted
-from .switches import disabled as disabled
-from .switches import merge_all as merge_all
-from .switches import scaled as scaled
-from .switches import unmerge_all as unmerge_all
-from .switches import without as without
+from .toggles import disabled as disabled
+from .toggles import merge_all as merge_all
+from .toggles import merge_and_remove as merge_and_remove
+from .toggles import scaled as scaled
+from .toggles import unmerge_all as unmerge_all
+from .toggles import without as without

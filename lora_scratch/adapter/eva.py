@@ -6,8 +6,7 @@ Source: Paischer et al. 2024, One Initialization to Rule them All: Fine-tuning v
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..layers import PrincipalInputs
+from ..model.forward import evaluating
 from .state import adapter_layers
 
 
@@ -30,7 +30,7 @@ def start_from_inputs(model: nn.Module, batches: Iterable[Mapping[str, Any]]) ->
     """
     layers = adapter_layers(model)
     seen = {name: PrincipalInputs(layer.rank) for name, layer in layers.items()}
-    with _evaluation(model):
+    with evaluating(model):
         for batch in batches:
             _watch(model, batch, seen)
     for name, layer in layers.items():
@@ -62,15 +62,3 @@ def _unpadded(inputs: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None or inputs.shape[:-1] != mask.shape:
         return inputs
     return inputs[mask.bool()]
-
-
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Without dropout, and every module in the mode it was in afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -16,20 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..errors import ConfigError, MergeError, TrainingError
+from ..errors import ConfigError, TrainingError
 from ..layers import AdapterLayer
 from ..runtime.seeds import named_generator
 from .config import LoRAConfig
-from .eva import start_from_inputs
 from .plan import Plan, dry_run
-from .plan import resolve as resolve
 from .state import AdapterState, adapter_layers, adapter_state, base_tensors, is_adapted
-from .state import ParameterCount as ParameterCount
-from .state import base_name as base_name
-from .state import count_parameters as count_parameters
-from .switches import disabled as disabled
-from .switches import merge_all, unmerge_all
-from .switches import scaled as scaled
 
 
 def inject(
@@ -82,32 +74,7 @@ def remove_adapter(model: nn.Module) -> nn.Module:
         replace_module(model, name, layer.base)
     for name, first in state.trained_base.items():
         tensors[name].data = first.to(tensors[name].device)
-    _forget(model, state)
-    return model
-
-
-@torch.no_grad()
-def merge_and_remove(model: nn.Module) -> nn.Module:
-    """Leave a plain model that computes what the adapted one does: folded weights in base layers, the trained head kept.
-
-    The base layers get new weight tensors; the caller's own are left as they were.
-
-    Raises:
-        MergeError: an update that is not finite; nothing has changed then.
-    """
-    state, layers = adapter_state(model), adapter_layers(model)
-    merged = {name: layer.merged_weight for name, layer in layers.items()}
-    unmerge_all(model)  # A and B may have changed since they were merged
-    try:
-        merge_all(model)
-    except MergeError:
-        for name, layer in layers.items():
-            layer.merged_weight = merged[name]
-        raise
-    for name, layer in layers.items():
-        layer.base.weight = nn.Parameter(layer.merged_weight)  # type: ignore[arg-type]
-        replace_module(model, name, layer.base)
-    _forget(model, state)
+    forget_adapter(model, state)
     return model
 
 
@@ -140,6 +107,8 @@ def _build(plan: Plan, seed: int) -> dict[str, AdapterLayer]:
 
 
 def _start_from_inputs(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> None:
+    from .eva import start_from_inputs  # for this one init
+
     try:
         start_from_inputs(model, batches)
     except BaseException:
@@ -184,6 +153,7 @@ def _restore_grad(model: nn.Module, required_grad: Mapping[str, bool]) -> None:
         parameter.requires_grad_(required_grad.get(name, False))  # a dequantised weight was none before
 
 
-def _forget(model: nn.Module, state: AdapterState) -> None:
+def forget_adapter(model: nn.Module, state: AdapterState) -> None:
+    """Take the record of `inject` off the model; `requires_grad` is what it was before."""
     _restore_grad(model, state.required_grad)
     del model._adapter_state

@@ -12,10 +12,9 @@ from torch import nn
 
 from ..errors import ConfigError, TargetError
 from ..layers import OFFSET_METHODS, AdapterLayer, NoRandomNumbers, OffsetLoRALinear, adapter_class, initialise
-from .config import ALL_LINEAR, LoRAConfig, alpha_of, fits, rank_of
 from ..model.families import default_heads
-from .targets import check_rank, default_targets, features, find_heads, find_targets, nearest
-from .tying import shared_names
+from .config import ALL_LINEAR, LoRAConfig, alpha_of, fits, rank_of
+from .targets import check_rank, default_targets, features, find_heads, find_targets, nearest, shared_names
 
 
 @dataclass(frozen=True)

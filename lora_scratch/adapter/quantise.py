@@ -16,9 +16,9 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..layers import NF4Linear
-from .state import is_adapted
 from ..model.families import default_heads
-from .tying import shared_names
+from .state import is_adapted
+from .targets import shared_names
 
 FULL, NF4 = BASE_PRECISIONS = ("full", "nf4")
 

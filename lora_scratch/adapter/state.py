@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..layers import AdapterLayer, NF4Linear
-from .config import LoRAConfig
+from ..layers import AdapterLayer
+
+if TYPE_CHECKING:
+    from .config import LoRAConfig
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,6 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     bias = sum(t.numel() for t in trained_biases(model).values()) if is_adapted(model) else 0
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     # a four-bit weight is in buffers, and a parameter of the model all the same
-    quantised = sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, NF4Linear))
+    quantised = sum(getattr(module, "quantised_entries", 0) for module in model.modules())
     total = sum(p.numel() for p in model.parameters()) + quantised
     return ParameterCount(total, trainable, lora, trainable - lora - bias, bias)

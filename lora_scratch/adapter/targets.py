@@ -11,13 +11,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import nn
 
 from ..errors import ConfigError, TargetError
 from ..layers import adapter_class
 from ..model.families import family_name, family_of
 from .config import ALL_LINEAR, REGEX
-from .tying import shared_names
+
 
 def matches(name: str, pattern: str) -> bool:
     """Whether `pattern` is the last whole components of the dotted `name`, or all of it; or its expression all of `name`."""
@@ -200,3 +201,17 @@ def features(module: nn.Module) -> tuple[int, int]:
             return int(getattr(module, names[0])), int(getattr(module, names[1]))
     in_features, out_features = module.weight.shape  # type: ignore[misc]
     return int(in_features), int(out_features)
+
+
+def shared_names(model: nn.Module, module_name: str) -> list[str]:
+    """The parameters outside a module that have the memory of one inside it: the tied output layer of an embedding.
+
+    A module that is itself registered in two places shows too.
+    """
+    inside: dict[tuple[torch.device, int], list[str]] = {}
+    outside: dict[tuple[torch.device, int], list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        # tensors on the meta device all stand at address 0
+        place = (parameter.device, parameter.data_ptr() or id(parameter))
+        (inside if name.startswith(f"{module_name}.") else outside).setdefault(place, []).append(name)
+    return [name for place in inside for name in outside.get(place, [])]

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from ..adapter.config import BIASES, LoRAConfig
-from ..errors import BaseMismatchError, ConfigError
 from ..adapter.factors import LowRankSVD, low_rank_svd
+from ..errors import BaseMismatchError, ConfigError
 from .update import AdapterUpdate, Factors
 
 

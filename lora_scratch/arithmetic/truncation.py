@@ -18,8 +18,8 @@ from dataclasses import replace
 
 import torch
 
-from ..errors import ConfigError
 from ..adapter.factors import LowRankSVD, low_rank_svd
+from ..errors import ConfigError
 from .operations import leading
 from .update import AdapterUpdate
 

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter.config import LoRAConfig
+from ..adapter.factors import has_factors, update_factors
 from ..adapter.inject import inject
 from ..adapter.state import adapter_layers, adapter_state, base_tensors, trained_biases
 from ..errors import ConfigError
 from ..layers import AdapterLayer, DoRALinear, NoRandomNumbers
 from ..serialization.fingerprint import frozen_digests
-from ..adapter.factors import has_factors, update_factors
 
 
 @dataclass(frozen=True)

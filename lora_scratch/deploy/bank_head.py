@@ -25,6 +25,7 @@ class BankHead(BankLayer):
         number of outputs, or None while all have the base's.
     """
 
+    swaps_values = True  # fast/frozen_weights.py: the base's layers run with other weights for every row
     width: Tensor | None
 
     def __init__(self, base: nn.Module, routing: Routing, *, slots: int) -> None:

@@ -66,6 +66,7 @@ class Routing:
 class BankLayer(nn.Module, ABC):
     """A layer of the base, and in every slot what makes another layer of it. Slots are buffers; none requires a gradient."""
 
+    routes_rows = True  # fast/packed.py: a batch must keep its rows apart
     base: nn.Module
 
     def __init__(self, base: nn.Module, routing: Routing, *, slots: int) -> None:

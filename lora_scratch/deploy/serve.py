@@ -15,9 +15,10 @@ from ..adapter import NF4, quantise_base
 from ..adapter.quantise import FULL
 from ..data import Batch, encode
 from ..errors import AdapterFileError, ConfigError, DataError
-from ..evaluation.predict import evaluating, map_rows
+from ..evaluation.predict import map_rows
 from ..fast.frozen_weights import fast_products
 from ..model import Base
+from ..model.forward import evaluating
 from ..runs.hub import local_adapter
 from ..runs.loading import open_base
 from ..runtime.precision import Precision

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..adapter import NF4, adapter_layers, base_precision, remove_adapter
+from ..adapter.factors import has_factors
 from ..errors import ConfigError
 from ..layers import DoRALinear
 from ..runs.trained_adapter import SavedAdapter
 from ..runtime.atomic import new_folder
 from ..serialization import save_adapter
-from ..adapter.factors import has_factors
 from .head_split import give_head_to_base
 
 

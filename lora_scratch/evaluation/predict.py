@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ..data import Batch, Encoded, collate, plan_in_order
 from ..errors import DataError
-from ..fast.frozen_weights import fast_products
-from ..fast.packed import can_pack, classify, packed
+from ..model.forward import classify, evaluating, forward_path
 from ..runtime.distributed import is_main, keep_in_step, rank, sum_over_processes, world_size
 from ..runtime.precision import Precision
 from ..runtime.ranks import check_same_tensors
@@ -44,19 +41,13 @@ def predict_logits(
         model: a sequence classifier of transformers, on the device of `precision`.
         batch_tokens: of a batch, padding counted; BATCH_TOKENS of the device if None.
         progress: what the progress bar says; no bar if empty.
-        plain: with padding, as the model's own code has it; packed logits (fast/packed.py) are equal to rounding. A model
-            that can't be packed is classified with padding in any case, and a warning says so once.
+        plain: the model's own code, padded. The fast path is equal to rounding (model/forward.py).
 
     Raises:
         DataError: no rows.
     """
     logits = partial(classify, model)
-    with evaluating(model), ExitStack() as levers:
-        if not plain:
-            levers.enter_context(fast_products(model, precision))
-            if not can_pack(model) and precision.device.type == "cpu":
-                warnings.warn(f"{type(model).__name__} predicts with padding: no packing for it", stacklevel=2)
-            levers.enter_context(packed(model))
+    with evaluating(model), forward_path(model, precision, plain=plain):
         return map_rows(
             logits, encoded, precision=precision, pad_token_id=pad_token_id, batch_tokens=batch_tokens, progress=progress
         )
@@ -102,15 +93,3 @@ def map_rows(
     in_order[order] = found[: len(order)]
     sum_over_processes([in_order])  # each row is zero in all processes but one
     return in_order
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module is in the mode it was in, also after an exception."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..data import Batch, Encoded
 from ..errors import DataError
+from ..model.forward import evaluating
 from ..runtime.precision import Precision
-from .predict import evaluating, map_rows
+from .predict import map_rows
 from .regression import fit_regression
 
 

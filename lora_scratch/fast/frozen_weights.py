@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..deploy.bank_head import BankHead
 from ..runtime.distributed import is_sharded
 from ..runtime.precision import Precision
 from . import onednn
@@ -58,15 +57,8 @@ def _goes_through_onednn(model: nn.Module, precision: Precision) -> bool:
 
 def frozen_linears(model: nn.Module) -> list[nn.Linear]:
     """The layers that `multiplied_in` takes."""
-    heads = {part for module in model.modules() if isinstance(module, BankHead) for part in module.modules()}
-    return [module for module in model.modules() if _is_frozen_linear(module) and module not in heads]
-
-
-def copies_of(model: nn.Module) -> list[Tensor]:
-    """The copies made so far, packed ones opaque; inside `multiplied_in`."""
-    stored = [vars(module).get("forward") for module in model.modules()]
-    rounded = [each.keywords["weight"] for each in stored if isinstance(each, partial) and each.func is F.linear]
-    return [*rounded, *(copy for each in stored if isinstance(each, PackedLinear) for copy in each.copies)]
+    swapped = {part for module in model.modules() if getattr(module, "swaps_values", False) for part in module.modules()}
+    return [module for module in model.modules() if _is_frozen_linear(module) and module not in swapped]
 
 
 @contextmanager
@@ -115,12 +107,6 @@ class PackedLinear:
     def rounded(self) -> Tensor:
         """W as it lies, in `dtype`; in float32 the parameter itself."""
         return self.linear.weight.detach().to(self.dtype)
-
-    @property
-    def copies(self) -> list[Tensor]:
-        """Those of the three that there are and that are copies."""
-        made = [vars(self).get(name) for name in ("weight", "turned", "rounded")]
-        return [each for each in made if each is not None and (each.is_mkldnn or self.dtype is not self.linear.weight.dtype)]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Shape: x (..., in) -> (..., out) in `dtype`."""

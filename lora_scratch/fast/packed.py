@@ -9,29 +9,26 @@ Three things are saved. Padding: after length-aware batching 3 % of the tokens, 
 in attention (attention.py). And most of the last block: its queries, and all that follows attention, are computed for the
 first token of each row alone, since heads read no other.
 
-A forward pass that has no packing, inside or outside the context, goes through the model's padded path as before.
+A call with anything but ids and a mask that is padded on the right takes the model's padded path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
 
-from ..adapter.targets import QUERY_KEY_VALUE
-from ..data import Batch
+from ..model.families import FAMILIES, family_of
 from .attention import attention
 from .first_tokens import can_absorb, first_token_attention
 from .packing import Packing, pack
 
 NAME = "lora_scratch_packed"
-# The module that holds the blocks, under the encoder. Its output is what the heads read the first token of.
-BLOCKS = {"distilbert": "transformer", "bert": "encoder", "roberta": "encoder", "electra": "encoder"}
 
 
 def packed_attention(
@@ -69,8 +66,8 @@ def packed_attention(
 
 
 def _of_first_tokens(module: Any, q: Tensor, x: Tensor, packing: Packing, **options: Any) -> Tensor:
-    _, *names = QUERY_KEY_VALUE[module.config.model_type]
-    key, value = (getattr(module, name) for name in names)
+    parts = FAMILIES[module.config.model_type]
+    key, value = (getattr(module, name) for name in (parts.key, parts.value))
     if can_absorb(key) and can_absorb(value):
         return first_token_attention(q, x, key, value, packing, **options)
     k, v = (layer(x).view(-1, q.shape[-1]) for layer in (key, value))
@@ -94,9 +91,8 @@ def _register() -> None:
 def can_pack(model: Any) -> bool:
     """Whether this is a model whose padded path the packed one has been proven equal to, on a CPU."""
     config = getattr(model, "config", None)
-    family = getattr(config, "model_type", "")
     return (
-        family in BLOCKS
+        family_of(model) is not None
         and isinstance(model, transformers.PreTrainedModel)
         and _looks_attention_up(model)
         and type(model).__name__.endswith("ForSequenceClassification")
@@ -104,6 +100,8 @@ def can_pack(model: Any) -> bool:
         and not getattr(config, "is_decoder", False)
         and not getattr(config, "chunk_size_feed_forward", 0)
         and not _checkpoints_activations(model)
+        and not _tells_rows_apart(model)
+        and "forward" not in vars(model)  # someone else's wrapper
     )
 
 
@@ -120,6 +118,11 @@ def _checkpoints_activations(model: nn.Module) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
+def _tells_rows_apart(model: nn.Module) -> bool:
+    """Whether a layer does something else for every row, as a bank's layers do: packed, rows are one."""
+    return any(getattr(module, "routes_rows", False) for module in model.modules())
+
+
 @contextmanager
 def packed(model: Any) -> Iterator[None]:
     """Inside, `classify(model, batch)` is packed if `can_pack(model)`. Afterwards the model has the attention it had."""
@@ -128,15 +131,17 @@ def packed(model: Any) -> Iterator[None]:
         return
     _register()
     before = model.config._attn_implementation
-    blocks = getattr(model.base_model, BLOCKS[model.config.model_type])
+    blocks = getattr(model.base_model, FAMILIES[model.config.model_type].blocks)
     hooks = (
         blocks.layer[-1].register_forward_pre_hook(_first_tokens, with_kwargs=True),
         blocks.register_forward_hook(_as_rows, with_kwargs=True),
     )
     model.set_attn_implementation(NAME)
+    model.forward = partial(_forward, model, model.forward)
     try:
         yield
     finally:
+        del model.forward  # the class's own shows again
         for hook in hooks:
             hook.remove()
         model.set_attn_implementation(before)
@@ -147,16 +152,14 @@ def is_packed(model: Any) -> bool:
     return getattr(getattr(model, "config", None), "_attn_implementation", None) == NAME
 
 
-def classify(model: Any, batch: Batch) -> Tensor:
-    """The logits of a batch: packed inside `packed` if it is padded on the right, else padded. Shape: -> (B, C)."""
-    if not is_packed(model) or not _right_padded(batch.attention_mask):
-        padded: Tensor = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        return padded
-    real = batch.attention_mask.bool()
-    packing = pack(batch.attention_mask, heads=model.config.num_attention_heads)
-    ids, positions = batch.input_ids[real][None], _positions(model, batch)[real][None]  # (1, N)
-    logits: Tensor = model(input_ids=ids, position_ids=positions, packing=packing).logits
-    return logits
+def _forward(model: Any, padded: Any, *args: Any, **inputs: Any) -> Any:
+    """The model's output for a batch: packed if it is ids and a mask that is padded on the right, else padded."""
+    if args or set(inputs) != {"input_ids", "attention_mask"} or not _right_padded(inputs["attention_mask"]):
+        return padded(*args, **inputs)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    real = mask.bool()
+    packing = pack(mask, heads=model.config.num_attention_heads)
+    return padded(input_ids=ids[real][None], position_ids=_positions(model, ids)[real][None], packing=packing)  # (1, N)
 
 
 def _right_padded(mask: Tensor) -> bool:
@@ -164,13 +167,13 @@ def _right_padded(mask: Tensor) -> bool:
     return bool(mask[:, :1].all() and (mask[:, :-1] >= mask[:, 1:]).all())
 
 
-def _positions(model: Any, batch: Batch) -> Tensor:
+def _positions(model: Any, input_ids: Tensor) -> Tensor:
     """The position of every token in its row, as the model counts. Shape: (B, T)."""
     embeddings = model.base_model.embeddings
     if hasattr(embeddings, "create_position_ids_from_input_ids"):  # RoBERTa counts from padding_idx + 1
-        found: Tensor = embeddings.create_position_ids_from_input_ids(batch.input_ids, embeddings.padding_idx)
+        found: Tensor = embeddings.create_position_ids_from_input_ids(input_ids, embeddings.padding_idx)
         return found
-    return torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device).expand(batch.input_ids.shape)
+    return torch.arange(input_ids.shape[1], device=input_ids.device).expand(input_ids.shape)
 
 
 def _first_tokens(block: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:

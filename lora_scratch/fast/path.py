@@ -26,33 +26,42 @@ On a GPU, fast/cuda_graphs.py is a lever too; loop.py and step.py never wait for
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from ..model.forward import ForwardPath
 from ..runtime.precision import Precision
+from . import onednn
 from .dropout import cheap_dropouts
 from .frozen_weights import fast_products
 from .fused_lora import fused_updates
-from .packed import can_pack, packed
+from .packed import is_packed, packed
+
+
+class FastPath(ForwardPath):
+    """What a training has to know of the fast path."""
+
+    def choices(self) -> dict[str, Any]:
+        """Return whether float32 products go through oneDNN."""
+        return {"onednn": onednn.finding()}
 
 
 @contextmanager
-def fast_path(model: Any, precision: Precision, *, plain: bool = False) -> Iterator[None]:
-    """Inside, `classify(model, batch)` is fast; afterwards the model is as it was, but for what was trained.
+def fast_path(model: Any, precision: Precision, *, choices: Mapping[str, Any] | None = None) -> Iterator[FastPath]:
+    """Make `classify(model, batch)` fast inside. Afterwards the model is as it was, but for what was trained.
 
     Args:
-        plain: do nothing.
+        choices: what the path of an earlier process chose, to be repeated.
     """
-    if plain:
-        yield
-        return
+    if choices:
+        onednn.keep_to(choices["onednn"])
     with ExitStack() as levers:
         levers.enter_context(fast_products(model, precision))
         levers.enter_context(fused_updates(model))
         if precision.device.type == "cpu":
             levers.enter_context(cheap_dropouts(model))
             levers.enter_context(packed(model))
-            if not can_pack(model):
-                warnings.warn(f"{type(model).__name__} trains with padding: no packing for it", stacklevel=3)
-        yield
+            if not is_packed(model):
+                warnings.warn(f"{type(model).__name__} is computed with padding: no packing for it", stacklevel=3)
+        yield FastPath()

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .lora import AdapterLayer, at_least_float32, check_lora_arguments, kaiming_uniform, lora_scaling
+from .lora import LowRankLayer, at_least_float32
+from .registry import register
 
 CONV1D = "transformers.pytorch_utils.Conv1D"
 
@@ -27,7 +28,8 @@ def out_in(base: nn.Module, weight: Tensor) -> Tensor:
     return weight.T if stores_in_out(base) else weight
 
 
-class LoRAConv1D(AdapterLayer):
+@register("lora", CONV1D)
+class LoRAConv1D(LowRankLayer):
     """y = x W + b + scaling · (dropout(x) Aᵀ) Bᵀ, with W (in, out) and b frozen. Arguments as for `LoRALinear`.
 
     Shape: lora_A (rank, in), lora_B (out, rank); x (..., in) -> (..., out).
@@ -36,24 +38,10 @@ class LoRAConv1D(AdapterLayer):
         ValueError: an argument out of bounds.
     """
 
-    def __init__(
-        self,
-        conv: nn.Module,
-        rank: int = 8,
-        alpha: float = 16,
-        *,
-        dropout: float = 0.0,
-        rslora: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(conv)
+    def feature_counts(self) -> tuple[int, int]:
+        """Return in and out of the layer, whose weight is (in, out)."""
         in_features, out_features = self.weight.shape
-        check_lora_arguments(rank, alpha, dropout, widest_rank=min(in_features, out_features))
-        self.rank, self.alpha, self.scaling = rank, alpha, lora_scaling(alpha, rank, rslora=rslora)
-        self.dropout = nn.Dropout(dropout)
-        device = self.weight.device
-        self.lora_A = nn.Parameter(kaiming_uniform(rank, in_features, generator).to(device))  # (rank, in)
-        self.lora_B = nn.Parameter(torch.zeros(out_features, rank, device=device))  # (out, rank)
+        return in_features, out_features
 
     def forward(self, x: Tensor) -> Tensor:
         """x W + b + scaling · (dropout(x) Aᵀ) Bᵀ. Shape: x (..., in) -> (..., out)."""

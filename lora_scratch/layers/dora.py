@@ -24,16 +24,20 @@ Source: Liu et al. 2024, DoRA: Weight-Decomposed Low-Rank Adaptation, arXiv:2402
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .conv1d import out_in
-from .lora import AdapterLayer, at_least_float32, check_lora_arguments, kaiming_uniform, lora_scaling
+from .conv1d import CONV1D, out_in
+from .lora import LowRankLayer, at_least_float32
+from .registry import register
 
 
-class DoRALinear(AdapterLayer):
+@register("dora", nn.Linear)
+@register("dora", CONV1D)
+class DoRALinear(LowRankLayer):
     """y = (m / ‖W + scaling · B A‖) · (x Wᵀ + scaling · x Aᵀ Bᵀ) + b, with W and b frozen.
 
     Args:
@@ -47,26 +51,15 @@ class DoRALinear(AdapterLayer):
         ValueError: an argument out of bounds.
     """
 
-    def __init__(
-        self,
-        linear: nn.Module,
-        rank: int = 8,
-        alpha: float = 16,
-        *,
-        dropout: float = 0.0,
-        rslora: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(linear)
-        out_features, in_features = out_in(linear, self.weight).shape
-        check_lora_arguments(rank, alpha, dropout, widest_rank=min(in_features, out_features))
-        self.rank, self.alpha, self.scaling = rank, alpha, lora_scaling(alpha, rank, rslora=rslora)
-        self.dropout = nn.Dropout(dropout)
-        device = self.weight.device
-        self.lora_A = nn.Parameter(kaiming_uniform(rank, in_features, generator).to(device))  # (rank, in)
-        self.lora_B = nn.Parameter(torch.zeros(out_features, rank, device=device))  # (out, rank)
+    def __init__(self, base: nn.Module, rank: int = 8, alpha: float = 16, **options: Any) -> None:
+        super().__init__(base, rank, alpha, **options)
         self._squared_row_norm_of_base, self._row_norm = _LastValue(), _LastValue()
         self.magnitude = nn.Parameter(self._base_squared_norm().sqrt())  # (out,)
+
+    def feature_counts(self) -> tuple[int, int]:
+        """Return in and out of the base layer."""
+        out_features, in_features = out_in(self.base, self.weight).shape
+        return in_features, out_features
 
     def forward(self, x: Tensor) -> Tensor:
         """base(x) + (g − 1) · x̃ Wᵀ + g · scaling · (x̃ Aᵀ) Bᵀ with g = m / ‖V‖ and x̃ = dropout(x).

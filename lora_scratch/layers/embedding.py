@@ -11,14 +11,18 @@ Source: Hu et al. 2021, arXiv:2106.09685; microsoft/LoRA, loralib/layers.py, cla
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .lora import AdapterLayer, at_least_float32, check_lora_arguments, lora_scaling
+from .lora import LowRankLayer, at_least_float32
+from .registry import register
 
 
-class LoRAEmbedding(AdapterLayer):
+@register("lora", nn.Embedding)
+class LoRAEmbedding(LowRankLayer):
     """y[i] = W[i] + scaling · B A[:, i], with W frozen. As in `nn.Embedding`, column `padding_idx` of A has no gradient.
 
     Args:
@@ -33,24 +37,20 @@ class LoRAEmbedding(AdapterLayer):
         ValueError: an argument out of bounds, or a table with `max_norm`, which rewrites its weight while looking it up.
     """
 
-    def __init__(
-        self,
-        embedding: nn.Embedding,
-        rank: int = 8,
-        alpha: float = 16,
-        *,
-        dropout: float = 0.0,
-        rslora: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(embedding)
-        num, dim = embedding.num_embeddings, embedding.embedding_dim
-        check_lora_arguments(rank, alpha, dropout, widest_rank=min(num, dim))
+    def __init__(self, embedding: nn.Embedding, rank: int = 8, alpha: float = 16, **options: Any) -> None:
         if embedding.max_norm is not None:
             raise ValueError(f"max_norm is {embedding.max_norm}; expected None, since such a table can't be frozen")
-        self.rank, self.alpha, self.scaling = rank, alpha, lora_scaling(alpha, rank, rslora=rslora)
+        super().__init__(embedding, rank, alpha, **options)
         self.padding_idx = embedding.padding_idx
-        device = embedding.weight.device
+
+    def feature_counts(self) -> tuple[int, int]:
+        """Return the number of ids and the width of a row."""
+        num, dim = self.weight.shape
+        return num, dim
+
+    def create_factors(self, in_features: int, out_features: int, generator: torch.Generator | None) -> None:
+        """Make A zero and B random, the other way round than for linear layers."""
+        num, dim, rank, device = in_features, out_features, self.rank, self.weight.device
         self.lora_embedding_A = nn.Parameter(torch.zeros(rank, num, device=device))  # (rank, num)
         self.lora_embedding_B = nn.Parameter(torch.empty(dim, rank).normal_(generator=generator).to(device))  # (dim, rank)
 

@@ -117,26 +117,26 @@ class AdapterLayer(nn.Module, ABC):
         return self.base.bias  # type: ignore[return-value]
 
 
-class LoRALinear(AdapterLayer):
-    """y = x Wᵀ + b + scaling · (dropout(x) Aᵀ) Bᵀ, with W and b frozen.
+class LowRankLayer(AdapterLayer):
+    """An adapter layer with factors A and B: what all variants of LoRA construct in the same way.
 
     Args:
-        linear: the layer to adapt; it becomes `base`, with the same tensors, frozen.
+        base: the layer to adapt, with the same tensors, frozen.
         rank: the width of the bottleneck, from 1 to min(in, out).
         alpha: the numerator of the scaling, above 0.
-        dropout: probability of zeroing an input of the update path, in [0, 1); the base path is never dropped.
+        dropout: probability of zeroing an input of the update path, in [0, 1). The base path is never dropped.
         rslora: scale by alpha / √rank instead of alpha / rank.
-        generator: where A's random numbers come from; torch's global generator if None.
-
-    Shape: lora_A (rank, in), lora_B (out, rank); x (..., in) -> (..., out).
+        generator: the source of the first random numbers; torch's global generator if None.
 
     Raises:
         ValueError: an argument outside these bounds.
     """
 
+    stored_ranks = 1  # how many times the rank an adapter file stores
+
     def __init__(
         self,
-        linear: nn.Linear,
+        base: nn.Module,
         rank: int = 8,
         alpha: float = 16,
         *,
@@ -144,14 +144,34 @@ class LoRALinear(AdapterLayer):
         rslora: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(linear)
-        check_lora_arguments(rank, alpha, dropout, widest_rank=min(linear.in_features, linear.out_features))
+        super().__init__(base)
+        in_features, out_features = self.feature_counts()
+        check_lora_arguments(rank, alpha, dropout, widest_rank=min(in_features, out_features) // self.stored_ranks)
         self.rank, self.alpha, self.scaling = rank, alpha, lora_scaling(alpha, rank, rslora=rslora)
         self.dropout = nn.Dropout(dropout)
-        device = linear.weight.device
+        self.create_factors(in_features, out_features, generator)
+
+    @abstractmethod
+    def feature_counts(self) -> tuple[int, int]:
+        """Return in and out of the base layer."""
+
+    def create_factors(self, in_features: int, out_features: int, generator: torch.Generator | None) -> None:
+        """Make A random and B zero, in float32 on the base's device."""
+        device = self.weight.device
         # float32 whatever the base: an optimizer step is far smaller than what bfloat16 or float16 can resolve
-        self.lora_A = nn.Parameter(kaiming_uniform(rank, linear.in_features, generator).to(device))  # (rank, in)
-        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))  # (out, rank)
+        self.lora_A = nn.Parameter(kaiming_uniform(self.rank, in_features, generator).to(device))  # (rank, in)
+        self.lora_B = nn.Parameter(torch.zeros(out_features, self.rank, device=device))  # (out, rank)
+
+
+class LoRALinear(LowRankLayer):
+    """y = x Wᵀ + b + scaling · (dropout(x) Aᵀ) Bᵀ, with W and b frozen.
+
+    Shape: lora_A (rank, in), lora_B (out, rank); x (..., in) -> (..., out).
+    """
+
+    def feature_counts(self) -> tuple[int, int]:
+        """Return in and out of the linear layer."""
+        return self.base.in_features, self.base.out_features  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
         """x Wᵀ + b + scaling · (dropout(x) Aᵀ) Bᵀ. Shape: x (..., in) -> (..., out). Dtype: autocast's, else that of x."""

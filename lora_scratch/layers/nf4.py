@@ -55,6 +55,7 @@ class NF4Linear(nn.Module):
         ValueError: a weight that is not floating point, not finite, or empty.
     """
 
+    adapted_like = nn.Linear  # layers/registry.py
     codes: Tensor
     scales: Tensor
     constants: Tensor
@@ -93,6 +94,11 @@ class NF4Linear(nn.Module):
         found = pairs.index_select(0, self.codes.int()).view(torch.float32).view(-1, BLOCK)  # (n, 64)
         flat = found.mul_(self._block_scales()[:, None]).flatten()[: self.out_features * self.in_features]
         return flat.view(self.out_features, self.in_features).to(dtype)
+
+    @property
+    def quantised_entries(self) -> int:
+        """How many numbers of the model the codes stand for: they are no parameters of torch."""
+        return self.out_features * self.in_features
 
     @property
     def stored_bytes(self) -> int:

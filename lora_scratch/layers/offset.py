@@ -18,15 +18,17 @@ Source: Meng, Wang and Zhang 2024, PiSSA, arXiv:2404.02948; Büyükakyüz 2024, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .conv1d import out_in
-from .lora import AdapterLayer, at_least_float32, check_lora_arguments, kaiming_uniform, lora_scaling
+from .lora import AdapterLayer, LowRankLayer, at_least_float32
 
 
-class OffsetLoRALinear(AdapterLayer):
+class OffsetLoRALinear(LowRankLayer):
     """y = x Wᵀ + b + scaling · x̃ (B A − B₀ A₀)ᵀ, with W, b, A₀ and B₀ frozen.
 
     Args:
@@ -44,26 +46,17 @@ class OffsetLoRALinear(AdapterLayer):
     start_A: Tensor
     start_B: Tensor
 
-    def __init__(
-        self,
-        linear: nn.Module,
-        rank: int = 8,
-        alpha: float = 16,
-        *,
-        dropout: float = 0.0,
-        rslora: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(linear)
-        out_features, in_features = out_in(linear, self.weight).shape
-        check_lora_arguments(rank, alpha, dropout, widest_rank=min(in_features, out_features) // 2)
-        self.rank, self.alpha, self.scaling = rank, alpha, lora_scaling(alpha, rank, rslora=rslora)
-        self.dropout = nn.Dropout(dropout)
-        device = self.weight.device
-        self.lora_A = nn.Parameter(kaiming_uniform(rank, in_features, generator).to(device))  # (rank, in)
-        self.lora_B = nn.Parameter(torch.zeros(out_features, rank, device=device))  # (out, rank)
+    stored_ranks = 2  # [A; A − A₀] and [B − B₀, B₀]
+
+    def __init__(self, base: nn.Module, rank: int = 8, alpha: float = 16, **options: Any) -> None:
+        super().__init__(base, rank, alpha, **options)
         self.register_buffer("start_A", self.lora_A.detach().clone())
         self.register_buffer("start_B", self.lora_B.detach().clone())
+
+    def feature_counts(self) -> tuple[int, int]:
+        """Return in and out of the base layer."""
+        out_features, in_features = out_in(self.base, self.weight).shape
+        return in_features, out_features
 
     @torch.no_grad()
     def start_at(self, lora_A: Tensor, lora_B: Tensor) -> None:

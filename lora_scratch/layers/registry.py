@@ -14,11 +14,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from .conv1d import CONV1D, LoRAConv1D
-from .dora import DoRALinear
-from .embedding import LoRAEmbedding
 from .lora import AdapterLayer, LoRALinear
-from .nf4 import NF4Linear
 
 Layer = TypeVar("Layer", bound=type[AdapterLayer])
 
@@ -44,8 +40,11 @@ def register(variant: str, base: type[nn.Module] | str) -> Callable[[Layer], Lay
 
 
 def adapter_class(variant: str, base: nn.Module) -> type[AdapterLayer] | None:
-    """The class that adapts this very module, or None. An exact type match: a subclass may compute something else."""
-    classes, kind = _classes.get(variant, {}), type(base)
+    """The class that adapts this very module, or None. An exact type match: a subclass may compute something else.
+
+    A class that says `adapted_like = nn.Linear` gets the layers of that one.
+    """
+    classes, kind = _classes.get(variant, {}), getattr(base, "adapted_like", type(base))
     return classes.get(kind) or classes.get(f"{kind.__module__}.{kind.__qualname__}")
 
 
@@ -55,9 +54,3 @@ def adapter_variants() -> list[str]:
 
 
 register("lora", nn.Linear)(LoRALinear)
-register("lora", CONV1D)(LoRAConv1D)
-register("lora", nn.Embedding)(LoRAEmbedding)
-register("dora", nn.Linear)(DoRALinear)
-register("dora", CONV1D)(DoRALinear)
-register("lora", NF4Linear)(LoRALinear)
-register("dora", NF4Linear)(DoRALinear)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..runtime.precision import Precision
 
@@ -30,6 +30,18 @@ def classify(model: Any, batch: Batch) -> Tensor:
     return logits
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch to evaluation mode inside; afterwards every module is in its own mode again, also after an error."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 class ForwardPath:
     """What a training has to know of its path. This class is the plain path: it changes nothing."""
 
@@ -43,25 +55,25 @@ class ForwardPath:
     def release_memory(self) -> None:
         """Free what the path keeps, after the device ran out of memory."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the choices that a resumed run must repeat to get the same bits."""
+    def choices(self) -> dict[str, Any]:
+        """Return what the path chose by measuring, which a resumed run must repeat to get the same bits."""
         return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Repeat the choices of an earlier process."""
 
 
 @contextmanager
-def forward_path(model: Any, precision: Precision, *, plain: bool = False) -> Iterator[ForwardPath]:
+def forward_path(
+    model: Any, precision: Precision, *, plain: bool = False, choices: Mapping[str, Any] | None = None
+) -> Iterator[ForwardPath]:
     """Make `classify(model, batch)` fast inside. Afterwards the model is as it was, but for what was trained.
 
     Args:
         plain: change nothing: the model's own code, padded.
+        choices: what the path of an earlier process chose, to be repeated.
     """
     if plain:
         yield ForwardPath()
         return
     from ..fast.path import fast_path  # the only place where the core enters a wing
 
-    with fast_path(model, precision) as path:
+    with fast_path(model, precision, choices=choices) as path:
         yield path

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from ..adapter.config import LoRAConfig, rank_of
-from ..errors import AdapterFileError
 from ..adapter.factors import FACTORS
+from ..errors import AdapterFileError
 from .peft_format import PREFIX, stored_config, without_wrapper_copies
 from .provenance import differing_settings
 from .save_load import CONFIG, WEIGHTS, read_config, read_provenance, read_tensors

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..adapter.state import adapter_layers
 from ..adapter.factors import LowRankSVD, low_rank_svd, update_factors, weight_out_in
+from ..adapter.state import adapter_layers
 from ..adapter.targets import layer_index
 from ..layers import AdapterLayer
 
@@ -152,5 +152,3 @@ def _shares(rows: Iterable[Anatomy], group: Callable[[Anatomy], str]) -> dict[st
         sums[group(row)] = sums.get(group(row), 0.0) + row.update_norm**2
     total = sum(sums.values())
     return {name: part / total if total else 0.0 for name, part in sums.items()}
-
-

@@ -19,8 +19,8 @@ from torch import Tensor
 from ..adapter import adapter_layers
 from ..adapter.targets import layer_index
 from ..errors import ConfigError, ModelError
-from ..model.families import FAMILIES
 from ..layers import AdapterLayer
+from ..model.families import FAMILIES
 from ..runs.resume import REPORT
 from ..runs.trained_adapter import open_adapter
 from ..runtime.atomic import read_json

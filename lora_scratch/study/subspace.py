@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..layers import AdapterLayer, stores_in_out
 from ..adapter.factors import low_rank_svd, update_factors
+from ..layers import AdapterLayer, stores_in_out
 
 
 @dataclass(frozen=True)

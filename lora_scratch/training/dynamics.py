@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter import adapter_layers
-from ..layers import AdapterLayer, stored_tensors
 from ..adapter.factors import FACTORS
+from ..layers import AdapterLayer, stored_tensors
 from .step import Stepper
 
 EVERY = 10  # steps from one measurement to the next, at least

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from ..data import Batch, Encoded
 from ..errors import ConfigError
-from ..evaluation.predict import evaluating, map_rows
+from ..evaluation.predict import map_rows
 from ..evaluation.regression import fit_regression
-from ..fast.packed import classify
 from ..model.base import output_layer
+from ..model.forward import classify, evaluating
 from ..runtime.distributed import from_main, is_main
 from ..runtime.precision import Precision
 from ..runtime.seeds import named_generator

@@ -1,4 +1,4 @@
-"""lora_scratch/adapter/tying.py: weights in two places are kept tied or the wish is refused, never silently untied."""
+"""lora_scratch/adapter/targets.py: weights in two places are kept tied or the wish is refused, never silently untied."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
 from lora_scratch.adapter import LoRAConfig, inject
-from lora_scratch.adapter.tying import shared_names
+from lora_scratch.adapter.targets import shared_names
 from lora_scratch.errors import ConfigError
 
 

@@ -16,7 +16,8 @@ from lora_scratch.adapter import LoRAConfig, inject, quantise_base, scaled
 from lora_scratch.data import Batch
 from lora_scratch.deploy.bank_layers import BankLayer, BankLinear
 from lora_scratch.errors import AdapterFileError, BaseMismatchError, ConfigError, TargetError
-from lora_scratch.fast.packed import classify, packed
+from lora_scratch.fast.packed import packed
+from lora_scratch.model.forward import classify
 from lora_scratch.serialization import load_adapter, save_adapter
 from lora_scratch.testing import move_adapter, relative_error
 
@@ -235,14 +236,12 @@ class TestRouting:
         with pytest.raises(RuntimeError, match=r"call the model inside `with bank.rows"):
             logits(bank.model)
 
-    def test_packed_forward_is_refused(self, adapters):
-        """Its rows are not apart, so no token would know its adapter; without packing the same call is fine."""
+    def test_a_bank_is_never_packed(self, adapters):
+        """Packed, its rows are not apart, so no token would know its adapter: the same call stays padded."""
         bank = filled({"lora": adapters["lora"]})
         batch = token_batch(rows=3)
         rows = Batch(batch["input_ids"], batch["attention_mask"], torch.zeros(3), torch.arange(3))
-        with bank.rows(["lora", "base", "lora"]) as model, torch.no_grad():
-            with packed(model), pytest.raises(ValueError, match=r"1 rows where 3 have named .* not packed"):
-                classify(model, rows)
+        with bank.rows(["lora", "base", "lora"]) as model, torch.no_grad(), packed(model):
             found = classify(model, rows)
         assert torch.equal(found, answer(bank, ["lora", "base", "lora"]))
 

@@ -12,7 +12,8 @@ from lora_scratch.adapter import LoRAConfig, inject, merge_all
 from lora_scratch.data import collate
 from lora_scratch.errors import DataError
 from lora_scratch.evaluation import predict_logits
-from lora_scratch.evaluation.predict import evaluating, map_rows
+from lora_scratch.evaluation.predict import map_rows
+from lora_scratch.model.forward import evaluating
 from lora_scratch.runtime.precision import Precision
 
 FP32 = Precision(torch.float32, torch.device("cpu"))

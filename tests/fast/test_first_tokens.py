@@ -12,9 +12,10 @@ from lora_scratch.adapter import LoRAConfig, inject
 from lora_scratch.fast.attention import attention
 from lora_scratch.fast.dropout import cheap_dropouts
 from lora_scratch.fast.first_tokens import can_absorb, first_token_attention
-from lora_scratch.fast.packed import classify, packed
+from lora_scratch.fast.packed import packed
 from lora_scratch.fast.packing import pack
 from lora_scratch.layers import DoRALinear, LoRALinear
+from lora_scratch.model.forward import classify
 from lora_scratch.testing import move_adapter
 
 HEADS, D, IN, SCALING = 2, 3, 7, 0.7

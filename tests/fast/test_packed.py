@@ -9,7 +9,8 @@ from support.families import tiny
 from support.passes import adapted, batch_of, largest_difference, logits_and_gradients
 from support.tiny import tiny_distilbert
 
-from lora_scratch.fast.packed import NAME, can_pack, classify, packed
+from lora_scratch.fast.packed import NAME, can_pack, packed
+from lora_scratch.model.forward import classify
 
 FAMILIES = ["distilbert", "bert", "roberta", "electra"]
 LENGTHS = {

@@ -7,7 +7,7 @@ from support.tiny import VOCABULARY
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
 from lora_scratch.data import Batch
-from lora_scratch.fast.packed import classify
+from lora_scratch.model.forward import classify
 
 
 def batch_of(lengths, *, seed=0):

@@ -6,10 +6,12 @@ import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from ..errors import ConfigError, MergeError
 from ..layers import AdapterLayer
+from .inject import forget_adapter, replace_module
 from .state import adapter_layers, adapter_state, base_tensors
 
 
@@ -104,3 +106,28 @@ def unmerge_all(model: nn.Module) -> None:
     for layer in adapter_layers(model).values():
         if layer.merged:
             layer.unmerge()
+
+
+@torch.no_grad()
+def merge_and_remove(model: nn.Module) -> nn.Module:
+    """Leave a plain model that computes what the adapted one does: folded weights in base layers, the trained head kept.
+
+    The base layers get new weight tensors; the caller's own are left as they were.
+
+    Raises:
+        MergeError: an update that is not finite; nothing has changed then.
+    """
+    state, layers = adapter_state(model), adapter_layers(model)
+    merged = {name: layer.merged_weight for name, layer in layers.items()}
+    unmerge_all(model)  # A and B may have changed since they were merged
+    try:
+        merge_all(model)
+    except MergeError:
+        for name, layer in layers.items():
+            layer.merged_weight = merged[name]
+        raise
+    for name, layer in layers.items():
+        layer.base.weight = nn.Parameter(layer.merged_weight)  # type: ignore[arg-type]
+        replace_module(model, name, layer.base)
+    forget_adapter(model, state)
+    return model
