@@ -42,6 +42,7 @@ class LoRAEmbedding(LowRankLayer):
             raise ValueError(f"max_norm is {embedding.max_norm}; expected None, since such a table can't be frozen")
         super().__init__(embedding, rank, alpha, **options)
         self.padding_idx = embedding.padding_idx
+        self.dropout = nn.Dropout(0.0)  # ids cannot be dropped
 
     def feature_counts(self) -> tuple[int, int]:
         """Return the number of ids and the width of a row."""

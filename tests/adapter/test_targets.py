@@ -9,7 +9,6 @@ from torch import nn
 
 from lora_scratch.adapter.targets import (
     check_rank,
-    default_heads,
     default_targets,
     find_heads,
     find_targets,
@@ -17,6 +16,7 @@ from lora_scratch.adapter.targets import (
     nearest,
 )
 from lora_scratch.errors import ConfigError, TargetError
+from lora_scratch.model.families import default_heads
 
 component = st.text("abk_0", min_size=1, max_size=3)
 
