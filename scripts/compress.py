@@ -11,12 +11,11 @@ significantly worse (McNemar, exact, p < 0.05); the one before it is measured on
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 from lora_scratch.arithmetic.compress import ENERGIES, Compression, compress, in_words, save_compression
 from lora_scratch.errors import ConfigError
-from lora_scratch.evaluation import WORSE, Table, markdown_table, predict_logits
+from lora_scratch.evaluation import WORSE, Predictor, Table, markdown_table
 from lora_scratch.runs import (
     argument_parser,
     check_file,
@@ -46,7 +45,7 @@ def main() -> None:
     splits, max_tokens = open_rows(saved, dataset=options.dataset, limit_eval=options.limit_eval)
     validation, test = (encode_rows(rows, saved.base, max_tokens=max_tokens) for rows in (splits.validation, splits.test))
     model = saved.base.model.to(precision.device)
-    predict = partial(predict_logits, model, precision=precision, pad_token_id=saved.base.pad_token_id)
+    predict = Predictor(model, precision, saved.base.pad_token_id).logits
     found = compress(saved, predict, validation=validation, test=test, energies=options.energies)
     print(f"{candidates(found)}\n\n{modules(found)}\n\n{in_words(found)}")
     if options.json:

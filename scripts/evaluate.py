@@ -10,12 +10,11 @@ torchrun --nproc_per_node 2 scripts/evaluate.py --adapter checkpoints/demo/adapt
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 
 from lora_scratch.adapter import count_parameters, disabled
 from lora_scratch.errors import ConfigError, printable
-from lora_scratch.evaluation import REQUIREMENTS, build_report, predict_logits, render, require, versions, with_texts
+from lora_scratch.evaluation import REQUIREMENTS, Predictor, build_report, render, require, versions, with_texts
 from lora_scratch.model.sharding import shard_base
 from lora_scratch.reporting import check_installed, run_page, write_page
 from lora_scratch.runs import (
@@ -79,7 +78,7 @@ def main() -> None:
     model = saved.base.model
     model = shard_base(model, precision.device) if options.fsdp else model.to(precision.device)
     pad = saved.base.pad_token_id
-    predict = partial(predict_logits, model, precision=precision, pad_token_id=pad, plain=options.plain)
+    predict = Predictor(model, precision, pad, plain=options.plain).logits
     with disabled(model):
         baseline = predict(encoded, progress="baseline")
     adapted = predict(encoded, progress="adapted")

@@ -13,7 +13,7 @@ PEFT) and, last, logits.safetensors, report.json and report.html. Ctrl-C and SIG
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,9 +28,9 @@ from lora_scratch.data import Encoded, Splits, collate, plan_batches
 from lora_scratch.errors import printable
 from lora_scratch.evaluation import (
     Metrics,
+    Predictor,
     build_report,
     linear_probe,
-    predict_logits,
     render,
     render_markdown,
     versions,
@@ -97,9 +97,8 @@ def main() -> None:
 
     # the untouched model, measured before anything is changed
     model, pad = base.model, base.pad_token_id
-    walk: dict[str, Any] = {"precision": precision, "pad_token_id": pad}
-    predict = partial(predict_logits, model, plain=training.plain, **walk)
-    measure = partial(measure_frozen, model, sets, predict, probe=run.linear_probe, **walk)
+    predictor = Predictor(model, precision, pad, plain=training.plain)
+    measure = partial(measure_frozen, predictor, sets, probe=run.linear_probe)
     if not run.fsdp:
         model.to(precision.device)
         frozen = measure()
@@ -125,7 +124,7 @@ def main() -> None:
         result = learn(log=log, on_best=keep, checkpoints=checkpoints)
 
         # the same rows again, against the frozen baseline
-        measured = {**frozen, **measure_adapted(sets, predict)}
+        measured = {**frozen, **measure_adapted(predictor, sets)}
         report = report_on(model, splits, sets["test"], quantised, train=took(result), **measured)
         if is_main():
             card = model_card(base.name, adapter, notes, render_markdown(report)) if is_adapted(model) else ""
@@ -152,25 +151,24 @@ def encode_splits(splits: Splits, base: Base, *, max_tokens: int) -> dict[str, E
     return {name: encode_rows(each, base, max_tokens=max_tokens) for name, each in rows.items()}
 
 
-def measure_frozen(
-    model: Any, sets: dict[str, Encoded], predict: Callable[..., Tensor], *, probe: bool, **walk: Any
-) -> dict[str, Any]:
+def measure_frozen(predictor: Predictor, sets: dict[str, Encoded], *, probe: bool) -> dict[str, Any]:
     """Logits of the test rows, by the model as it came and, if asked for, by a linear probe on its features."""
-    baseline = predict(sets["test"], progress="baseline")
+    baseline = predictor.logits(sets["test"], progress="baseline")
     if not probe:
         return {"baseline_logits": baseline, "probe_logits": None}
     start = process_time()
-    probed = linear_probe(model, sets["train"], sets["test"], progress="linear probe", **walk)
+    probed = linear_probe(predictor, sets["train"], sets["test"], progress="linear probe")
+    model = predictor.model
     took = {"cpu_seconds": process_time() - start, "parameters": (model.config.hidden_size + 1) * model.config.num_labels}
     return {"baseline_logits": baseline, "probe_logits": probed, "probe": took}
 
 
-def measure_adapted(sets: dict[str, Encoded], predict: Callable[..., Tensor]) -> dict[str, Tensor]:
+def measure_adapted(predictor: Predictor, sets: dict[str, Encoded]) -> dict[str, Tensor]:
     """Logits of the test rows by the adapted model, and what its temperature is fitted to: no test row may choose it."""
     validation = sets["validation"]
     return {
-        "adapted_logits": predict(sets["test"], progress="adapted"),
-        "validation_logits": predict(validation, progress="validation"),
+        "adapted_logits": predictor.logits(sets["test"], progress="adapted"),
+        "validation_logits": predictor.logits(validation, progress="validation"),
         "validation_labels": validation.labels,
     }
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..adapter import NF4, base_precision, merge_and_remove
 from ..data import encode
 from ..errors import DataError
-from ..evaluation import predict_logits
+from ..evaluation import Predictor
 from ..fast import onednn
 from ..fast.frozen_weights import multiplied_in, stores_copies
 from ..model.sharding import shard_base
@@ -87,14 +87,9 @@ class Classifier:
         if not texts:
             return
         encoded = encode(texts, [0] * len(texts), self.base.tokenizer, max_tokens=self.max_tokens)
-        logits = predict_logits(
-            self.model,
-            encoded,
-            precision=self.precision,
-            pad_token_id=self.base.pad_token_id,
-            batch_tokens=self.batch_tokens,
-            plain=self.plain,
-        )
+        logits = Predictor(
+            self.model, self.precision, self.base.pad_token_id, plain=self.plain, batch_tokens=self.batch_tokens
+        ).logits(encoded)
         best = logits.argmax(-1).tolist()
         for text, index, scores in zip(texts, best, logits.softmax(-1).tolist(), strict=True):
             yield Classified(text, self.labels[index], dict(zip(self.labels, scores, strict=True)))

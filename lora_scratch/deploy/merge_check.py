@@ -12,7 +12,7 @@ from torch import Tensor
 from ..adapter import NF4, base_precision, merge_and_remove
 from ..data import Encoded
 from ..errors import ConfigError, DataError, MergeError
-from ..evaluation import predict_logits
+from ..evaluation import Predictor
 from ..runs.loading import encode_rows, open_splits
 from ..runs.options import DataOptions
 from ..runs.trained_adapter import SavedAdapter
@@ -127,7 +127,7 @@ def gate_rows(saved: SavedAdapter, *, dataset: str | None, count: int) -> tuple[
 def _logits(saved: SavedAdapter, rows: Encoded, *, device: torch.device) -> Tensor:
     # padded, in the model's own code: what will be run is plain transformers
     plain = Precision(torch.float32, device)
-    return predict_logits(saved.base.model, rows, precision=plain, pad_token_id=saved.base.pad_token_id, plain=True)
+    return Predictor(saved.base.model, plain, saved.base.pad_token_id, plain=True).logits(rows)
 
 
 def _check_finite(model: torch.nn.Module, dtype: str) -> None:

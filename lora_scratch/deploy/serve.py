@@ -15,7 +15,7 @@ from ..adapter import NF4, quantise_base
 from ..adapter.quantise import FULL
 from ..data import Batch, encode
 from ..errors import AdapterFileError, ConfigError, DataError
-from ..evaluation.predict import map_rows
+from ..evaluation import Predictor
 from ..fast.frozen_weights import fast_products
 from ..model import Base
 from ..model.forward import evaluating
@@ -91,15 +91,15 @@ def classify_rows(
         )
     limits = [served.max_tokens[adapter] for adapter in adapters]
     found: dict[int, Classified] = {}
+    pad_token_id = served.base.pad_token_id
+    predictor = Predictor(served.base.model, precision, pad_token_id, batch_tokens=batch_tokens)
     with evaluating(served.base.model), fast_products(served.base.model, precision):
         for limit in sorted(set(limits)):
             rows = [row for row, own in enumerate(limits) if own == limit]
             named = [adapters[row] for row in rows]
             encoded = encode([texts[row] for row in rows], [0] * len(rows), served.base.tokenizer, max_tokens=limit)
             answer = partial(_answer, served.bank, named)
-            logits = map_rows(
-                answer, encoded, precision=precision, pad_token_id=served.base.pad_token_id, batch_tokens=batch_tokens
-            )
+            logits = predictor.map_rows(answer, encoded)
             for row, adapter, own in zip(rows, named, logits, strict=True):
                 found[row] = _classified(texts[row], own, served.bank.labels[adapter])
     return [found[row] for row in range(len(texts))]

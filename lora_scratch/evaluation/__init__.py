@@ -15,7 +15,7 @@ from .metrics import measure as measure
 from .metrics import per_class as per_class
 from .paired import Paired as Paired
 from .paired import paired as paired
-from .predict import predict_logits as predict_logits
+from .predict import Predictor as Predictor
 from .probe import linear_probe as linear_probe
 from .render import Table as Table
 from .render import markdown_table as markdown_table

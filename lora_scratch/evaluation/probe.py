@@ -5,29 +5,17 @@ The rung below LoRA: what the adapter gains over it is what changing the feature
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ..data import Batch, Encoded
 from ..errors import DataError
 from ..model.forward import evaluating
-from ..runtime.precision import Precision
-from .predict import map_rows
+from .predict import Predictor
 from .regression import fit_regression
 
 
-def linear_probe(
-    model: Any,
-    train: Encoded,
-    test: Encoded,
-    *,
-    precision: Precision,
-    pad_token_id: int,
-    batch_tokens: int | None = None,
-    progress: str = "",
-) -> Tensor:
+def linear_probe(predictor: Predictor, train: Encoded, test: Encoded, *, progress: str = "") -> Tensor:
     """log softmax(W z + b) of the test rows, with z the standardised frozen features and W, b fitted to the training rows.
 
     The features are the encoder's last hidden state, either at the first token ([CLS]), where the heads of DistilBERT,
@@ -39,21 +27,23 @@ def linear_probe(
     Shape: -> (n, C) float32, row i for row i of `test`; C is the model's number of labels.
 
     Args:
-        model: a sequence classifier of transformers; it is taken as it is, so probe before injecting or while disabled.
+        predictor: of the model as it is now, so probe before injecting or while disabled.
         progress: what the progress bars say; none if empty.
 
     Raises:
         DataError: no rows, or features that are not finite.
     """
-    walk = {"precision": precision, "pad_token_id": pad_token_id, "batch_tokens": batch_tokens, "progress": progress}
+    model = predictor.model
     with evaluating(model):
-        features, of_test = (_features(model, rows, **walk) for rows in (train, test))
+        features, of_test = (_features(predictor, rows, progress=progress) for rows in (train, test))
     kind, found = fit_regression(features, train.labels, classes=int(model.config.num_labels))
     return found.log_probabilities(of_test[kind])
 
 
-def _features(model: Any, encoded: Encoded, **walk: Any) -> tuple[Tensor, ...]:
+def _features(predictor: Predictor, encoded: Encoded, *, progress: str) -> tuple[Tensor, ...]:
     """The encoder's output at the first token, and its mean over the row's tokens. Shape: (n, width) each."""
+
+    model = predictor.model
 
     def poolings(batch: Batch) -> Tensor:
         hidden: Tensor = model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
@@ -61,7 +51,7 @@ def _features(model: Any, encoded: Encoded, **walk: Any) -> tuple[Tensor, ...]:
         mean = (real @ hidden).squeeze(1) / real.sum(-1)  # (B, width)
         return torch.stack([hidden[:, 0], mean], 1)  # (B, 2, width)
 
-    features = map_rows(poolings, encoded, **walk)
+    features = predictor.map_rows(poolings, encoded, progress=progress)
     if not features.isfinite().all():
         raise DataError("features that are not finite", where="linear probe", remedy="use --precision fp32")
     return features.unbind(1)

@@ -26,13 +26,19 @@ On a GPU, fast/cuda_graphs.py is a lever too; loop.py and step.py never wait for
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from ..model.forward import ForwardPath
+import torch
+from torch import Tensor, nn
+
+from ..data import Batch
+from ..model.forward import Backward, ForwardPath
+from ..runtime.distributed import world_size
 from ..runtime.precision import Precision
 from . import onednn
+from .cuda_graphs import WIDTH_MULTIPLE, CudaRecorder, GraphedBackward
 from .dropout import cheap_dropouts
 from .frozen_weights import fast_products
 from .fused_lora import fused_updates
@@ -40,7 +46,33 @@ from .packed import is_packed, packed
 
 
 class FastPath(ForwardPath):
-    """What a training has to know of the fast path."""
+    """What a training has to know of the fast path.
+
+    Args:
+        recorder: records batch shapes that come back and replays them (cuda_graphs.py); None for no recordings.
+        parameters: the tensors that are trained.
+    """
+
+    def __init__(self, recorder: Any | None, parameters: Sequence[Tensor] = ()) -> None:
+        self.graphs = None if recorder is None else GraphedBackward(recorder, parameters)
+        self.keeps_gradients = self.graphs is not None  # a replay adds to the tensors of the recording
+        self.width_multiple = WIDTH_MULTIPLE if self.graphs else 1
+
+    def backward(self, run: Backward, batch: Batch, rows: int) -> Tensor:
+        """Return the loss of a batch, replayed if its shape was recorded."""
+        return run(batch, rows) if self.graphs is None else self.graphs(run, batch, rows)
+
+    def free_memory(self, reason: str) -> bool:
+        """Drop the recorded graphs, which may hold as much memory as a step."""
+        if self.graphs is None or self.graphs.refused:
+            return False
+        self.graphs.refuse(reason)
+        return True
+
+    def close(self) -> None:
+        """Free the memory of what was recorded. A later batch is not replayed."""
+        if self.graphs is not None:
+            self.graphs.drop()
 
     def choices(self) -> dict[str, Any]:
         """Return whether float32 products go through oneDNN."""
@@ -64,4 +96,12 @@ def fast_path(model: Any, precision: Precision, *, choices: Mapping[str, Any] | 
             levers.enter_context(packed(model))
             if not is_packed(model):
                 warnings.warn(f"{type(model).__name__} is computed with padding: no packing for it", stacklevel=3)
-        yield FastPath()
+        path = FastPath(*_recording(model, precision.device))
+        levers.callback(path.close)
+        yield path
+
+
+def _recording(model: nn.Module, device: torch.device) -> tuple[Any | None, list[Tensor]]:
+    """Return a recorder for one process on a GPU, and the trained parameters."""
+    trained: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+    return (CudaRecorder(device) if device.type == "cuda" and world_size() == 1 and trained else None), trained

@@ -48,12 +48,13 @@ class ForwardPath:
     width_multiple = 1  # batches are padded to a multiple of this many tokens
     keeps_gradients = False  # whether gradients are zeroed in place instead of set to None
 
-    def wrap_backward(self, backward: Backward) -> Backward:
-        """Return what computes `backward` from now on."""
-        return backward
+    def backward(self, run: Backward, batch: Batch, rows: int) -> Tensor:
+        """Return what `run(batch, rows)` does: the loss, with its gradients added to the parameters."""
+        return run(batch, rows)
 
-    def release_memory(self) -> None:
-        """Free what the path keeps, after the device ran out of memory."""
+    def free_memory(self, reason: str) -> bool:
+        """Free what the path keeps, after the device ran out of memory. Return whether there was anything."""
+        return False
 
     def choices(self) -> dict[str, Any]:
         """Return what the path chose by measuring, which a resumed run must repeat to get the same bits."""

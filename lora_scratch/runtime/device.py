@@ -36,6 +36,12 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
+def use_device(device: torch.device) -> None:
+    """Make this GPU the current one, for streams and kernels that name none. On a CPU, do nothing."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+
+
 def use_threads(count: int) -> None:
     """Use `count` CPU threads in this process; 0 leaves torch's own choice."""
     if count:

@@ -7,8 +7,9 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..runtime.precision import DTYPES
-from .head_start import HEAD_STARTS, LOADED
 from .schedule import SCHEDULES
+
+LOADED, PROBE = HEAD_STARTS = ("loaded", "probe")  # as the model came, or fitted to the frozen features
 
 
 def _flag(default: Any, meaning: str) -> Any:

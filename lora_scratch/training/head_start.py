@@ -23,32 +23,31 @@ from torch import Tensor, nn
 
 from ..data import Batch, Encoded
 from ..errors import ConfigError
-from ..evaluation.predict import map_rows
+from ..evaluation import Predictor
 from ..evaluation.regression import fit_regression
 from ..model.base import output_layer
 from ..model.forward import classify, evaluating
 from ..runtime.distributed import from_main, is_main
-from ..runtime.precision import Precision
 from ..runtime.seeds import named_generator
+from .config import LOADED
 
-LOADED, PROBE = HEAD_STARTS = ("loaded", "probe")
 ROWS = 2048  # 1,000 to 16,000 of emotion's rows end within the noise of each other
 
 
-def start_head(model: Any, train_set: Encoded, *, precision: Precision, pad_token_id: int, seed: int) -> int:
+def start_head(predictor: Predictor, train_set: Encoded, *, seed: int) -> int:
     """Put the regression's W and b into the last linear layer of the head; how many rows it was fitted to.
 
     Args:
-        model: a sequence classifier, on the device of `precision`; its mode is left as it was.
+        predictor: of a sequence classifier, whose mode is left as it was.
         seed: of the choice of rows.
 
     Raises:
         ConfigError: the model has no linear output layer, or it is frozen. DataError: features that are not finite.
     """
-    layer = _trained_output_layer(model)
+    layer = _trained_output_layer(predictor.model)
     chosen = torch.randperm(len(train_set), generator=named_generator(seed, "head start"))[:ROWS]
     rows = train_set.select(chosen.tolist())
-    features = _inputs_of(layer, model, rows, precision=precision, pad_token_id=pad_token_id)
+    features = _inputs_of(layer, predictor, rows)
     fitted = {}
     if is_main():  # elsewhere a library may round otherwise, and all processes have to start alike
         _, found = fit_regression([features], rows.labels.cpu(), classes=layer.out_features)
@@ -71,18 +70,18 @@ def _trained_output_layer(model: Any) -> nn.Linear:
     return layer
 
 
-def _inputs_of(layer: nn.Linear, model: Any, rows: Encoded, **walk: Any) -> Tensor:
+def _inputs_of(layer: nn.Linear, predictor: Predictor, rows: Encoded) -> Tensor:
     """What `layer` is given for each row, in evaluation. Shape: (n, in)."""
     seen: list[Tensor] = []
 
     def inputs(batch: Batch) -> Tensor:
         """Of one batch; the logits that they lead to are of no use."""
-        classify(model, batch)
+        classify(predictor.model, batch)
         return seen.pop()
 
     hook = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].float()))
     try:
-        with evaluating(model):
-            return map_rows(inputs, rows, progress="", **walk)
+        with evaluating(predictor.model):
+            return predictor.map_rows(inputs, rows)
     finally:
         hook.remove()

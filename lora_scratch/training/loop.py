@@ -19,47 +19,50 @@ checkpoints goes on from the last one as if it had never stopped.
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from ..adapter import check_trainable, is_adapted
 from ..adapter.state import adapter_state
 from ..data import Batch, Encoded, plan_batches, share
-from ..errors import ConfigError, Interrupted, TrainingError
-from ..evaluation import Metrics, measure, predict_logits
-from ..fast.cuda_graphs import WIDTH_MULTIPLE, CudaRecorder
-from ..fast.path import fast_path
-from ..runtime.device import peak_memory_bytes, resolve_device
-from ..runtime.distributed import is_main, rank, sum_over_processes, world_size
+from ..errors import ConfigError, TrainingError
+from ..evaluation import Metrics, Predictor, measure
+from ..model.forward import ForwardPath, forward_path
+from ..runtime.device import peak_memory_bytes, resolve_device, use_device
+from ..runtime.distributed import is_main, rank, world_size
 from ..runtime.memory import give_back_freed
 from ..runtime.precision import Precision, resolve_precision
 from ..runtime.ranks import check_same_settings, check_same_tensors
 from ..runtime.seeds import named_seed, seed_everything
 from .checkpoint import Checkpoints, share_state
-from .config import TrainingConfig
+from .config import PROBE, TrainingConfig
 from .dynamics import Dynamics
 from .guard import STEPS, MovementGuard
-from .head_start import PROBE, start_head
-from .interrupt import SIGNALS, StopRequest, stop_request
+from .head_start import start_head
+from .interrupt import StopRequest, stop_request
 from .log import MetricsLog
+from .recorder import Recorder
+from .saver import Saver
 from .state import TrainingState
-from .step import Stepper, StepReport
+from .step import Stepper
 
-READ_EVERY = {"cpu": 1, "cuda": 20}  # steps between two looks at what they did: each makes the host wait for the device
+READ_EVERY = {"cpu": 1, "cuda": 20}  # steps between two readings: each makes the host wait for the device
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run did. `seconds` and `cpu_seconds` (of this process, on all cores) include the validations; `tokens`
-    are real ones, without padding."""
+    """What a training run did.
+
+    Args:
+        seconds, cpu_seconds: of this process, on all cores; the validations count.
+        tokens: real ones, without padding.
+    """
 
     best: Metrics
     best_step: int
@@ -89,35 +92,44 @@ def train(
     checkpoints: Checkpoints | None = None,
     show_progress: bool = True,
 ) -> TrainResult:
-    """Train what requires a gradient in `model`, in place; it ends with the tensors that were best on `validation`.
+    """Train what requires a gradient in `model`, in place. It ends with the tensors that were best on `validation`.
 
     Best is the highest validation accuracy, the lower loss among equals, measured after every epoch.
 
     Args:
-        on_best: called with the metrics whenever a new best stands in the model, and with the best at the end, to save it.
-        checkpoints: where the state is saved on the way. If there is one already, training goes on from the last: model,
-            rows and config have to be those of the run that wrote it, the model as it was before that training.
+        on_best: called with the metrics whenever a new best stands in the model, and once at the end, to save it.
+        checkpoints: where the state is saved on the way. If there is one already, training goes on from the last:
+            model, rows and config must be those of the run that wrote it, the model as before that training.
 
     Raises:
-        Interrupted: a signal asked to stop, and there is a checkpoint of the step before; only with `checkpoints`.
+        Interrupted: a signal asked to stop, and the step before it is saved; only with `checkpoints`.
         CheckpointError: the last checkpoint is damaged, or of a model that trains other tensors.
-        TrainingError: nothing to train, an adapter that does not move, frozen weights that do, losses that stay infinite.
+        TrainingError: nothing to train, an adapter that does not move, frozen weights that do, losses that stay
+            infinite.
     """
     check_trainable(model)
+    _check_rows(train_set, validation)
+    seed_everything(config.seed)
+    precision = resolve_precision(config.precision, resolve_device(config.device))
+    use_device(precision.device)
+    _check_processes(model, train_set, validation, config, precision)
+    model.to(precision.device)
+    saved = share_state(checkpoints.load() if is_main() else None) if checkpoints else None
+    listening = stop_request() if checkpoints else nullcontext(StopRequest())
+    fast = forward_path(model, precision, plain=config.plain, choices=(saved or {}).get("path"))
+    with fast as path, listening as stop:
+        predictor = Predictor(model, precision, pad_token_id, plain=config.plain)
+        loop = _Loop(model, train_set, validation, config, predictor=predictor, path=path)
+        loop.report_to(log if is_main() else None, on_best if is_main() else None)  # process 0 writes
+        loop.resume(saved, checkpoints, stop)
+        return loop.run(show_progress=show_progress and is_main())
+
+
+def _check_rows(train_set: Encoded, validation: Encoded) -> None:
     if not len(train_set) or not len(validation):
         raise TrainingError(
             f"{len(train_set)} training and {len(validation)} validation rows", expected="at least one of each"
         )
-    seed_everything(config.seed)
-    precision = resolve_precision(config.precision, resolve_device(config.device))
-    _check_processes(model, train_set, validation, config, precision)
-    model.to(precision.device)
-    if not is_main():
-        log = on_best = None  # process 0 writes
-    run = _Run(model, train_set, validation, config, precision, pad_token_id, log or MetricsLog(), on_best, checkpoints)
-    listening = stop_request() if checkpoints else nullcontext(StopRequest())
-    with fast_path(model, precision, plain=config.plain), listening as stop:
-        return run.run(stop, show_progress=show_progress and is_main())
 
 
 def _check_processes(
@@ -137,8 +149,8 @@ def _check_processes(
     check_same_tensors("the model", model.state_dict())
 
 
-class _Run:
-    """One call of `train`: its state, and what it feeds to the stepper."""
+class _Loop:
+    """One call of `train`: what it feeds to the stepper, and in which order."""
 
     def __init__(
         self,
@@ -146,196 +158,133 @@ class _Run:
         train_set: Encoded,
         validation: Encoded,
         config: TrainingConfig,
-        precision: Precision,
-        pad_token_id: int,
-        log: MetricsLog,
-        on_best: Callable[[Metrics], object] | None,
-        checkpoints: Checkpoints | None,
+        *,
+        predictor: Predictor,
+        path: ForwardPath,
     ) -> None:
-        self.model, self.train_set, self.validation, self.config = model, train_set.to(precision.device), validation, config
-        self.precision, self.pad_token_id, self.on_best, self.checkpoints = precision, pad_token_id, on_best, checkpoints
+        self.model, self.validation, self.config = model, validation, config
+        self.predictor, self.path = predictor, path
+        self.device = predictor.precision.device
+        self.train_set = train_set.to(self.device)
         self.steps_per_epoch = len(self._groups(epoch=0))
-        self.stepper = Stepper(model, config, precision=precision, total_steps=config.epochs * self.steps_per_epoch)
-        if precision.device.type == "cuda" and world_size() == 1 and not config.plain:
-            self.stepper.use_graphs(CudaRecorder())
-        self.state = TrainingState(model, self.stepper, log)
+        total_steps = config.epochs * self.steps_per_epoch
+        self.stepper = Stepper(model, config, precision=predictor.precision, total_steps=total_steps, path=path)
         self.dynamics = Dynamics(model, self.stepper)
-        self.guard: MovementGuard | None = MovementGuard(model)
+        self.movement: MovementGuard | None = MovementGuard(model)
         self.most_tokens = 0  # of a step so far
-        self.unrecorded: list[dict[str, Any]] = []  # a record for every step whose report has not been read
-        self.read_every = READ_EVERY[precision.device.type]
-        saved = share_state(checkpoints.load() if is_main() else None) if checkpoints else None
+
+    def report_to(self, log: MetricsLog | None, on_best: Callable[[Metrics], object] | None) -> None:
+        """Say where the events go, and what is called with every new best."""
+        self.log, self.on_best = log or MetricsLog(), on_best or (lambda _: None)
+
+    def resume(self, saved: Mapping[str, Any] | None, checkpoints: Checkpoints | None, stop: StopRequest) -> None:
+        """Put the state of the last checkpoint back, if there is one."""
+        self.state = TrainingState(self.model, self.stepper, self.log)
         if saved is not None:
             self.state.load_state_dict(saved)
         elif checkpoints:
-            log.rewind(0)  # what a run that was killed before its first checkpoint wrote
+            self.log.rewind(0)  # the lines of a run that was killed before its first checkpoint
         if self.stepper.step - self.state.skipped >= STEPS:
-            self.guard = None  # checked before that checkpoint was written
+            self.movement = None  # checked before that checkpoint was written
+        self.recorder = Recorder(self.state, read_every=READ_EVERY[self.device.type])
+        self.saver = Saver(self.recorder, checkpoints, stop)
 
-    def run(self, stop: StopRequest, *, show_progress: bool) -> TrainResult:
-        """All epochs that are left, then the best tensors back in the model."""
-        state, step = self.state, self.stepper
-        self.stop, self.start = stop, time.perf_counter() - state.seconds
-        self.cpu_start = time.process_time() - state.cpu_seconds
-        with tqdm(
-            total=step.total_steps, initial=step.step, desc="train", unit="step", disable=not show_progress
-        ) as self.bar:
-            if not step.step and self.config.head_start == PROBE:
+    def run(self, *, show_progress: bool) -> TrainResult:
+        """Train the epochs that are left, then put the best tensors back into the model."""
+        with self.recorder.running(show_progress=show_progress):
+            if not self.stepper.step and self.config.head_start == PROBE:
                 self._start_head()
-            while state.epoch < self.config.epochs:
+            while self.state.epoch < self.config.epochs:
                 self._epoch()
                 self._validate()
-        state.restore_best()
+        self.state.restore_best()
         self.model.eval()
-        best = state.best
-        if best is None:
-            raise AssertionError("no epoch was validated")
-        if self.on_best is not None:
-            self.on_best(best)  # once more: a kill in the middle of replacing the file may have taken it away
-        self._read_clocks()
+        assert self.state.best is not None, "no epoch was validated"  # noqa: S101
+        self.on_best(self.state.best)  # once more: a kill while the file is replaced may have taken it away
+        self.recorder.read_clocks()
+        return self._result(self.state.best)
+
+    def _result(self, best: Metrics) -> TrainResult:
+        state = self.state
         return TrainResult(
             best=best,
             best_step=state.best_step,
-            steps=step.step,
+            steps=self.stepper.step,
             skipped=state.skipped,
             seconds=state.seconds,
             cpu_seconds=state.cpu_seconds,
             examples=state.examples,
             tokens=state.tokens,
-            peak_memory_bytes=peak_memory_bytes(self.precision.device),
+            peak_memory_bytes=peak_memory_bytes(self.device),
         )
 
     def _start_head(self) -> None:
-        """Before the first step, so that every checkpoint holds what came of it."""
-        begun = time.perf_counter()
-        walk: dict[str, Any] = {"precision": self.precision, "pad_token_id": self.pad_token_id}
-        rows = start_head(self.model, self.train_set, seed=self.config.seed, **walk)
-        self.state.log.write(event="head_start", step=0, epoch=0, rows=rows, seconds=time.perf_counter() - begun)
+        """Fit the head before the first step, so that every checkpoint holds the fitted head."""
+        start = time.perf_counter()
+        rows = start_head(self.predictor, self.train_set, seed=self.config.seed)
+        self.log.write(event="head_start", step=0, epoch=0, rows=rows, seconds=time.perf_counter() - start)
 
     def _groups(self, epoch: int) -> list[list[list[int]]]:
-        plan = plan_batches(self.train_set.lengths, batch_size=self.config.batch_size, seed=self.config.seed, epoch=epoch)
-        size = self.config.accumulation_steps
+        """The batches of an epoch, accumulation_steps to a group: one optimizer step each."""
+        config = self.config
+        plan = plan_batches(self.train_set.lengths, batch_size=config.batch_size, seed=config.seed, epoch=epoch)
+        size = config.accumulation_steps
         return [plan[start : start + size] for start in range(0, len(plan), size)]
 
     def _epoch(self) -> None:
-        """The steps of the present epoch that are left."""
+        """Take the steps of this epoch that are left."""
         self.model.train()
         done = self.stepper.step - self.state.epoch * self.steps_per_epoch
         for group in self._groups(self.state.epoch)[done:]:
-            if not self.unrecorded:
-                self.window = time.perf_counter()
-            rows = [row for batch in group for row in batch]
-            tokens = int(self.train_set.lengths[rows].sum())
-            self._make_room(tokens)
-            self._seed_dropout()
-            self.stepper.launch([self._batch(batch) for batch in group], rows=len(rows))
-            self.unrecorded.append({"rows": len(rows), "tokens": tokens, **self.dynamics.take()})
-            save_steps = self.checkpoints.save_steps if self.checkpoints else 0
-            save = save_steps > 0 and self.stepper.step % save_steps == 0
-            if save or self.guard is not None or len(self.unrecorded) >= self.read_every:
-                self._record()
+            self._step(group)
+            due = self.saver.saves_steps
+            if due or self.movement is not None:
+                self.recorder.read()
             self._check_movement()
-            self._between_steps(save=save)
-        self._record()
+            self.saver.save_or_stop(due=due)
+        self.recorder.read()
 
-    def _between_steps(self, *, save: bool) -> None:
-        """Save if it is time; if a signal has come, save and stop."""
-        if self.checkpoints is None:
-            return
-        stop = self._asked_to_stop()
-        if stop:
-            self._record()
-        if (save or stop) and is_main():
-            self._read_clocks()
-            self.checkpoints.save(self.stepper.step, self.state.state_dict())
-        if stop:
-            message = f"{stop.name}, saved after step {self.stepper.step:,} of {self.stepper.total_steps:,}"
-            raise Interrupted(message, signal_number=stop)
-
-    def _read_clocks(self) -> None:
-        self.state.seconds = time.perf_counter() - self.start
-        self.state.cpu_seconds = time.process_time() - self.cpu_start
-
-    def _asked_to_stop(self) -> signal.Signals | None:
-        """The signal that came, to whichever process: all have to stop after the same step."""
-        if world_size() == 1:
-            return self.stop.signal
-        here = self.stop.signal or 0
-        seen = torch.tensor([float(here == each) for each in SIGNALS])
-        sum_over_processes([seen])
-        return next((each for each, count in zip(SIGNALS, seen.tolist(), strict=True) if count), None)
+    def _step(self, group: list[list[int]]) -> None:
+        self.recorder.before_launch()
+        rows = [row for batch in group for row in batch]
+        tokens = int(self.train_set.lengths[rows].sum())
+        self._make_room(tokens)
+        self._seed_dropout()
+        self.stepper.launch([self._batch(batch) for batch in group], rows=len(rows))
+        self.recorder.after_launch(rows=len(rows), tokens=tokens, **self.dynamics.take())
 
     def _batch(self, rows: list[int]) -> Batch:
-        """What this process has to do of the batch of these rows."""
+        """What this process does of the batch of these rows."""
         return share(
             self.train_set,
             rows,
             rank=rank(),
             world=world_size(),
-            pad_token_id=self.pad_token_id,
-            multiple=WIDTH_MULTIPLE if self.stepper.is_graphed else 1,
+            pad_token_id=self.predictor.pad_token_id,
+            multiple=self.path.width_multiple,
         )
 
     def _seed_dropout(self) -> None:
-        """Several processes draw from streams of their own, new at every step: a checkpoint needs to hold none of them."""
+        """Give every process a stream of its own, new at every step, so that a checkpoint holds none of them."""
         if world_size() > 1:
             seed_everything(named_seed(self.config.seed, f"dropout of step {self.stepper.step} in process {rank()}"))
 
     def _make_room(self, tokens: int) -> None:
-        """Before a step larger than any so far: what smaller ones have freed lies in holes that its tensors don't fit."""
+        """Trim the heap before a step larger than any so far: its tensors do not fit what smaller steps freed."""
         if tokens > self.most_tokens:
             self.most_tokens = tokens
             give_back_freed()
 
-    def _record(self) -> None:
-        """Read what the latest steps did, count it and write a line for each; they share the time since the first."""
-        records, self.unrecorded = self.unrecorded, []
-        if not records:
-            return
-        first = self.stepper.step - len(records) + 1
-        reports = self.stepper.read()
-        rate = sum(each["tokens"] for each in records) / (time.perf_counter() - self.window)  # tokens a second
-        for step, (report, record) in enumerate(zip(reports, records, strict=True), first):
-            self._record_step(step, report, rate, **record)
-        self.bar.update(len(records))
-
-    def _record_step(self, step: int, report: StepReport, rate: float, *, rows: int, tokens: int, **figures: Any) -> None:
-        state = self.state
-        state.examples += rows
-        state.tokens += tokens
-        state.skipped += report.skipped
-        state.log.write(
-            event="step",
-            step=step,
-            epoch=state.epoch + 1,
-            loss=report.loss,
-            learning_rate=report.learning_rate,
-            gradient_norm=report.gradient_norm,
-            tokens_per_second=rate,
-            skipped=state.skipped,
-            **figures,
-        )
-        self.bar.set_postfix_str(
-            f"loss {report.loss:.3f}, lr {report.learning_rate:.1e}, {rate:,.0f} tokens/s", refresh=False
-        )
-
     def _check_movement(self) -> None:
-        if self.guard is not None and self.stepper.step - self.state.skipped == STEPS:
-            self.guard.check()
-            self.guard = None
+        if self.movement is not None and self.stepper.step - self.state.skipped == STEPS:
+            self.movement.check()
+            self.movement = None
 
     def _validate(self) -> None:
-        """Measure, keep the best; only then is the epoch over."""
-        logits = predict_logits(
-            self.model,
-            self.validation,
-            precision=self.precision,
-            pad_token_id=self.pad_token_id,
-            plain=self.config.plain,
-        )
-        metrics = measure(logits, self.validation.labels)
-        self.state.log.write(event="validation", step=self.stepper.step, epoch=self.state.epoch + 1, **asdict(metrics))
-        if self.state.offer(metrics) and self.on_best is not None:
+        """Measure and keep the best. Only then is the epoch over."""
+        metrics = measure(self.predictor.logits(self.validation), self.validation.labels)
+        self.log.write(event="validation", step=self.stepper.step, epoch=self.state.epoch + 1, **asdict(metrics))
+        if self.state.offer(metrics):
             self.on_best(metrics)
         self.state.epoch += 1
-        self._between_steps(save=self.checkpoints is not None and not self.checkpoints.save_steps)
+        self.saver.save_or_stop(due=self.saver.saves_epochs)

@@ -17,7 +17,6 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import CheckpointError
 from ..evaluation import Metrics
-from ..fast import onednn
 from ..layers import AdapterLayer
 from ..runtime.random_state import random_state, set_random_state
 from .log import MetricsLog
@@ -56,7 +55,7 @@ class TrainingState:
             **{name: getattr(self, name) for name in COUNTERS},
             "best": None if self.best is None else asdict(self.best),
             "log_bytes": self.log.position(),
-            "onednn": onednn.finding(),
+            "path": self.stepper.path.choices(),
             **_prefixed("best_tensors", self.best_tensors),
             **_prefixed("model", changing_tensors(self.model)),
             **_prefixed("stepper", self.stepper.state_dict()),
@@ -80,7 +79,6 @@ class TrainingState:
         self.best = None if state["best"] is None else Metrics(**state["best"])
         self.best_tensors = {name: t.to(present[name].device) for name, t in _under("best_tensors", state).items()}
         self.log.rewind(state["log_bytes"])
-        onednn.keep_to(state["onednn"])
         set_random_state(_under("random", state))
 
 

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from ..data import Batch
 from ..errors import TrainingError
-from ..fast.cuda_graphs import Backward, GraphedBackward
-from ..fast.packed import classify
+from ..model.forward import ForwardPath, classify
 from ..runtime.device import is_out_of_memory
 from ..runtime.distributed import is_sharded, sum_over_processes
 from ..runtime.precision import Precision
@@ -43,8 +42,11 @@ class StepReport:
 class Stepper:
     """Model, optimizer and scaler, and the order in which they act: scale, backward, unscale, clip, step, update, zero."""
 
-    def __init__(self, model: Any, config: TrainingConfig, *, precision: Precision, total_steps: int) -> None:
+    def __init__(
+        self, model: Any, config: TrainingConfig, *, precision: Precision, total_steps: int, path: ForwardPath | None = None
+    ) -> None:
         self.model, self.config, self.precision, self.total_steps = model, config, precision, total_steps
+        self.path = path or ForwardPath()
         self.optimizer: Any = build_optimizer(model, config)
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = precision.scaler()
@@ -52,17 +54,7 @@ class Stepper:
         self.step = 0
         self.skipped_in_a_row = 0
         self.pieces = 1  # that a batch goes through in; doubled when memory runs out
-        self.backward: Backward = self._backward
         self._unread: list[tuple[Tensor, float, list[Tensor]]] = []  # loss and norm, learning rate, rows
-
-    def use_graphs(self, recorder: Any) -> None:
-        """From now on batches of a shape that was there before are replayed (graphs.py)."""
-        self.backward = GraphedBackward(self._backward, recorder)
-
-    @property
-    def is_graphed(self) -> bool:
-        """Whether batches are replayed: their gradients stay where they are then, and their widths should be few."""
-        return isinstance(self.backward, GraphedBackward)
 
     def __call__(self, batches: Sequence[Batch], *, rows: int | None = None) -> StepReport:
         """`launch` a step and `read` what it did."""
@@ -90,7 +82,7 @@ class Stepper:
         self.optimizer.found_inf = (~outcome.isfinite().all()).float()  # where it is 1, fused AdamW changes nothing
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=not self.is_graphed)
+        self.optimizer.zero_grad(set_to_none=not self.path.keeps_gradients)
         self.step += 1
         self._unread.append((outcome, rate, [batch.rows for batch in batches]))
 
@@ -135,28 +127,37 @@ class Stepper:
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
 
     def _accumulate(self, batches: Sequence[Batch], rows: int) -> Tensor:
-        """The mean loss, its gradient in the parameters. Out of memory: again, in pieces half as large, to the same sum."""
+        """The mean loss, its gradient in the parameters. Out of memory: again with more room, to the same sum."""
         while True:
             try:
-                losses = [self.backward(piece, rows) for batch in batches for piece in batch.pieces(self.pieces)]
+                losses = [
+                    self.path.backward(self._backward, piece, rows)
+                    for batch in batches
+                    for piece in batch.pieces(self.pieces)
+                ]
                 return torch.stack(losses).sum()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or any(is_sharded(p) for p in self.model.parameters()):
-                    raise  # the processes of a sharded model go through it together, so none of them can go again alone
-                if self.pieces >= max(len(batch.labels) for batch in batches):
-                    raise TrainingError(
-                        "out of memory with one row at a time", where=f"step {self.step + 1}", remedy="lower --max_tokens"
-                    ) from error
-            # past the handler, whose error keeps the graph of the failed pass alive
+                    raise  # the processes of a sharded model go through it together: none of them can go again alone
+                failure = error.with_traceback(None)  # which keeps the tensors of the failed pass alive
+            self._make_room(failure, largest=max(len(batch.labels) for batch in batches))
+
+    def _make_room(self, failure: BaseException, *, largest: int) -> None:
+        """Free what the path keeps; if there is nothing, halve what runs at once."""
+        where = f"step {self.step + 1}"
+        if not self.path.free_memory(f"out of memory at {where}"):
+            if self.pieces >= largest:
+                message = "out of memory with one row at a time"
+                raise TrainingError(message, where=where, remedy="lower --max_tokens") from failure
             self.pieces *= 2
-            self.optimizer.zero_grad(set_to_none=not self.is_graphed)
-            if self.precision.device.type == "cuda":
-                torch.cuda.empty_cache()
             warnings.warn(
-                f"out of memory at step {self.step + 1}: batches go through in {self.pieces} pieces now; the mean over "
+                f"out of memory at {where}: batches go through in {self.pieces} pieces now; the mean over "
                 "their rows, and so the gradient, is the same",
-                stacklevel=3,
+                stacklevel=4,
             )
+        self.optimizer.zero_grad(set_to_none=not self.path.keeps_gradients)
+        if self.precision.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _backward(self, batch: Batch, rows: int) -> Tensor:
         with self.precision.autocast():

@@ -11,7 +11,7 @@ from lora_scratch.commands.benchmarks.contenders import CONTENDERS
 from lora_scratch.commands.benchmarks.watch import Clock, Race
 from lora_scratch.commands.benchmarks.work import Work
 
-from lora_scratch.evaluation import measure, predict_logits
+from lora_scratch.evaluation import Predictor, measure
 
 
 def measure_job(name: str, work: Work) -> dict[str, Any]:
@@ -40,10 +40,6 @@ def measure_race(name: str, work: Work, *, goal: float, split: str, every: int) 
 
 def _predict(work: Work, split: str, model: Any) -> Any:
     """Every contender is measured by the same code, with padding, in the precision of the flags."""
-    return predict_logits(
-        model,
-        work.sets[split],
-        precision=work.precision(work.training.precision),
-        pad_token_id=work.base.pad_token_id,
-        plain=True,
+    return Predictor(model, work.precision(work.training.precision), work.base.pad_token_id, plain=True).logits(
+        work.sets[split]
     )

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from functools import partial
 from pathlib import Path
 
 from lora_scratch.errors import printable
-from lora_scratch.evaluation import Table, markdown_table, predict_logits
+from lora_scratch.evaluation import Predictor, Table, markdown_table
 from lora_scratch.reporting import check_installed, write_page
 from lora_scratch.runs import (
     argument_parser,
@@ -50,7 +49,7 @@ def main() -> None:
     splits, max_tokens = open_rows(saved, dataset=options.dataset, limit_eval=options.limit_eval)
     rows = encode_rows(getattr(splits, options.split), saved.base, max_tokens=max_tokens)
     model = saved.base.model.to(precision.device)
-    predict = partial(predict_logits, model, precision=precision, pad_token_id=saved.base.pad_token_id)
+    predict = Predictor(model, precision, saved.base.pad_token_id).logits
     found = ablate(model, predict, rows, strengths=options.strengths)
     print(f"{markdown_table(table(found))}\n\nHolm's correction is over all {len(found.trials)} trials.\n{carriers(found)}")
     if options.html:

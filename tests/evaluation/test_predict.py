@@ -11,8 +11,7 @@ from torch import nn
 from lora_scratch.adapter import LoRAConfig, inject, merge_all
 from lora_scratch.data import collate
 from lora_scratch.errors import DataError
-from lora_scratch.evaluation import predict_logits
-from lora_scratch.evaluation.predict import map_rows
+from lora_scratch.evaluation import Predictor
 from lora_scratch.model.forward import evaluating
 from lora_scratch.runtime.precision import Precision
 
@@ -21,7 +20,7 @@ BF16 = Precision(torch.bfloat16, torch.device("cpu"))
 
 
 def predict(model, rows, *, precision=FP32, **options):
-    return predict_logits(model, rows, precision=precision, pad_token_id=0, **options)
+    return Predictor(model, precision=precision, pad_token_id=0, **options).logits(rows)
 
 
 def test_predict_logits_come_in_the_order_of_the_data_set():
@@ -44,7 +43,7 @@ def test_predict_logits_do_not_depend_on_the_batch(batch_tokens):
 def test_map_rows_gives_every_row_its_own_value():
     """The order is restored exactly: each row gets its own number back."""
     rows = tiny_rows(23)
-    found = map_rows(lambda batch: batch.rows[:, None], rows, precision=FP32, pad_token_id=0, batch_tokens=40)
+    found = Predictor(None, FP32, 0, batch_tokens=40).map_rows(lambda batch: batch.rows[:, None], rows)
     assert found.flatten().tolist() == list(range(23))
 
 

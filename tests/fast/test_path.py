@@ -9,7 +9,7 @@ from support.tiny import tiny_distilbert, tiny_rows
 from torch import nn
 
 from lora_scratch.adapter import LoRAConfig, inject
-from lora_scratch.evaluation import measure, predict_logits
+from lora_scratch.evaluation import Predictor, measure
 from lora_scratch.fast.dropout import CheapDropout
 from lora_scratch.fast.packed import is_packed
 from lora_scratch.fast.path import fast_path
@@ -64,7 +64,7 @@ def test_only_fast_float32_goes_through_onednn(monkeypatch, dtype, plain):
     before = torch.backends.mkldnn.matmul.fp32_precision
     model.classifier.register_forward_hook(lambda *_: seen.append(torch.backends.mkldnn.matmul.fp32_precision))
     train(model, tiny_rows(8), tiny_rows(8), config(epochs=1, precision=Precision(dtype, CPU).name, plain=plain), **QUIET)
-    predict_logits(model, tiny_rows(8), precision=Precision(dtype, CPU), pad_token_id=0, plain=plain)
+    Predictor(model, Precision(dtype, CPU), 0, plain=plain).logits(tiny_rows(8))
     assert len(seen) == 3
     assert set(seen) == ({"bf16"} if dtype is torch.float32 and not plain else {before})
     assert torch.backends.mkldnn.matmul.fp32_precision == before
@@ -101,7 +101,7 @@ def test_an_adapter_trained_fast_loads_and_measures_the_same_on_the_plain_path(t
     loaded = tiny_distilbert(dropout=0.1)
     load_adapter(loaded, tmp_path / "adapter")
     precision = resolve_precision("bf16", CPU)
-    logits = predict_logits(loaded.eval(), validation, precision=precision, pad_token_id=0, plain=True)
+    logits = Predictor(loaded.eval(), precision, 0, plain=True).logits(validation)
     assert measure(logits, validation.labels).loss == pytest.approx(result.best.loss, rel=2e-2)
 
 

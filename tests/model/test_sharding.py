@@ -8,7 +8,7 @@ from support.ranks import in_processes
 from support.tiny import tiny_distilbert, tiny_rows
 
 from lora_scratch.errors import ConfigError
-from lora_scratch.evaluation import predict_logits
+from lora_scratch.evaluation import Predictor
 from lora_scratch.model.sharding import shard_base
 from lora_scratch.serialization import load_adapter
 
@@ -32,7 +32,7 @@ def test_the_adapter_of_a_sharded_base_is_that_of_a_whole_one(tmp_path):
     """It loads into a whole model, base verified, with the tensors that one process trains; disabled, it is the base."""
     base_logits, _ = in_processes(rank_work.saved_adapter, tmp_path / "adapter")
     model = tiny_distilbert()
-    of_base = predict_logits(model, tiny_rows(19, seed=1), precision=rank_work.FP32, pad_token_id=0)
+    of_base = Predictor(model, rank_work.FP32, 0).logits(tiny_rows(19, seed=1))
     np.testing.assert_allclose(base_logits, of_base.numpy(), atol=1e-6)
     load_adapter(model, tmp_path / "adapter")
     alone = rank_work.trained()

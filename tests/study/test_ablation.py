@@ -6,7 +6,7 @@ from support.families import record
 from support.tiny import tiny_distilbert, tiny_rows
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, scaled, without
-from lora_scratch.evaluation import Paired, holm, paired, predict_logits
+from lora_scratch.evaluation import Paired, Predictor, holm, paired
 from lora_scratch.runtime.precision import resolve_precision
 from lora_scratch.study.ablation import Ablation, Trial, ablate, parts
 from lora_scratch.testing import move_adapter
@@ -29,7 +29,7 @@ def adapted():
 
 
 def predict(model, *, plain=False):
-    return lambda rows: predict_logits(model, rows, precision=FP32, pad_token_id=0, plain=plain)
+    return lambda rows: Predictor(model, FP32, 0, plain=plain).logits(rows)
 
 
 def called(found):

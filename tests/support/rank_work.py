@@ -11,8 +11,8 @@ from threading import Event
 from unittest import mock
 
 import torch
-import train as train_script
 from lora_scratch.commands import evaluate, predict
+from lora_scratch.commands import train as train_script
 from support.command_line import call
 from support.tiny import tiny_distilbert, tiny_rows
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,8 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from lora_scratch.adapter import LoRAConfig, disabled, inject
 from lora_scratch.data import collate
-from lora_scratch.evaluation import predict_logits
-from lora_scratch.evaluation.predict import map_rows
+from lora_scratch.evaluation import Predictor
 from lora_scratch.fast import onednn
 from lora_scratch.model.sharding import shard_base
 from lora_scratch.runtime.distributed import from_main, gathered, is_main, is_sharded, rank, sum_over_processes, world_size
@@ -94,9 +93,7 @@ def die(how):
 
 
 def logits(count, batch_tokens):
-    return predict_logits(
-        tiny_distilbert(), tiny_rows(count), precision=FP32, pad_token_id=0, batch_tokens=batch_tokens
-    ).numpy()
+    return Predictor(tiny_distilbert(), FP32, 0, batch_tokens=batch_tokens).logits(tiny_rows(count)).numpy()
 
 
 def adapted(*, dropout=0.0, **settings):
@@ -159,7 +156,7 @@ def saved_adapter(folder):
     if is_main():
         save_adapter(model, folder, base=prints)
     with disabled(model):
-        return predict_logits(model, tiny_rows(19, seed=1), precision=FP32, pad_token_id=0).numpy()
+        return Predictor(model, FP32, 0).logits(tiny_rows(19, seed=1)).numpy()
 
 
 class Messages(TorchDispatchMode):
@@ -198,7 +195,7 @@ def slow_rows(*, batches, seconds):
         Event().wait(seconds * rank())
         return batch.rows[:, None]
 
-    return map_rows(function, tiny_rows(2 * batches), precision=FP32, pad_token_id=0, batch_tokens=1).flatten().tolist()
+    return Predictor(None, FP32, 0, batch_tokens=1).map_rows(function, tiny_rows(2 * batches)).flatten().tolist()
 
 
 def finding(*measured):

@@ -9,7 +9,7 @@ from support.tiny import tiny_distilbert, tiny_rows
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, merge_all
 from lora_scratch.data import plan_batches
 from lora_scratch.errors import TrainingError
-from lora_scratch.evaluation import measure, predict_logits
+from lora_scratch.evaluation import Predictor, measure
 from lora_scratch.runtime.precision import resolve_precision
 from lora_scratch.training import MetricsLog, TrainingConfig, loop, train
 from lora_scratch.training.loop import READ_EVERY
@@ -54,7 +54,7 @@ def test_the_model_ends_with_the_tensors_that_were_best_on_validation():
     result = train(model, tiny_rows(), validation, settings, on_best=lambda _: saved.append(tensors(model)), **QUIET)
     assert all(torch.equal(tensor, saved[-1][name]) for name, tensor in tensors(model).items())
     precision = resolve_precision("fp32", torch.device("cpu"))
-    assert measure(predict_logits(model, validation, precision=precision, pad_token_id=0), validation.labels) == result.best
+    assert measure(Predictor(model, precision, 0).logits(validation), validation.labels) == result.best
 
 
 def test_the_result_counts_rows_tokens_and_steps():
