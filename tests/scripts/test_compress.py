@@ -27,11 +27,11 @@ def failing_below(monkeypatch):
     """Models with fewer directions than this, over all modules, are wrong about every row; the others are right."""
 
     def set_up(count):
-        def answers(model, encoded, **options):
-            right = sum(ranks(model).values()) >= count
+        def answers(predictor, encoded, **options):
+            right = sum(ranks(predictor.model).values()) >= count
             return torch.nn.functional.one_hot(encoded.labels if right else (encoded.labels + 1) % 6, 6).float()
 
-        monkeypatch.setattr(compress, "predict_logits", answers)
+        monkeypatch.setattr(compress.Predictor, "logits", answers)
 
     return set_up
 
