@@ -13,7 +13,7 @@ from typing import Any
 
 from ..data import encode, load_splits
 from ..jobs import Classifier, SavedAdapter
-from ..runtime.memory import peak_bytes
+from .held import peak_of
 from .ours import build_ours, train_ours
 from .process import in_a_process
 from .watch import Clock
@@ -64,9 +64,9 @@ GROWTHS: dict[str, Callable[[Work], WithRows]] = {"prediction": predicting, "tra
 
 
 def measure_peak(name: str, work: Work, *, rows: int) -> dict[str, Any]:
-    """Peak memory of this process, which should have done nothing else, with `rows` rows."""
+    """Peak memory of this process or its GPU, which should have done nothing else, with `rows` rows."""
     GROWTHS[name](work)(rows)
-    return {"rows": rows, "peak_bytes": peak_bytes()}
+    return {"rows": rows, "peak_bytes": peak_of(work.device)}
 
 
 def measure_growth(name: str, *, rows: int) -> dict[str, Any]:
