@@ -21,7 +21,7 @@ from lora_scratch.evaluation import markdown_table
 from lora_scratch.jobs import argument_parser, check_given, run_command
 from lora_scratch.jobs.ladder import LADDER, RUNGS, Step, read_climb
 from lora_scratch.jobs.standings import curve_table, duel_table, duels, summarise
-from lora_scratch.jobs.trainings import check_same_flags, train_all
+from lora_scratch.jobs.trainings import MOST_PROCESSES, check_same_flags, train_all
 from lora_scratch.reporting import comparison_page, offer_page
 from lora_scratch.runtime.atomic import write_json, write_text
 
@@ -69,8 +69,10 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     trained = [name for name, rung in RUNGS.items() if rung.run is None]
     if unknown := [rung for rung, _ in options.flags_of if rung not in trained]:
         parser.error(f"--flags_of {unknown[0]}: no rung with a training of its own; choose from {', '.join(trained)}")
-    if options.processes < 1 or any(rows < 1 for rows in options.curve or []):
-        parser.error("--processes and --curve: expected at least 1")
+    if not 1 <= options.processes <= MOST_PROCESSES:
+        parser.error(f"--processes: found {options.processes}; expected 1 to {MOST_PROCESSES}")
+    if any(rows < 1 for rows in options.curve or []):
+        parser.error("--curve: expected at least 1")
     taken = [flag for flag in others if flag.split("=")[0] in OURS]
     if taken:
         parser.error(f"{taken[0]} is set for each run: use --seeds, --rungs and --output_dir")

@@ -21,7 +21,7 @@ from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import Table, markdown_table
 from lora_scratch.jobs import argument_parser, check_given, open_base, run_command
 from lora_scratch.jobs.section7 import Plan, collect, flags, run_place
-from lora_scratch.jobs.trainings import check_same_flags, train_all
+from lora_scratch.jobs.trainings import MOST_PROCESSES, check_same_flags, train_all
 from lora_scratch.reporting import Page, missing_packages, offer_page, section7_page, section7_tables
 from lora_scratch.runtime.atomic import write_json, write_text
 
@@ -68,8 +68,8 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--processes", type=int, default=2, help="trainings at a time, one thread each (default: 2)")
     options, others = parser.parse_known_args()
     check_given(parser, options)
-    if options.processes < 1:
-        parser.error(f"--processes: found {options.processes}; expected at least 1")
+    if not 1 <= options.processes <= MOST_PROCESSES:
+        parser.error(f"--processes: found {options.processes}; expected 1 to {MOST_PROCESSES}")
     taken = [flag for flag in others if flag.split("=")[0] in OURS]
     if taken:
         parser.error(f"{taken[0]} is set for each training: use --seeds, --budget and --ranks")

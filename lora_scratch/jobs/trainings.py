@@ -18,6 +18,7 @@ from .resume import REPORT
 from .run_folder import check_free
 
 RECORD = "command.json"
+MOST_PROCESSES = 4096  # trainings at a time; as many as --threads may be
 
 
 def check_same_flags(folder: Path, flags: Sequence[str]) -> None:

@@ -131,7 +131,7 @@ def test_compare_says_which_run_failed_and_why(arguments, tmp_path, capsys):
         (["--against", "probe"], "not among the rungs"),
         (["--flags_of", "probe", "--rank 2"], "no rung with a training of its own"),
         (["--curve", "16"], "--limit_train is set for each run by --curve"),
-        (["--processes", "0"], "expected at least 1"),
+        (["--processes", "0"], "expected 1 to 4096"),
     ],
 )
 def test_compare_refuses_what_would_make_its_table_say_something_else(arguments, tmp_path, capsys, flags, said):
