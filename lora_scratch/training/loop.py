@@ -110,6 +110,7 @@ def train(
         )
     seed_everything(config.seed)
     precision = resolve_precision(config.precision, resolve_device(config.device))
+    _make_current(precision.device)
     _check_processes(model, train_set, validation, config, precision)
     model.to(precision.device)
     if not is_main():
@@ -117,7 +118,16 @@ def train(
     run = _Run(model, train_set, validation, config, precision, pad_token_id, log or MetricsLog(), on_best, checkpoints)
     listening = stop_request() if checkpoints else nullcontext(StopRequest())
     with fast_path(model, precision, plain=config.plain), listening as stop:
-        return run.run(stop, show_progress=show_progress and is_main())
+        try:
+            return run.run(stop, show_progress=show_progress and is_main())
+        finally:
+            run.stepper.drop_graphs()  # what is still referred to must not keep their memory
+
+
+def _make_current(device: torch.device) -> None:
+    """Let everything that names no device of its own, as a stream or a kernel, be on this GPU."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
 
 
 def _check_processes(
@@ -157,7 +167,7 @@ class _Run:
         self.steps_per_epoch = len(self._groups(epoch=0))
         self.stepper = Stepper(model, config, precision=precision, total_steps=config.epochs * self.steps_per_epoch)
         if precision.device.type == "cuda" and world_size() == 1 and not config.plain:
-            self.stepper.use_graphs(CudaRecorder())
+            self.stepper.use_graphs(CudaRecorder(precision.device))
         self.state = TrainingState(model, self.stepper, log)
         self.dynamics = Dynamics(model, self.stepper)
         self.guard: MovementGuard | None = MovementGuard(model)
@@ -229,7 +239,7 @@ class _Run:
             self._make_room(tokens)
             self._seed_dropout()
             self.stepper.launch([self._batch(batch) for batch in group], rows=len(rows))
-            self.unrecorded.append({"rows": len(rows), "tokens": tokens, **self.dynamics.take()})
+            self.unrecorded.append({"rows": len(rows), "tokens": tokens})
             save_steps = self.checkpoints.save_steps if self.checkpoints else 0
             save = save_steps > 0 and self.stepper.step % save_steps == 0
             if save or self.guard is not None or len(self.unrecorded) >= self.read_every:
@@ -293,10 +303,10 @@ class _Run:
         if not records:
             return
         first = self.stepper.step - len(records) + 1
-        reports = self.stepper.read()
+        reports, measured = self.stepper.read(), self.dynamics.read()
         rate = sum(each["tokens"] for each in records) / (time.perf_counter() - self.window)  # tokens a second
         for step, (report, record) in enumerate(zip(reports, records, strict=True), first):
-            self._record_step(step, report, rate, **record)
+            self._record_step(step, report, rate, **record, **measured.get(step, {}))
         self.bar.update(len(records))
 
     def _record_step(self, step: int, report: StepReport, rate: float, *, rows: int, tokens: int, **figures: Any) -> None:

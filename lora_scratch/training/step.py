@@ -23,7 +23,7 @@ from ..runtime.device import is_out_of_memory
 from ..runtime.distributed import is_sharded, sum_over_processes
 from ..runtime.precision import Precision
 from .config import TrainingConfig
-from .graphs import Backward, GraphedBackward
+from .graphs import GraphedBackward
 from .optimizer import build_optimizer
 from .schedule import learning_rate_factor
 
@@ -52,17 +52,23 @@ class Stepper:
         self.step = 0
         self.skipped_in_a_row = 0
         self.pieces = 1  # that a batch goes through in; doubled when memory runs out
-        self.backward: Backward = self._backward
+        self.graphs: GraphedBackward | None = None
         self._unread: list[tuple[Tensor, float, list[Tensor]]] = []  # loss and norm, learning rate, rows
 
     def use_graphs(self, recorder: Any) -> None:
-        """From now on batches of a shape that was there before are replayed (graphs.py)."""
-        self.backward = GraphedBackward(self._backward, recorder)
+        """From now on record and replay batches of shapes that come back (graphs.py)."""
+        self.graphs = GraphedBackward(recorder, self.parameters)
+
+    def drop_graphs(self) -> None:
+        """Free the memory of what was recorded; no batch is replayed afterwards."""
+        if self.graphs is not None:
+            self.graphs.drop()
 
     @property
     def is_graphed(self) -> bool:
-        """Whether batches are replayed: their gradients stay where they are then, and their widths should be few."""
-        return isinstance(self.backward, GraphedBackward)
+        """Whether `use_graphs` was called: gradients stay allocated then, and widths should be few. It stays true where
+        graphs are refused, so that a resumed run computes with the same widths."""
+        return self.graphs is not None
 
     def __call__(self, batches: Sequence[Batch], *, rows: int | None = None) -> StepReport:
         """`launch` a step and `read` what it did."""
@@ -135,7 +141,7 @@ class Stepper:
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
 
     def _accumulate(self, batches: Sequence[Batch], rows: int) -> Tensor:
-        """The mean loss, its gradient in the parameters. Out of memory: again, in pieces half as large, to the same sum."""
+        """The mean loss, its gradient in the parameters. Out of memory: again with more room, to the same sum."""
         while True:
             try:
                 losses = [self.backward(piece, rows) for batch in batches for piece in batch.pieces(self.pieces)]
@@ -143,20 +149,36 @@ class Stepper:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or any(is_sharded(p) for p in self.model.parameters()):
                     raise  # the processes of a sharded model go through it together, so none of them can go again alone
-                if self.pieces >= max(len(batch.labels) for batch in batches):
+                if not self._has_graphs_to_drop() and self.pieces >= max(len(batch.labels) for batch in batches):
                     raise TrainingError(
                         "out of memory with one row at a time", where=f"step {self.step + 1}", remedy="lower --max_tokens"
                     ) from error
             # past the handler, whose error keeps the graph of the failed pass alive
+            self._make_room()
+
+    def _has_graphs_to_drop(self) -> bool:
+        return self.graphs is not None and not self.graphs.refused
+
+    def _make_room(self) -> None:
+        """Drop the recorded graphs, which may hold as much as a step needs; without any, halve the pieces."""
+        if self.graphs is not None and not self.graphs.refused:
+            self.graphs.refuse(f"out of memory at step {self.step + 1}")
+        else:
             self.pieces *= 2
-            self.optimizer.zero_grad(set_to_none=not self.is_graphed)
-            if self.precision.device.type == "cuda":
-                torch.cuda.empty_cache()
             warnings.warn(
                 f"out of memory at step {self.step + 1}: batches go through in {self.pieces} pieces now; the mean over "
                 "their rows, and so the gradient, is the same",
-                stacklevel=3,
+                stacklevel=4,
             )
+        self.optimizer.zero_grad(set_to_none=not self.is_graphed)
+        if self.precision.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def backward(self, batch: Batch, rows: int) -> Tensor:
+        """Add the gradients of a batch into the parameters and return its loss, over `rows` rows. Shape: -> ()."""
+        if self.graphs is None:
+            return self._backward(batch, rows)
+        return self.graphs(self._backward, batch, rows)
 
     def _backward(self, batch: Batch, rows: int) -> Tensor:
         with self.precision.autocast():
