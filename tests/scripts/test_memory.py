@@ -15,7 +15,7 @@ def test_memory_prints_the_ledger_of_three_ways_predicted_and_measured(job, tmp_
     assert [cell.strip() for cell in header.strip("|").split("|")] == ["MiB", *ways]
     kinds = ["weights", "adapter", "gradients", "optimizer", "activations", "copies", "total"]
     assert [row.split("|")[1].strip() for row in rows] == kinds
-    found = json.loads((tmp_path / "ledger.json").read_text())
+    found = json.loads((tmp_path / "ledger.json").read_text(encoding="utf-8"))
     assert found["base, measured"]["activations"] == found["base, measured"]["optimizer"] == 0
     assert found["LoRA, measured"]["adapter"] == found["LoRA, predicted"]["adapter"] > 0
     assert found["LoRA, measured"]["optimizer"] < 0.5 * found["full, measured"]["optimizer"]

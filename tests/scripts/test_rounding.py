@@ -12,8 +12,8 @@ def test_the_script_prints_what_it_writes(job, tmp_path, capsys):
     places = [tmp_path / "1.json", tmp_path / "2.json"]
     for place in places:
         assert call(rounding, "--model", job.base, "--rank", 4, "--json", place) == 0
-    printed, record = capsys.readouterr().out, json.loads(places[0].read_text())
-    assert places[0].read_text() == places[1].read_text()
+    printed, record = capsys.readouterr().out, json.loads(places[0].read_text(encoding="utf-8"))
+    assert places[0].read_text(encoding="utf-8") == places[1].read_text(encoding="utf-8")
     row = record["lost_updates"][2]
     cells = [row["dtype"], row["base_dtype"], "0.001", *(f"{row[name]:.1%}" for name in ("survived", "error", "unchanged"))]
     assert f"| {' | '.join(cells)} |" in printed

@@ -82,7 +82,7 @@ def test_metrics_jsonl_has_a_line_for_every_step_and_every_validation(tmp_path):
     """One JSON object a line, with the fields that a plot needs."""
     path = tmp_path / "metrics.jsonl"
     train(adapted(), tiny_rows(16), tiny_rows(16), config(), log=MetricsLog(path), **QUIET)
-    events = [json.loads(line) for line in path.read_text().splitlines()]
+    events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [event["event"] for event in events] == ["step", "step", "validation"] * 2
     assert {"step", "epoch", "loss", "learning_rate", "gradient_norm", "tokens_per_second", "skipped"} <= events[0].keys()
     assert {"step", "epoch", "loss", "accuracy", "macro_f1", "n"} <= events[2].keys()
