@@ -43,3 +43,10 @@ def test_a_file_in_the_working_folder_is_an_error_and_the_gpu_is_there_for_the_a
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert "['left'] == []" in done.stdout
     assert f"sees {seen}" in done.stdout
+
+
+def test_tests_read_text_as_utf_8():
+    """Without a word, Python takes the encoding of the locale, which may be ASCII."""
+    without = ".read_text" + "()"
+    texts = {path.name: path.read_text(encoding="utf-8") for path in CONFTEST.parent.rglob("*.py")}
+    assert sorted(name for name, text in texts.items() if without in text) == []
