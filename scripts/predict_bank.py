@@ -24,6 +24,7 @@ from lora_scratch.deploy.serve import classify_rows, open_bank
 from lora_scratch.errors import DataError
 from lora_scratch.runs import argument_parser, check_given, run_command
 from lora_scratch.runtime.device import resolve_device
+from lora_scratch.runtime.paths import typed_path
 from lora_scratch.runtime.precision import resolve_precision
 
 
@@ -52,6 +53,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     options = parser.parse_args()
     check_given(parser, options)
+    for _, folder in options.adapters:
+        typed_path(folder, flag="--adapters")
     names = [name for name, _ in options.adapters]
     if len(set(names)) < len(names) or BASE in names:
         parser.error(f"--adapters: each name once, and not {BASE!r}, which is the base model")

@@ -75,13 +75,16 @@ SCRIPTS = sorted((PACKAGE.parent / "scripts").glob("*.py"))
 @pytest.mark.parametrize("path", FILES + SCRIPTS, ids=lambda path: str(path.relative_to(PACKAGE.parent)))
 def test_file_keeps_to_the_house_style(path):
     """Functions of at most 60 lines, everything typed, what is public documented, no boolean by position."""
-    assert list(complaints(path.read_text())) == []
+    assert list(complaints(path.read_text(encoding="utf-8"))) == []
 
 
 def test_modules_import_each_other_in_no_circle():
     """There is an order in which each file only needs those before it. (A room's __init__ comes after its files.)"""
     names = {p: ".".join(p.with_suffix("").relative_to(PACKAGE.parent).parts).removesuffix(".__init__") for p in FILES}
-    graph = {name: set(imports(path, ast.parse(path.read_text()), set(names.values()))) for path, name in names.items()}
+    graph = {
+        name: set(imports(path, ast.parse(path.read_text(encoding="utf-8")), set(names.values())))
+        for path, name in names.items()
+    }
     list(TopologicalSorter(graph).static_order())
     assert "lora_scratch.layers" in graph["lora_scratch.adapter.inject"]
 

@@ -32,7 +32,7 @@ def test_readme_commands_name_flags_that_exist(line):
 
 def test_ci_runs_the_two_commands_of_the_readme():
     """.ci/run reads them from here, so both markers have to stand above a block."""
-    ci = (ROOT / ".ci" / "run").read_text()
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     for name in ("command-one", "command-two"):
         assert re.search(rf"<!-- {name} -->\n```bash\n", README)
         assert name in ci

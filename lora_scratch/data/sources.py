@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import DataError
+from ..runtime.paths import path_fault, shown_path
 from .examples import Example, Splits
 from .holdout import hold_out
 from .hub import open_hub
@@ -111,6 +112,8 @@ def _open(source: str, columns: Columns) -> dict[str, Table]:
     """The tables by split name, train first; a single file is one table, `all`."""
     if not source:
         raise DataError("no data set is named", where="--dataset", expected="a file, a folder or a name on the hub")
+    if fault := path_fault(source, or_hub=True):
+        raise DataError(fault.found, where=shown_path(source), expected=fault.expected)
     if os.path.isdir(source):
         return {name: open_table(path, columns) for name, path in _split_files(Path(source)).items()}
     if os.path.exists(source) or Path(source).suffix in EXTENSIONS or not HUB_NAME.fullmatch(source):

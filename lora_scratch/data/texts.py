@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import DataError
+from ..runtime.paths import path_fault, shown_path
 from .rows import checked_text
 
 STANDARD_INPUT = "-"
@@ -28,6 +29,8 @@ def read_texts(path: str, *, progress: str = "") -> Iterator[str | DataError]:
     Raises:
         DataError: no such file, a table, or it can't be read.
     """
+    if fault := path_fault(path):
+        raise DataError(fault.found, where=shown_path(path), expected=fault.expected)
     if path != STANDARD_INPUT and not os.path.isfile(path):
         raise DataError("no such file", where=path, expected="a UTF-8 file with one text a line")
     if Path(path).suffix.lower() in TABLES:

@@ -11,8 +11,10 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,11 @@ WARMUP_STEPS = 100
 SEED = 0
 POSITION_BASE, POSITION_SCALE = 50.0, 0.15  # found by trial: wavelengths of 6 to 300 tokens
 STAMP = "foundation.json"
+WRITERS = ("transformers", "tokenizers", "safetensors")  # each writes files that an older one of itself may not read
 
 
 def foundation_folder(*, progress: bool = True, steps: int = STEPS) -> Path:
-    """The folder of the foundation model, in transformers' own files; built first where it is absent or broken.
+    """The folder of the foundation model, in transformers' own files; built first where it is absent or can't be used.
 
     It stands in `$XDG_CACHE_HOME/lora-scratch`, by default `~/.cache/lora-scratch`.
 
@@ -52,13 +55,13 @@ def foundation_folder(*, progress: bool = True, steps: int = STEPS) -> Path:
         steps: optimizer steps of the build; fewer make a worse model, in a folder of its own.
     """
     folder = cache_root() / (f"demo-{VERSION}" if steps == STEPS else f"demo-{VERSION}-{steps}-steps")
-    if not is_whole(folder):
+    if not is_usable(folder):
         with _one_thread():
             model = build_foundation(steps=steps, progress=progress)
         with new_folder(folder) as place, _no_shard_bar():
             model.save_pretrained(place)
             demo_tokenizer().save_pretrained(place)
-            write_json(place / STAMP, {path.name: _digest(path) for path in sorted(place.iterdir())})
+            write_json(place / STAMP, _stamp(place))
     return folder
 
 
@@ -68,13 +71,38 @@ def cache_root() -> Path:
     return (home if home.is_absolute() else Path.home() / ".cache") / "lora-scratch"
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether every file of `folder` still has the digest that was written down when it was built."""
+def is_usable(folder: Path) -> bool:
+    """Whether the foundation model in `folder` is whole and the installed libraries can read it.
+
+    Every file still has the digest that was written down when it was built, and no file was written by a library newer
+    than the one installed: newer releases read what older ones wrote, not the other way round.
+    """
     try:
-        digests = json.loads((folder / STAMP).read_text(encoding="utf-8"))
-        return bool(digests) and all(_digest(folder / name) == digest for name, digest in digests.items())
-    except (OSError, ValueError, AttributeError):
+        stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+        return _is_whole(folder, stamp["sha256"]) and _is_readable(stamp["written_by"])
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
         return False
+
+
+def _is_whole(folder: Path, digests: dict[str, str]) -> bool:
+    return bool(digests) and all(_digest(folder / name) == digest for name, digest in digests.items())
+
+
+def _is_readable(written_by: dict[str, str]) -> bool:
+    return all(_release(version(name)) >= _release(written_by[name]) for name in WRITERS)
+
+
+def _release(number: str) -> list[int]:
+    """The numbers of a version, without what follows them: [5, 23, 0] for "5.23.0.dev1+cpu"."""
+    return [int(part) for part in re.findall(r"\d+", re.split(r"[^\d.]", number)[0])]
+
+
+def _stamp(folder: Path) -> dict[str, dict[str, str]]:
+    """What `is_usable` reads: the digest of every file, and the versions of the libraries that wrote them."""
+    return {
+        "written_by": {name: version(name) for name in WRITERS},
+        "sha256": {path.name: _digest(path) for path in sorted(folder.iterdir())},
+    }
 
 
 def build_foundation(*, steps: int = STEPS, progress: bool = True) -> transformers.DistilBertForSequenceClassification:

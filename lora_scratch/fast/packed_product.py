@@ -26,4 +26,10 @@ def can_be_packed(weight: Tensor, dtype: torch.dtype) -> bool:
     has_operators = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     if weight.device.type != "cpu" or not torch._C._has_mkldnn or not has_operators:
         return False
-    return dtype is torch.float32 or (dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype is torch.float32 or (dtype is torch.bfloat16 and multiplies_bfloat16())
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether oneDNN multiplies bfloat16 on this CPU, be it in float32 after all: from AVX-512 on, or avx_ne_convert."""
+    has_operator = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")
+    return bool(has_operator and torch.ops.mkldnn._is_mkldnn_bf16_supported())

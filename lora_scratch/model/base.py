@@ -16,6 +16,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from ..errors import ModelError
+from ..runtime.paths import path_fault, shown_path
 from ..runtime.seeds import named_generator
 from .families import default_heads
 
@@ -51,6 +52,8 @@ def load_base(name: str, *, labels: Sequence[str] | None = None, seed: int = 0, 
     """
     if not name:
         raise ModelError("no model is named", where="--model", expected="a folder or a name on the hub")
+    if fault := path_fault(name, or_hub=True):
+        raise ModelError(fault.found, where=shown_path(name), expected=fault.expected, remedy="pass another --model")
     with _quiet():
         try:
             trained_for = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False).id2label
@@ -124,7 +127,7 @@ class _quiet:
 
 def _cannot_load(name: str, error: Exception) -> ModelError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if os.path.exists(name):  # Path raises where the name is too long
+    if os.path.exists(name):
         return ModelError(
             f"no sequence classifier could be loaded ({reason})",
             where=name,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import AdapterFileError
+from ..runtime.paths import path_fault, shown_path
 from ..serialization.save_load import CARD, CONFIG, PROVENANCE, WEIGHTS
 
 PREFIX = "hub:"
@@ -35,6 +36,8 @@ def local_adapter(name: str | Path) -> Path:
 
 def _existing(folder: Path) -> Path:
     """The folder itself; a run's folder, and none at all, are mistaken for an adapter's most often."""
+    if fault := path_fault(folder):
+        raise AdapterFileError([fault.found], where=shown_path(folder), expected=fault.expected)
     if folder.is_file():
         found, remedy = "this is a file", f"name the folder that it lies in: {folder.parent}"
     elif not folder.is_dir():

@@ -5,17 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, get_origin
 
 from transformers import HfArgumentParser
 
 from ..adapter import BASE_PRECISIONS
 from ..errors import ConfigError, printable
+from ..runtime.paths import typed_path
 from .presets import PRESETS
 from .resume import recorded_flags, recorded_run
+
+HUB_NAMES = frozenset({"dataset", "model"})  # flags whose value is a path, or the name of something on the hub
+READ = HUB_NAMES | {"adapter", "add", "average", "file", "heads_from", "resume", "subtract"}
+WRITTEN = frozenset({"figures", "html", "json", "merged", "output", "output_dir"})
+PATHS = READ | WRITTEN  # every flag or argument whose value is a path
+LARGEST = 2**63 - 1  # the largest number that torch counts with
 
 ADAPTER_AND_HEAD, ADAPTER, ALL = TRAINABLE = ("adapter_and_head", "adapter", "all")
 
@@ -90,7 +96,12 @@ class RunOptions:
             raise ConfigError(f"found {self.trainable!r}", where="--trainable", expected=" or ".join(TRAINABLE))
         if self.trainable == ALL and self.fsdp:
             raise ConfigError("with --trainable all", where="--fsdp", expected="a frozen base to share out")
-        if self.resume and self.output_dir and Path(self.resume).resolve() != Path(self.output_dir).resolve():
+        places = [
+            typed_path(getattr(self, name), flag=f"--{name}", written=True).resolve()
+            for name in ("resume", "output_dir")
+            if getattr(self, name)
+        ]
+        if len(set(places)) > 1:
             raise ConfigError(
                 f"is not --resume {self.resume}", where=f"--output_dir {self.output_dir}", expected="one folder"
             )
@@ -176,12 +187,31 @@ def _begun(given: Any) -> dict[str, Any]:
 def check_given(parser: argparse.ArgumentParser, options: object) -> None:
     """Exit with 2 where a flag has an empty value: an unset shell variable leaves one, and it is no wish for the default.
 
-    So does `--json --`, for which argparse gives a list of nothing.
+    So does `--json --`, for which argparse gives a list of nothing, and a whole number that no computer counts to.
+
+    Raises:
+        ConfigError: a path that the operating system can't take.
     """
     takes_many = {action.dest for action in parser._actions if action.nargs not in (None, "?")}
+    arguments = {action.dest for action in parser._actions if not action.option_strings}
     for name, value in vars(options).items():
+        flag = name if name in arguments else f"--{name}"
         if value == "" or (value == [] and name not in takes_many):
-            parser.error(f"--{name}: found an empty value")
+            parser.error(f"{flag}: found an empty value")
+        for single in _values(value):
+            if isinstance(single, int) and abs(single) > LARGEST:
+                parser.error(f"{flag}: found {single}; expected at most {LARGEST}")
+            if isinstance(single, str) and name in PATHS:
+                typed_path(single, flag=flag, written=name in WRITTEN, or_hub=name in HUB_NAMES)
+
+
+def _values(value: Any) -> Iterator[Any]:
+    """The value of a flag itself, or those that a list or a mapping holds."""
+    if not isinstance(value, list | dict):
+        yield value
+        return
+    for inner in value.values() if isinstance(value, dict) else value:
+        yield from _values(inner)
 
 
 def _check_complete(parser: Any, objects: Sequence[Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..runtime.distributed import from_main, is_main
+from ..runtime.paths import typed_path
 
 CONFIG, REPORT = "config.json", "report.json"  # the first and the last file that a run writes
 # What may differ, by the beginning of its name in config.json: it changes no number, or something else stands for it, as
@@ -35,8 +36,9 @@ def recorded_run(folder: str | Path) -> dict[str, Any] | None:
     main one sees it.
 
     Raises:
-        ConfigError: it is not what a run writes. WorldError: a process has gone.
+        ConfigError: it is not what a run writes, or no folder can be called so. WorldError: a process has gone.
     """
+    typed_path(folder, flag="--resume", written=True)
     recorded: dict[str, Any] | None = json.loads(
         from_main(json.dumps(_read(Path(folder) / CONFIG) if is_main() else None).encode())
     )

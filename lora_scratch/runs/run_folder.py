@@ -13,6 +13,7 @@ from ..errors import ConfigError, Interrupted, LoraScratchError
 from ..runtime.atomic import remove_leftovers, write_json
 from ..runtime.distributed import from_main, is_main
 from ..runtime.lock import LOCK, sole_writer
+from ..runtime.paths import typed_path
 from .options import RunOptions
 from .resume import CONFIG
 
@@ -47,8 +48,9 @@ def check_free(folder: Path, *, flag: str = "--output_dir") -> Path:
     """`folder` itself, if it is absent or empty, and can be written to or made.
 
     Raises:
-        ConfigError: it holds files, or is a file, or this process may not write there.
+        ConfigError: it holds files, or is a file, or this process may not write there, or no folder can be called so.
     """
+    typed_path(folder, flag=flag, written=True)
     try:
         str(folder).encode()  # the tokenizer and safetensors can write nowhere else
         taken = folder.exists() and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir()))
@@ -60,7 +62,7 @@ def check_free(folder: Path, *, flag: str = "--output_dir") -> Path:
         raise ConfigError(
             "holds files already", where=f"{flag} {folder}", remedy=f"{goes_on}choose a new folder, or remove this one"
         )
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     if not os.access(there, os.W_OK | os.X_OK):  # false for root too where the disk is mounted read-only
         raise ConfigError("can't be used (no permission to write)", where=f"{flag} {folder}", remedy="choose another")
     return folder
@@ -85,11 +87,9 @@ def check_file(path: str | None, *, flag: str = "--json", new: bool = False) -> 
     if path is None:
         return
     try:
-        mode = os.stat(path).st_mode
+        mode = os.stat(typed_path(path, flag=flag, written=True)).st_mode
     except FileNotFoundError:
         return
-    except OSError as error:
-        raise ConfigError(f"can't be used ({error.strerror})", where=f"{flag} {path}", remedy="choose another") from error
     if new:
         raise ConfigError("is there already", where=f"{flag} {path}", remedy="choose another, or remove this one")
     if not stat.S_ISREG(mode):

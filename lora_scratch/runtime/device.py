@@ -50,7 +50,8 @@ def use_threads(count: int) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether this is a device that has no memory left. The CPU's allocator has no error of its own, only a message."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: " in str(error)
+    messages = ("DefaultCPUAllocator: ", "Storage size calculation overflowed")  # the second: more bytes than 64 bits count
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(each in str(error) for each in messages)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

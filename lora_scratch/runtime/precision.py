@@ -17,14 +17,18 @@ Source: Micikevicius et al. 2018, Mixed Precision Training, arXiv:1710.03740, se
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..errors import ConfigError
+from .packed_product import multiplies_bfloat16
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # oneDNN keeps to these instructions; the CPU may have more
+ISAS_WITHOUT_BFLOAT16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"})
 
 
 @dataclass(frozen=True)
@@ -64,5 +68,11 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
 def _fast_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if has_bf16 else torch.float32
+    return torch.bfloat16 if _cpu_multiplies_bfloat16_fast() else torch.float32
+
+
+def _cpu_multiplies_bfloat16_fast() -> bool:
+    """The CPU has the instructions, and oneDNN uses them: without, bfloat16 takes three times as long as float32."""
+    has_instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    limits = {os.environ.get(name, "").upper() for name in ISA_LIMITS}
+    return has_instructions and multiplies_bfloat16() and limits.isdisjoint(ISAS_WITHOUT_BFLOAT16)

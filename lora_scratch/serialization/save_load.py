@@ -28,6 +28,7 @@ from ..adapter.state import adapter_layers, adapter_state
 from ..errors import AdapterFileError, BaseMismatchError, LoraScratchError
 from ..layers import NoRandomNumbers, stores_in_out
 from ..runtime.atomic import new_folder, write_bytes, write_json, write_text
+from ..runtime.paths import typed_path
 from .fingerprint import Fingerprint, differing, file_sha256, fingerprint
 from .peft_format import (
     IN_PEFT,
@@ -241,6 +242,7 @@ def _modules_to_write(model: nn.Module, heads: list[str]) -> list[str]:
 
 def _check_place(folder: Path) -> None:
     """What is replaced goes away with everything in it, so it has to be an adapter folder and nothing more."""
+    typed_path(folder, flag="save_adapter", written=True)
     others = (
         sorted({path.name for path in folder.iterdir()} - {WEIGHTS, CONFIG, PROVENANCE, CARD}) if folder.is_dir() else []
     )

@@ -18,6 +18,7 @@ from ..runs.run_folder import check_free
 from ..runtime.atomic import read_json, write_json
 
 RECORD = "command.json"
+MOST_PROCESSES = 4096  # trainings at a time; as many as --threads may be
 
 
 def check_same_flags(folder: Path, flags: Sequence[str]) -> None:

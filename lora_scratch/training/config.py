@@ -57,7 +57,7 @@ class TrainingConfig:
             (0 <= self.clip_norm < float("inf"), "--clip_norm", self.clip_norm, "at least 0"),
             (self.max_skipped >= 1, "--max_skipped", self.max_skipped, "at least 1"),
             (self.precision in {"auto", *DTYPES}, "--precision", self.precision, f"auto, {', '.join(DTYPES)}"),
-            (0 <= self.threads <= 4096, "--threads", self.threads, "at least 0"),
+            (0 <= self.threads <= 4096, "--threads", self.threads, "0 to 4096"),
             (0 <= self.seed < 2**63, "--seed", self.seed, "from 0 to 2^63 - 1"),
         ]
         for holds, where, found, expected in checks:

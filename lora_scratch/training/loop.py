@@ -186,7 +186,7 @@ class _Loop:
             self.log.rewind(0)  # the lines of a run that was killed before its first checkpoint
         if self.stepper.step - self.state.skipped >= STEPS:
             self.movement = None  # checked before that checkpoint was written
-        self.recorder = Recorder(self.state, read_every=READ_EVERY[self.device.type])
+        self.recorder = Recorder(self.state, self.dynamics, read_every=READ_EVERY[self.device.type])
         self.saver = Saver(self.recorder, checkpoints, stop)
 
     def run(self, *, show_progress: bool) -> TrainResult:
@@ -251,7 +251,7 @@ class _Loop:
         self._make_room(tokens)
         self._seed_dropout()
         self.stepper.launch([self._batch(batch) for batch in group], rows=len(rows))
-        self.recorder.after_launch(rows=len(rows), tokens=tokens, **self.dynamics.take())
+        self.recorder.after_launch(rows=len(rows), tokens=tokens)
 
     def _batch(self, rows: list[int]) -> Batch:
         """What this process does of the batch of these rows."""

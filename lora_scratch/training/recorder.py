@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .dynamics import Dynamics
 from .state import TrainingState
 from .step import StepReport
 
@@ -22,9 +23,9 @@ class Recorder:
         read_every: launched steps between two readings.
     """
 
-    def __init__(self, state: TrainingState, *, read_every: int) -> None:
-        self.state, self.read_every = state, read_every
-        self.waiting: list[dict[str, Any]] = []  # a record for every launched step that has not been read
+    def __init__(self, state: TrainingState, dynamics: Dynamics, *, read_every: int) -> None:
+        self.state, self.dynamics, self.read_every = state, dynamics, read_every
+        self.waiting: list[dict[str, int]] = []  # a record for every launched step that has not been read
         self.window_start = 0.0  # when the first of them was launched
 
     @contextmanager
@@ -47,13 +48,9 @@ class Recorder:
         if not self.waiting:
             self.window_start = time.perf_counter()
 
-    def after_launch(self, **figures: Any) -> None:
-        """Note a step. It is read when `read_every` steps are waiting.
-
-        Args:
-            figures: of the step: rows, tokens, and what else its line shows.
-        """
-        self.waiting.append(figures)
+    def after_launch(self, *, rows: int, tokens: int) -> None:
+        """Note a step. It is read when `read_every` steps are waiting."""
+        self.waiting.append({"rows": rows, "tokens": tokens})
         if len(self.waiting) >= self.read_every:
             self.read()
 
@@ -63,11 +60,11 @@ class Recorder:
         if not records:
             return
         first = self.state.stepper.step - len(records) + 1
-        reports = self.state.stepper.read()
+        reports, measured = self.state.stepper.read(), self.dynamics.read()
         seconds = time.perf_counter() - self.window_start
         rate = sum(record["tokens"] for record in records) / seconds  # tokens a second
         for step, (report, record) in enumerate(zip(reports, records, strict=True), first):
-            self._write(step, report, rate, **record)
+            self._write(step, report, rate, **record, **measured.get(step, {}))
         self.bar.update(len(records))
 
     def _write(self, step: int, report: StepReport, rate: float, *, rows: int, tokens: int, **figures: Any) -> None:

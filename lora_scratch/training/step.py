@@ -130,11 +130,7 @@ class Stepper:
         """The mean loss, its gradient in the parameters. Out of memory: again with more room, to the same sum."""
         while True:
             try:
-                losses = [
-                    self.path.backward(self._backward, piece, rows)
-                    for batch in batches
-                    for piece in batch.pieces(self.pieces)
-                ]
+                losses = [self.backward(piece, rows) for batch in batches for piece in batch.pieces(self.pieces)]
                 return torch.stack(losses).sum()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or any(is_sharded(p) for p in self.model.parameters()):
@@ -158,6 +154,10 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=not self.path.keeps_gradients)
         if self.precision.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def backward(self, batch: Batch, rows: int) -> Tensor:
+        """Add the gradients of a batch to the parameters and return its loss, over `rows` rows. Shape: -> ()."""
+        return self.path.backward(self._backward, batch, rows)
 
     def _backward(self, batch: Batch, rows: int) -> Tensor:
         with self.precision.autocast():

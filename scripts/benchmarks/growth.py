@@ -11,6 +11,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+from lora_scratch.commands.benchmarks.held import peak_of
 from lora_scratch.commands.benchmarks.ours import build_ours, train_ours
 from lora_scratch.commands.benchmarks.process import in_a_process
 from lora_scratch.commands.benchmarks.watch import Clock
@@ -19,7 +20,6 @@ from lora_scratch.commands.benchmarks.work import Work
 from lora_scratch.data import encode, load_splits
 from lora_scratch.deploy.classify import Classifier
 from lora_scratch.runs import SavedAdapter
-from lora_scratch.runtime.memory import peak_bytes
 
 TIMES = 100
 
@@ -66,9 +66,9 @@ GROWTHS: dict[str, Callable[[Work], WithRows]] = {"prediction": predicting, "tra
 
 
 def measure_peak(name: str, work: Work, *, rows: int) -> dict[str, Any]:
-    """Peak memory of this process, which should have done nothing else, with `rows` rows."""
+    """Peak memory of this process or its GPU, which should have done nothing else, with `rows` rows."""
     GROWTHS[name](work)(rows)
-    return {"rows": rows, "peak_bytes": peak_bytes()}
+    return {"rows": rows, "peak_bytes": peak_of(work.device)}
 
 
 def measure_growth(name: str, *, rows: int) -> dict[str, Any]:

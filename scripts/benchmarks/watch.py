@@ -15,8 +15,13 @@ class Watch(ABC):
     """Told the seconds and the real tokens of every optimizer step, padding not counted."""
 
     @abstractmethod
-    def step(self, model: Any, *, seconds: float, tokens: int) -> bool:
-        """After an optimizer step; whether training may end here."""
+    def step(self, model: Any, *, seconds: float, tokens: int, is_latest: bool = True) -> bool:
+        """After an optimizer step; whether training may end here.
+
+        Args:
+            is_latest: no later step was launched yet, so `model` is as this step left it. On a GPU the loop reads many
+                steps at once, when the model is already as the last of them left it.
+        """
 
     @abstractmethod
     def before_steps(self, *, seconds: float) -> None:
@@ -39,7 +44,7 @@ class Clock(Watch):
         """Whether the next step counts."""
         return self.warm == 0
 
-    def step(self, model: Any, *, seconds: float, tokens: int) -> bool:
+    def step(self, model: Any, *, seconds: float, tokens: int, is_latest: bool = True) -> bool:
         """Never ends it."""
         if not self.runs:
             self.warm -= 1
@@ -68,16 +73,18 @@ class Timing(Clock):
         self.least_steps, self.least_seconds, self.peak, self.sample = least_steps, least_seconds, peak, sample
         self.peak_bytes = 0
 
-    def step(self, model: Any, *, seconds: float, tokens: int) -> bool:
+    def step(self, model: Any, *, seconds: float, tokens: int, is_latest: bool = True) -> bool:
         """Ends it when it has seen enough."""
-        super().step(model, seconds=seconds, tokens=tokens)
+        super().step(model, seconds=seconds, tokens=tokens, is_latest=is_latest)
         if self.steps <= self.least_steps:
             self.peak_bytes = self.peak()
         return self.steps >= max(self.least_steps, self.sample) and self.seconds >= self.least_seconds
 
 
 class Race(Clock):
-    """Until an accuracy is reached, looked at every so many steps; the looking is not timed.
+    """Until an accuracy is reached, measured every so many steps; the measuring is not timed.
+
+    The accuracy is that of the model as it is, so it waits for the latest step; the seconds of all steps until then count.
 
     Args:
         goal: the accuracy, from 0 to 1.
@@ -90,11 +97,13 @@ class Race(Clock):
         self.goal, self.predict, self.labels, self.every = goal, predict, labels, every
         self.curve: list[dict[str, float]] = []
         self.reached = False
+        self.measured = 0  # multiples of `every` that have been measured or passed
 
-    def step(self, model: Any, *, seconds: float, tokens: int) -> bool:
+    def step(self, model: Any, *, seconds: float, tokens: int, is_latest: bool = True) -> bool:
         """Ends it at the goal."""
-        super().step(model, seconds=seconds, tokens=tokens)
-        if self.steps % self.every == 0:
+        super().step(model, seconds=seconds, tokens=tokens, is_latest=is_latest)
+        if is_latest and self.steps // self.every > self.measured:
+            self.measured = self.steps // self.every
             accuracy = measure(self.predict(model), self.labels).accuracy
             self.curve.append({"step": self.steps, "seconds": self.seconds, "accuracy": accuracy})
             self.reached = accuracy >= self.goal

@@ -24,7 +24,7 @@ from lora_scratch.runtime.atomic import write_json, write_text
 from lora_scratch.study.comparison import curve_table, duel_table, duels, summarise
 from lora_scratch.study.comparison_page import comparison_page
 from lora_scratch.study.methods import LADDER, RUNGS, Step, read_climb
-from lora_scratch.study.sweep import check_same_flags, train_all
+from lora_scratch.study.sweep import MOST_PROCESSES, check_same_flags, train_all
 
 TRAIN = Path(__file__).with_name("train.py")
 OURS = ("--seed", "--output_dir", "--resume", "--linear_probe", "--trainable")  # flags of train.py that a comparison sets
@@ -70,8 +70,10 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     trained = [name for name, rung in RUNGS.items() if rung.run is None]
     if unknown := [rung for rung, _ in options.flags_of if rung not in trained]:
         parser.error(f"--flags_of {unknown[0]}: no rung with a training of its own; choose from {', '.join(trained)}")
-    if options.processes < 1 or any(rows < 1 for rows in options.curve or []):
-        parser.error("--processes and --curve: expected at least 1")
+    if not 1 <= options.processes <= MOST_PROCESSES:
+        parser.error(f"--processes: found {options.processes}; expected 1 to {MOST_PROCESSES}")
+    if any(rows < 1 for rows in options.curve or []):
+        parser.error("--curve: expected at least 1")
     taken = [flag for flag in others if flag.split("=")[0] in OURS]
     if taken:
         parser.error(f"{taken[0]} is set for each run: use --seeds, --rungs and --output_dir")

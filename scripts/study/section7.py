@@ -24,7 +24,7 @@ from lora_scratch.runs import argument_parser, check_given, open_base, run_comma
 from lora_scratch.runtime.atomic import write_json, write_text
 from lora_scratch.study.section7 import Plan, collect, flags, run_place
 from lora_scratch.study.section7_page import section7_page, section7_tables
-from lora_scratch.study.sweep import check_same_flags, train_all
+from lora_scratch.study.sweep import MOST_PROCESSES, check_same_flags, train_all
 
 TRAIN = Path(__file__).with_name("train.py")
 SHARED = shlex.split(
@@ -69,8 +69,8 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--processes", type=int, default=2, help="trainings at a time, one thread each (default: 2)")
     options, others = parser.parse_known_args()
     check_given(parser, options)
-    if options.processes < 1:
-        parser.error(f"--processes: found {options.processes}; expected at least 1")
+    if not 1 <= options.processes <= MOST_PROCESSES:
+        parser.error(f"--processes: found {options.processes}; expected 1 to {MOST_PROCESSES}")
     taken = [flag for flag in others if flag.split("=")[0] in OURS]
     if taken:
         parser.error(f"{taken[0]} is set for each training: use --seeds, --budget and --ranks")

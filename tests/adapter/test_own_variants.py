@@ -74,7 +74,7 @@ def saved(variant, folder):
 
 
 def settings(folder):
-    return json.loads((folder / "adapter_config.json").read_text())
+    return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("variant", ["gated", "projected"])
@@ -82,7 +82,7 @@ def test_variant_that_is_not_lora_comes_back_as_itself_and_peft_refuses_it(varia
     """By name, not by the names of its tensors; what it drew and froze is drawn again from the recorded seed."""
     base, logits = saved(variant, tmp_path / "adapter")
     assert settings(tmp_path / "adapter")["peft_type"] == "LORA_SCRATCH"
-    assert "PEFT" not in (tmp_path / "adapter" / "README.md").read_text()
+    assert "PEFT" not in (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
     with pytest.raises((KeyError, ValueError), match="LORA_SCRATCH"):
         peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "adapter")
     assert load_adapter(base, tmp_path / "adapter").variant == variant

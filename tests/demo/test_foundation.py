@@ -1,7 +1,9 @@
-"""The demo's foundation model: built once, the same every time, and never used when broken."""
+"""The demo's foundation model: built once, the same every time, never used when broken or written by newer libraries."""
 
 from __future__ import annotations
 
+import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -56,9 +58,47 @@ def test_broken_foundation_is_rebuilt(cache: Path, name: str, how: str) -> None:
         (folder / name).write_bytes((folder / name).read_bytes()[:-5])
     else:
         (folder / name).unlink()
-    assert not foundation.is_whole(folder)
-    assert foundation.is_whole(foundation_folder(progress=False, steps=1))
+    assert not foundation.is_usable(folder)
+    assert foundation.is_usable(foundation_folder(progress=False, steps=1))
     assert (folder / "model.safetensors").read_bytes() == before
+
+
+def written_by(folder: Path, library: str, number: str) -> dict[str, str]:
+    """Change the stamp of `folder` to say that this version of the library wrote it; return all versions that it names."""
+    stamp = json.loads((folder / foundation.STAMP).read_text(encoding="utf-8"))
+    stamp["written_by"][library] = number
+    (folder / foundation.STAMP).write_text(json.dumps(stamp), encoding="utf-8")
+    return dict(stamp["written_by"])
+
+
+@pytest.mark.parametrize("library", foundation.WRITERS)
+def test_foundation_written_by_a_newer_library_is_rebuilt(cache: Path, library: str) -> None:
+    """Its files may say what the installed release does not know, such as a new class of tokenizer: build, no error."""
+    folder = foundation_folder(progress=False, steps=1)
+    written_by(folder, library, "1000.0.0")
+    assert not foundation.is_usable(folder)
+    assert foundation_folder(progress=False, steps=1) == folder
+    assert json.loads((folder / foundation.STAMP).read_text(encoding="utf-8"))["written_by"][library] == version(library)
+
+
+@pytest.mark.parametrize(("number", "usable"), [("5.0.0", True), ("5.9.1rc1", True), ("5.23.0.dev0", True), ("5.24", False)])
+def test_foundation_is_read_by_the_library_that_wrote_it_and_by_newer_ones(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, number: str, usable: bool
+) -> None:
+    """Versions are compared as numbers: 5.9 is older than 5.23."""
+    folder = foundation_folder(progress=False, steps=1)
+    installed = {**written_by(folder, "transformers", number), "transformers": "5.23.0"}
+    monkeypatch.setattr(foundation, "version", installed.__getitem__)
+    assert foundation.is_usable(folder) is usable
+
+
+@pytest.mark.parametrize("stamp", [{"config.json": "0" * 64}, {"sha256": {}}, {"written_by": []}, [], None, "text"])
+def test_foundation_with_another_kind_of_stamp_is_rebuilt(cache: Path, stamp: object) -> None:
+    """Also that of earlier releases, which named no versions."""
+    folder = foundation_folder(progress=False, steps=1)
+    (folder / foundation.STAMP).write_text(json.dumps(stamp), encoding="utf-8")
+    assert not foundation.is_usable(folder)
+    assert foundation.is_usable(foundation_folder(progress=False, steps=1))
 
 
 def test_foundation_training_lowers_the_loss(cache: Path) -> None:

@@ -94,7 +94,7 @@ def test_lora_fa_is_short_obeys_the_laws_trains_and_loads_in_peft(elsewhere):
     from lora_scratch.training import TrainingConfig, train
 
     lora_fa = __import__("lora_fa")
-    assert len((DOCS / "lora_fa.py").read_text().splitlines()) < 60
+    assert len((DOCS / "lora_fa.py").read_text(encoding="utf-8").splitlines()) < 60
 
     def make():
         return lora_fa.LoRAFALinear(nn.Linear(6, 4), rank=2, alpha=3)
@@ -127,7 +127,7 @@ def test_vera_is_short_obeys_the_laws_with_its_bias_or_without_and_comes_back_fr
     from lora_scratch.training import TrainingConfig, train
 
     vera = __import__("vera")
-    assert len((DOCS / "vera.py").read_text().splitlines()) < 60
+    assert len((DOCS / "vera.py").read_text(encoding="utf-8").splitlines()) < 60
     for bias in (True, False):
         check_all(lambda bias=bias: vera.VeRALinear(nn.Linear(6, 4, bias=bias), rank=2, alpha=3), torch.randn(5, 6))
     layers = [vera.VeRALinear(nn.Linear(6, 4), rank=2) for _ in range(2)]

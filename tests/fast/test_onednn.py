@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 import torch
 from support import rank_work
+from support.machines import MACHINES, REAL, answering
 from support.ranks import in_processes
 from torch import nn
 
@@ -16,23 +17,44 @@ from lora_scratch.fast.onednn import (
     CACHES,
     KERNELS,
     finding,
+    is_exact,
     keep_few_kernels,
     keep_to,
     onednn_is_faster,
     serves,
     through_onednn,
 )
+from lora_scratch.fast.packed_product import can_be_packed
 
+# float32 through oneDNN, packed in float32, packed in bfloat16
+ROUTES = {
+    "AMX": (False, True, True),
+    "AVX-512 with bfloat16": (True, True, True),
+    "AVX-512": (True, True, True),
+    "AVX2": (True, True, False),
+    "slow oneDNN": (False, True, True),
+    "no packing": (True, False, False),
+    "no oneDNN": (False, False, False),
+}
 matmul = getattr(torch.backends.mkldnn, "matmul", None)
 pytestmark = pytest.mark.skipif(not hasattr(matmul, "fp32_precision"), reason="this torch has no such switch")
 
 
 @pytest.fixture
 def fresh(monkeypatch):
-    """Forget what an earlier test of this process found, and make the self-test small."""
-    monkeypatch.setattr(onednn, "TOKENS", 8)
-    monkeypatch.setattr(onednn, "_found", [])
-    return monkeypatch
+    """A CPU without AMX whose self-test is small and has not been made yet, though every product is float32's own."""
+    with answering(MACHINES["AVX-512 with bfloat16"]):
+        monkeypatch.setattr(onednn, "_error", lambda *_: 1e-6)
+        yield monkeypatch
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_the_route_of_a_product_follows_from_what_the_cpu_says(name, monkeypatch):
+    """oneDNN multiplies float32 where it is exact and faster; a weight is packed where oneDNN multiplies its dtype."""
+    with answering(MACHINES[name]):
+        monkeypatch.setattr(onednn, "_error", lambda *_: 1e-6)
+        packed = (can_be_packed(torch.empty(2, 2), dtype) for dtype in (torch.float32, torch.bfloat16))
+        assert (serves(nn.Linear(2, 2)), *packed) == ROUTES[name]
 
 
 def test_the_switch_is_set_inside_and_put_back_also_after_an_exception():
@@ -44,7 +66,7 @@ def test_the_switch_is_set_inside_and_put_back_also_after_an_exception():
     assert matmul.fp32_precision == before
 
 
-@pytest.mark.skipif(torch.cpu._is_amx_tile_supported(), reason="with matrix registers it is not float32")
+@pytest.mark.skipif(REAL.amx, reason="with matrix registers it is not float32")
 @pytest.mark.parametrize(("tokens", "inputs", "outputs"), [(1, 7, 3), (64, 768, 768), (33, 3072, 5)])
 def test_products_through_onednn_are_float32s_own(tokens, inputs, outputs):
     """Within 1e-5 of float64's largest entry, which bfloat16 misses by a hundred times."""
@@ -58,7 +80,6 @@ def test_products_through_onednn_are_float32s_own(tokens, inputs, outputs):
 @pytest.mark.parametrize(("error", "gain", "expected"), [(1e-6, 1.2, True), (1e-6, 1.05, False), (1e-3, 2.0, False)])
 def test_onednn_serves_only_where_it_is_exact_and_faster(fresh, error, gain, expected):
     """Both, as the self-test measures them."""
-    fresh.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     fresh.setattr(onednn, "_error", lambda *_: error)
     fresh.setattr(onednn, "_gain", lambda *_: gain)
     assert onednn_is_faster() is expected
@@ -72,16 +93,19 @@ def test_onednn_never_serves_where_it_would_round_to_bfloat16(fresh):
     assert onednn_is_faster() is False
 
 
-def test_the_self_test_measures_and_leaves_the_switch_alone(fresh):
+def test_the_self_test_measures_and_leaves_the_switch_alone(monkeypatch):
     """Its error is float32's, its gain a positive number; twice asked, it has measured once."""
+    monkeypatch.setattr(onednn, "_found", [])
+    is_exact.cache_clear()
     before = matmul.fp32_precision
     x, weight = torch.randn(8, onednn.WIDTH), torch.randn(64, onednn.WIDTH)
-    assert 0 < onednn._gain(x, weight) < 100
-    if not torch.cpu._is_amx_tile_supported():
+    assert onednn._gain(x, weight) > 0
+    if not REAL.amx:
         assert 0 < onednn._error(x, weight) < 1e-5
-    onednn_is_faster()
-    fresh.setattr(onednn, "_error", None)
-    onednn_is_faster()
+    answer = onednn_is_faster()
+    monkeypatch.setattr(onednn, "_error", None)
+    monkeypatch.setattr(onednn, "_gain", None)
+    assert onednn_is_faster() is answer
     assert matmul.fp32_precision == before
 
 
@@ -96,8 +120,27 @@ def test_what_was_found_is_kept_to(fresh, found):
     assert finding() is None
 
 
+@pytest.mark.parametrize("name", ["AMX", "no oneDNN"])
+def test_what_another_machine_found_is_not_kept_to_where_it_would_round(name):
+    """A run that began on a CPU without AMX may go on on one with it, where float32 through oneDNN is bfloat16. The first
+    machine's finding stays in the checkpoint."""
+    with answering(MACHINES[name]):
+        keep_to(True)
+        assert not onednn_is_faster()
+        assert not serves(nn.Linear(2, 2))
+        assert finding() is True
+
+
+def test_what_another_machine_found_is_not_kept_to_where_a_product_is_inexact(fresh):
+    """Also a CPU that says nothing of matrix registers is asked for a product."""
+    fresh.setattr(onednn, "_error", lambda *_: 1e-3)
+    keep_to(True)
+    assert not onednn_is_faster()
+
+
 def test_small_models_are_not_worth_a_self_test(fresh):
     """From 2^20 entries in a weight; nothing is measured below."""
+    fresh.setattr(onednn, "LARGE", 2**20)
     fresh.setattr(onednn, "_measure", lambda: True)
     assert not serves(nn.Sequential(nn.Linear(1023, 1024), nn.Embedding(2048, 1024)))
     assert finding() is None
@@ -123,7 +166,7 @@ print((resident_bytes() - before) >> 20)
 """
 
 
-@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="bfloat16 products are not oneDNN's here")
+@pytest.mark.skipif(not REAL.bf16_products, reason="bfloat16 products are not oneDNN's here")
 def test_memory_stays_flat_however_many_shapes_are_multiplied():
     """600 more shapes, at most 100 MiB: bounded caches take 23, those of torch's own size 390. A process of its own, since
     the first product of this one has fixed its caches."""

@@ -5,6 +5,7 @@ from contextlib import suppress
 import pytest
 import torch
 from support.families import record, tiny
+from support.machines import MACHINES, playing
 from support.tiny import tiny_distilbert, tiny_rows
 from torch import nn
 
@@ -55,19 +56,20 @@ def test_plain_turns_every_lever_off():
         assert levers(model) == (False,) * 4
 
 
-@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="this torch has no such switch")
+@pytest.mark.parametrize("name", ["AMX", "AVX-512"])
 @pytest.mark.parametrize(("dtype", "plain"), [(torch.float32, True), (torch.bfloat16, False), (torch.float32, False)])
-def test_only_fast_float32_goes_through_onednn(monkeypatch, dtype, plain):
-    """In training and in prediction, where the machine gains by it; the switch is put back."""
-    monkeypatch.setattr("lora_scratch.fast.onednn.serves", lambda _: True)
+def test_only_fast_float32_goes_through_onednn(name, dtype, plain):
+    """In training and in prediction, where the machine gains by it and does not round; the switch is put back."""
     model, seen = adapted(), []
-    before = torch.backends.mkldnn.matmul.fp32_precision
     model.classifier.register_forward_hook(lambda *_: seen.append(torch.backends.mkldnn.matmul.fp32_precision))
-    train(model, tiny_rows(8), tiny_rows(8), config(epochs=1, precision=Precision(dtype, CPU).name, plain=plain), **QUIET)
-    Predictor(model, Precision(dtype, CPU), 0, plain=plain).logits(tiny_rows(8))
-    assert len(seen) == 3
-    assert set(seen) == ({"bf16"} if dtype is torch.float32 and not plain else {before})
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    with playing(MACHINES[name]):
+        before = torch.backends.mkldnn.matmul.fp32_precision
+        settings = config(epochs=1, precision=Precision(dtype, CPU).name, plain=plain)
+        train(model, tiny_rows(8), tiny_rows(8), settings, **QUIET)
+        Predictor(model, Precision(dtype, CPU), 0, plain=plain).logits(tiny_rows(8))
+        assert len(seen) == 3
+        assert set(seen) == ({"bf16"} if dtype is torch.float32 and not plain and name != "AMX" else {before})
+        assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
 @pytest.mark.parametrize("plain", [True, False])

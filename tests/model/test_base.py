@@ -86,7 +86,7 @@ def test_pickled_weights_are_never_read(folder, tmp_path):
 def test_code_that_comes_with_a_model_is_neither_run_nor_asked_about(folder, tmp_path, monkeypatch):
     """Left open, transformers would ask on the terminal, and run the folder's code at a y."""
     place = shutil.copytree(folder, tmp_path / "own_code")
-    config = json.loads((place / "config.json").read_text())
+    config = json.loads((place / "config.json").read_text(encoding="utf-8"))
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
     (place / "config.json").write_text(json.dumps(config))
     (place / "own.py").write_text("raise SystemExit('this code ran')\n")

@@ -41,9 +41,9 @@ def test_a_compressed_folder_loads_in_peft_with_the_same_updates(tmp_path, famil
     assert len(set(ranks.values())) > 2
     ours = install_update(tiny(family), truncate(update, spectra, ranks)).eval()
     folder = save_adapter(ours, tmp_path / "small")
-    assert set(json.loads((folder / "adapter_config.json").read_text())["rank_pattern"].values()) == set(ranks.values()) - {
-        0
-    }
+    assert set(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["rank_pattern"].values()) == set(
+        ranks.values()
+    ) - {0}
     theirs = peft.PeftModel.from_pretrained(tiny(family), folder).eval()
     assert relative_error(logits(theirs), logits(ours).double()) <= 1e-6
     adapted = {name for name, _ in theirs.named_modules() if name.endswith((".lora_A", ".lora_embedding_A"))}

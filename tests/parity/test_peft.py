@@ -238,5 +238,5 @@ def test_parity_can_fail(tmp_path, options):
     assert relative_error(logits(model), logits(other)) > 1e-3
     mine, theirs = save_adapter(model, tmp_path / "ours"), peer_file(other, tmp_path / "theirs")
     assert (mine / "adapter_model.safetensors").read_bytes() == (theirs / "adapter_model.safetensors").read_bytes()
-    read, expected = (json.loads((folder / "adapter_config.json").read_text()) for folder in (mine, theirs))
+    read, expected = (json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")) for folder in (mine, theirs))
     assert (read["use_rslora"], read["lora_alpha"]) != (expected["use_rslora"], expected["lora_alpha"])

@@ -48,7 +48,7 @@ def test_check_installed_refuses_a_flag_without_its_packages(monkeypatch):
 def test_offer_page_writes_it_whole(tmp_path):
     """And says where."""
     assert offer_page(tmp_path / "report.html", lambda: everywhere("x")) == f"page: {tmp_path}/report.html"
-    assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
 def test_drawing_is_imported_where_it_is_used():

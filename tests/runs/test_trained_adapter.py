@@ -36,7 +36,7 @@ def test_labels_that_are_no_names_are_refused(good, tmp_path, labels):
 def test_a_base_that_has_no_name_is_refused(good, tmp_path):
     """Unless one is passed."""
     folder = shutil.copytree(good, tmp_path / "adapter")
-    base = json.loads((folder / "provenance.json").read_text())["base"]
+    base = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["base"]
     reseal(folder, base={**base, "name": ""})
     with pytest.raises(AdapterFileError, match="and the base model"):
         open_adapter(folder)

@@ -62,16 +62,16 @@ def test_bytes_have_left_the_program_before_the_disk_is_told_to_keep_them(tmp_pa
 def test_new_folder_makes_missing_parents(tmp_path):
     """As a file does."""
     write_folder(tmp_path / "x" / "y" / "adapter", "new", names=("a",))
-    assert (tmp_path / "x" / "y" / "adapter" / "a").read_text() == "new"
+    assert (tmp_path / "x" / "y" / "adapter" / "a").read_text(encoding="utf-8") == "new"
 
 
 def test_json_is_sorted_indented_and_refuses_nan(tmp_path):
     """A file that others can parse and compare: JSON has no NaN."""
     write_json(tmp_path / "a.json", {"b": 1, "a": [1.5, None]})
-    assert (tmp_path / "a.json").read_text() == '{\n  "a": [\n    1.5,\n    null\n  ],\n  "b": 1\n}\n'
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "a": [\n    1.5,\n    null\n  ],\n  "b": 1\n}\n'
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"a": float("nan")})
-    assert json.loads((tmp_path / "a.json").read_text())["b"] == 1
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["b"] == 1
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -112,7 +112,7 @@ def test_folder_does_not_exist_before_the_block_ends(tmp_path):
     with new_folder(tmp_path / "adapter") as folder:
         write_text(folder / "a", "new")
         assert not (tmp_path / "adapter").exists()
-    assert (tmp_path / "adapter" / "a").read_text() == "new"
+    assert (tmp_path / "adapter" / "a").read_text(encoding="utf-8") == "new"
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -177,7 +177,7 @@ def test_new_file_appears_whole_and_replaces_the_old_one(tmp_path):
         file.write("new, ")
         file.write("ä")
         file.flush()
-        assert path.read_text() == "old"
+        assert path.read_text(encoding="utf-8") == "old"
     assert contents(tmp_path) == {"x": None, "x/file": "new, ä".encode()}
 
 

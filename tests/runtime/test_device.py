@@ -14,8 +14,9 @@ def error_of(action):
 
 
 def test_running_out_of_memory_is_recognised_on_every_device():
-    """The CPU's allocator asked for a petabyte, CUDA's own error, Python's own."""
+    """The CPU's allocator asked for a petabyte, or for more bytes than it can count; CUDA's own error, Python's own."""
     assert is_out_of_memory(error_of(lambda: torch.empty(2**50)))
+    assert is_out_of_memory(error_of(lambda: torch.empty(2**63 - 1, 8)))
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
     assert is_out_of_memory(MemoryError())
 

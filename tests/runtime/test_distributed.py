@@ -2,7 +2,6 @@
 
 import re
 import signal
-import time
 
 import pytest
 import torch
@@ -42,13 +41,11 @@ def test_every_process_gets_the_main_ones_bytes(content):
 
 
 def test_a_killed_process_is_an_error_in_the_others_at_once():
-    """Its connection closes: nobody waits for the time-out (60 s here, longer than the test may take)."""
-    start = time.monotonic()
+    """Its connection closes: nobody waits for the time-out, which would say that another process has been silent."""
     waiting, killed = in_processes(rank_work.die, signal.SIGKILL, timeout_s=60)
     assert killed == -signal.SIGKILL
     assert isinstance(waiting, WorldError)
     assert "process 0 of 2: lost another process of the job" in str(waiting)
-    assert time.monotonic() - start < 30
 
 
 def test_a_silent_process_is_an_error_in_the_others_after_the_time_out():

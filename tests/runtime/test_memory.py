@@ -8,26 +8,28 @@ import torch
 from lora_scratch.runtime import memory
 
 MIB = 2**20
+# Linux counts pages on each core and adds them up now and then: with many cores, /proc is a few MiB off
+SIZE, ABOUT = 256 * MIB, 16 * MIB
 linux = pytest.mark.skipif(not memory.PROCESS.exists(), reason="needs /proc")
 
 
 @linux
 def test_a_large_tensor_shows_in_what_is_held_and_in_the_peak():
-    """64 MiB of it, give or take what else the allocator does; when it is gone the peak remains."""
+    """256 MiB of it, give or take what else the allocator does; when it is gone the peak remains."""
     memory.restart_peak()
     before = memory.resident_bytes()
-    tensor = torch.ones(16 * MIB)
-    assert memory.resident_bytes() - before == pytest.approx(64 * MIB, abs=4 * MIB)
+    tensor = torch.ones(SIZE // 4)
+    assert memory.resident_bytes() - before == pytest.approx(SIZE, abs=ABOUT)
     del tensor
-    assert memory.peak_bytes() - before == pytest.approx(64 * MIB, abs=4 * MIB)
+    assert memory.peak_bytes() - before == pytest.approx(SIZE, abs=ABOUT)
 
 
 @linux
 def test_the_peak_can_be_counted_anew():
     """Afterwards it is what is held now."""
-    torch.ones(16 * MIB)
+    torch.ones(SIZE // 4)
     memory.restart_peak()
-    assert memory.peak_bytes() == pytest.approx(memory.resident_bytes(), abs=4 * MIB)
+    assert memory.peak_bytes() == pytest.approx(memory.resident_bytes(), abs=ABOUT)
 
 
 @linux

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from machines import MACHINES, answering
 
 from lora_scratch.errors import ConfigError
 from lora_scratch.runtime.device import peak_memory_bytes, resolve_device, use_threads
-from lora_scratch.runtime.precision import DTYPES, Precision, resolve_precision
+from lora_scratch.runtime.precision import DTYPES, ISA_LIMITS, Precision, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -26,12 +27,35 @@ def test_disabled_scaler_hands_the_loss_through():
     assert resolve_precision("bf16", CPU).scaler().scale(loss) is loss
 
 
-def test_auto_is_bf16_where_the_cpu_has_it_and_fp32_elsewhere(monkeypatch):
+AUTO = {
+    "AMX": "bf16",
+    "AVX-512 with bfloat16": "bf16",
+    "AVX-512": "fp32",
+    "AVX2": "fp32",
+    "slow oneDNN": "bf16",
+    "no packing": "bf16",
+    "no oneDNN": "fp32",
+}
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_auto_is_bf16_where_the_cpu_multiplies_it_fast_and_fp32_elsewhere(name, monkeypatch):
     """bf16 in emulation is slower than fp32, so it is not chosen for being possible."""
-    for amx, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
-        assert resolve_precision("auto", CPU) == Precision(expected, CPU)
+    for limit in ISA_LIMITS:
+        monkeypatch.delenv(limit, raising=False)
+    with answering(MACHINES[name]):
+        assert resolve_precision("auto", CPU) == Precision(DTYPES[AUTO[name]], CPU)
+
+
+@pytest.mark.parametrize("variable", ISA_LIMITS)
+@pytest.mark.parametrize(("limit", "expected"), [("avx2", "fp32"), ("AVX512_CORE", "fp32"), ("AVX512_CORE_BF16", "bf16")])
+def test_auto_is_fp32_where_onednn_is_kept_from_the_bfloat16_instructions(variable, limit, expected, monkeypatch):
+    """The CPU has them, but the environment limits oneDNN to older ones, with which bf16 takes three times as long."""
+    for name in ISA_LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, limit)
+    with answering(MACHINES["AVX-512 with bfloat16"]):
+        assert resolve_precision("auto", CPU).name == expected
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])

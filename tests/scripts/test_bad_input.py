@@ -1,5 +1,6 @@
 """Bad input through the scripts: one clear line on stderr, exit code 1 or 2, nothing written, no traceback."""
 
+import importlib
 import os
 import re
 import shutil
@@ -13,6 +14,10 @@ from safetensors.torch import load_file, save_file
 from support.command_line import call, train_arguments
 from support.damage import reseal
 from support.folders import save_base
+from support.typed_flags import SCRIPTS as NAMES
+from support.typed_flags import flags_of, hostile_paths
+
+from lora_scratch.runs.options import PATHS
 
 SCRIPTS = Path(train.__file__).parent
 
@@ -211,3 +216,59 @@ def test_help_answers(script, capsys):
     out = capsys.readouterr().out
     assert "python scripts/" in out
     assert "--model" in out
+
+
+# Flags that take any text and name no place; every other flag that takes a text is tried with hostile paths.
+NO_PATHS = {"base_precision", "bias", "contenders", "device", "exclude", "flags_of", "flags_of_ours", "head_modules"}
+NO_PATHS |= {"head_start", "init", "label_column", "measures", "module", "only", "part", "precision", "preset", "push"}
+NO_PATHS |= {"schedule", "targets", "text", "text_column", "texts", "trainable", "variant"}
+
+
+def is_path(flag):
+    if flag.action.dest == "split":  # a folder of export.py, and elsewhere a name of rows
+        return flag.script == "export"
+    return flag.action.dest in PATHS or str(flag) == "predict_bank --adapters"
+
+
+@pytest.mark.parametrize("script", NAMES)
+def test_every_flag_that_takes_a_text_is_known_to_be_a_path_or_none(script):
+    """A new flag is added to PATHS in runs/options.py, or to NO_PATHS here."""
+    for flag in flags_of(script):
+        known = is_path(flag) or flag.action.dest in NO_PATHS or flag.action.dest == "split"
+        assert known or not flag.is_text, flag
+
+
+@pytest.mark.parametrize("script", NAMES)
+def test_a_hostile_path_is_one_line_and_writes_nothing(script, tmp_path, monkeypatch, capsys):
+    """Exit 1 with the flag, the path and the reason, before any work, on every Python."""
+    monkeypatch.chdir(tmp_path)
+    paths = hostile_paths(tmp_path)
+    for flag in filter(is_path, flags_of(script)):
+        for path, reason in paths.values():
+            error = refusal(flag, path, 1, capsys)
+            assert error.startswith(f"error: {flag.name} "), error
+            assert f": can't be used ({reason}); expected " in error
+            assert error.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "loop"}
+
+
+@pytest.mark.parametrize("script", NAMES)
+def test_a_number_that_no_computer_counts_to_is_one_line(script, tmp_path, monkeypatch, capsys):
+    """40 digits, with a minus too, and more digits than Python reads: exit 1 or 2, before any work."""
+    monkeypatch.chdir(tmp_path)
+    for flag in flags_of(script):
+        for value in ("9" * 40, "-" + "9" * 40, "9" * 5000) if flag.is_whole_number else ():
+            error = refusal(flag, value, (1, 2), capsys).splitlines()[-1]
+            assert re.search(rf"error: .*{flag.name}", error[:80]), error[:80]
+    assert [*tmp_path.iterdir()] == []
+
+
+def refusal(flag, value, code, capsys):
+    """What is said on stderr of one value; standard output stays open, as it was, and empty."""
+    stdout = sys.stdout
+    found = call(importlib.import_module(flag.script), *flag.line(value))
+    captured = capsys.readouterr()
+    assert found in (code if isinstance(code, tuple) else (code,)), (str(flag), value[:20], captured.err)
+    assert sum("error: " in line for line in captured.err.splitlines()) == 1, captured.err
+    assert (captured.out, sys.stdout, sys.stdout.closed) == ("", stdout, False)
+    return captured.err

@@ -50,7 +50,7 @@ def test_a_mean_is_an_ordinary_adapter_folder(job, other, tmp_path, capsys):
     ids, model = torch.tensor([[2, 5, 6, 3]]), open_adapter(place).base.model
     with torch.no_grad():
         assert relative_error(theirs(ids).logits, model(ids).logits.double()) < 1e-5
-    told = json.loads((place / "provenance.json").read_text())["combined"]
+    told = json.loads((place / "provenance.json").read_text(encoding="utf-8"))["combined"]
     assert [(each["folder"], each["weight"]) for each in told["of"]] == [(str(job.adapter), 0.5), (str(other), 0.5)]
     assert (told["heads_from"], told["residual"]) == (None, 0)
 
@@ -61,7 +61,7 @@ def test_a_rank_loses_what_the_table_says(job, other, tmp_path, capsys):
     assert call(combine, *arguments, "--output", tmp_path / "exact") == 0
     capsys.readouterr()
     assert call(combine, *arguments, "--output", tmp_path / "small", "--rank", 3, "--json", tmp_path / "table.json") == 0
-    printed, table = capsys.readouterr().out, json.loads((tmp_path / "table.json").read_text())
+    printed, table = capsys.readouterr().out, json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
     exact, small = deltas(tmp_path / "exact"), deltas(tmp_path / "small")
     for row in table["modules"]:
         lost = (small[row["name"]] - exact[row["name"]]).norm() / exact[row["name"]].norm()
@@ -74,7 +74,7 @@ def test_a_rank_loses_what_the_table_says(job, other, tmp_path, capsys):
     assert table["residual"] == pytest.approx((lost / whole).item(), rel=1e-4)
     head = open_adapter(tmp_path / "small").base.model.classifier.weight
     assert torch.equal(head, open_adapter(other).base.model.classifier.weight)
-    told = json.loads((tmp_path / "small" / "provenance.json").read_text())["combined"]
+    told = json.loads((tmp_path / "small" / "provenance.json").read_text(encoding="utf-8"))["combined"]
     assert (told["heads_from"], told["residual"]) == (str(other), table["residual"])
 
 

@@ -41,7 +41,7 @@ def test_the_folder_holds_what_the_table_says(job, tmp_path, capsys):
     folder, whole = tmp_path / "small", open_adapter(job.adapter)
     arguments = ["--output", folder, "--energies", 0.8, 1, 0.6, "--json", tmp_path / "found.json", "--precision", "fp32"]
     assert call(compress, job.adapter, *arguments) == 0
-    printed, found = capsys.readouterr().out, json.loads((tmp_path / "found.json").read_text())
+    printed, found = capsys.readouterr().out, json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     chosen, model = found["chosen"], open_adapter(folder).base.model
     assert [each["energy"] for each in found["candidates"]] == [1, 0.8, 0.6]
     assert all(each["kept"] >= each["energy"] - 1e-12 for each in found["candidates"])
@@ -51,7 +51,10 @@ def test_the_folder_holds_what_the_table_says(job, tmp_path, capsys):
         assert size["file_bytes"] == (place / "adapter_model.safetensors").stat().st_size
         assert size["parameters"] == sum(64 * rank for rank in count.values())  # every layer is 32 wide
     assert call(evaluate, "--adapter", folder, "--precision", "fp32", "--json", tmp_path / "report.json") == 0
-    assert json.loads((tmp_path / "report.json").read_text())["adapted"]["accuracy"] == found["tested"]["accuracy"]
+    assert (
+        json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["adapted"]["accuracy"]
+        == found["tested"]["accuracy"]
+    )
     assert re.search(
         rf"^\| {chosen['kept']:.2%} \(chosen\) \| \d \| .* \| {chosen['size']['file_bytes']:,} \|", printed, re.M
     )
@@ -73,19 +76,21 @@ def test_provenance_says_of_what_and_how_it_was_chosen(job, tmp_path):
         "adapter_sha256": before["adapter_sha256"],
         "validation": before["validation"],
     }
-    assert told == json.loads((tmp_path / "found.json").read_text())
+    assert told == json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     assert all(notes[name] == before[name] for name in ("labels", "data", "training", "seed"))
-    assert "times fewer numbers in A and B" in (tmp_path / "small" / "README.md").read_text()
+    assert "times fewer numbers in A and B" in (tmp_path / "small" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_first_candidate_that_is_worse_ends_the_search(job, tmp_path, failing_below, capsys):
     """The one before it is chosen, and none after it is tried: 24 rows broken are p = 1.2e-7."""
     assert call(compress, job.adapter, "--output", tmp_path / "all", "--json", tmp_path / "all.json") == 0
-    counts = [sum(each["ranks"].values()) for each in json.loads((tmp_path / "all.json").read_text())["candidates"]]
+    counts = [
+        sum(each["ranks"].values()) for each in json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["candidates"]
+    ]
     assert counts == sorted(set(counts), reverse=True)
     failing_below(counts[2])
     assert call(compress, job.adapter, "--output", tmp_path / "small", "--json", tmp_path / "small.json") == 0
-    found = json.loads((tmp_path / "small.json").read_text())
+    found = json.loads((tmp_path / "small.json").read_text(encoding="utf-8"))
     assert [each["validation"]["word"] for each in found["candidates"]] == ["not shown"] * 3 + ["worse"]
     assert found["candidates"][3]["validation"] == {
         "accuracy": 0,
@@ -119,7 +124,7 @@ def test_what_the_test_rows_show_to_be_worse_is_not_written(job, tmp_path, monke
 
     monkeypatch.setattr(compress, "compress", worse)
     assert call(compress, job.adapter, "--output", tmp_path / "small", "--energies", 1, "--json", tmp_path / "f.json") == 1
-    assert json.loads((tmp_path / "f.json").read_text())["tested"]["word"] == "worse"
+    assert json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))["tested"]["word"] == "worse"
     told = capsys.readouterr()
     assert "(chosen)" in told.out
     assert "significantly worse on the test rows; nothing is written" in told.err

@@ -28,7 +28,7 @@ def tell(*arguments):
 
 def result(run):
     """The bytes of the adapter, and the losses of every step."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return (run / "adapter" / "adapter_model.safetensors").read_bytes(), [line["loss"] for line in lines]
 
 

@@ -13,7 +13,7 @@ def test_require_is_an_exit_code(job, tmp_path, capsys, requirement, words):
     """0 if the verdict meets it, else 1 with one line; the report is written either way."""
     place = tmp_path / "report.json"
     code = call(evaluate, "--adapter", job.adapter, "--json", place, "--require", requirement, "--temperature", "true")
-    report = json.loads(place.read_text())
+    report = json.loads(place.read_text(encoding="utf-8"))
     assert code == (0 if report["verdict"]["word"] in words else 1)
     captured = capsys.readouterr()
     assert captured.out.startswith(report["verdict"]["sentence"][:60])
@@ -28,7 +28,7 @@ def test_evaluate_draws_its_report(job, tmp_path):
     """The verdict, the pictures that need no training, and the fixed rows' texts."""
     place, page = tmp_path / "report.json", tmp_path / "report.html"
     assert call(evaluate, "--adapter", job.adapter, "--json", place, "--html", page, "--temperature", "true") == 0
-    report, html = json.loads(place.read_text()), unescape(page.read_text())
+    report, html = json.loads(place.read_text(encoding="utf-8")), unescape(page.read_text(encoding="utf-8"))
     assert all(row["text"] in html for row in report["changed"]["fixed"][:50])
     assert html.count('<svg role="img"') == 2  # confusion and reliability
     assert "after, tempered" in html

@@ -47,7 +47,7 @@ def test_the_record_holds_what_the_exported_model_says(job, tmp_path, capsys, dt
     """Largest error over rms, and flips, measured again from the folder; its weights have the dtype asked for."""
     place = tmp_path / "plain"
     assert call(export, job.adapter, "--merged", place, "--dtype", dtype, "--rows", 16) == 0
-    told, printed = json.loads((place / "merge.json").read_text()), capsys.readouterr().out
+    told, printed = json.loads((place / "merge.json").read_text(encoding="utf-8")), capsys.readouterr().out
     saved = open_adapter(job.adapter)
     rows, source = gate_rows(saved, dataset=None, count=16)
     plain = AutoModelForSequenceClassification.from_pretrained(place).eval()
@@ -111,7 +111,7 @@ def test_a_base_in_four_bits_is_merged_only_as_plain_weights_and_its_adapters_ad
     assert "--merged: the base is quantised to four bits, which hold no update; pass --dequantise" in capsys.readouterr().err
     assert not (tmp_path / "plain").exists()
     assert call(export, folder, "--merged", tmp_path / "plain", "--dequantise") == 0
-    assert json.loads((tmp_path / "plain" / "merge.json").read_text())["logits"]["error"] < 1e-4
+    assert json.loads((tmp_path / "plain" / "merge.json").read_text(encoding="utf-8"))["logits"]["error"] < 1e-4
     assert call(combine, "--add", folder, "--output", tmp_path / "same") == 0
     rows, _ = gate_rows(open_adapter(folder), dataset=None, count=4)
     one, same = (logits_on(open_adapter(place).base.model, rows) for place in (folder, tmp_path / "same"))
@@ -128,22 +128,22 @@ def test_without_rows_it_is_refused_unless_one_says_so(job, tmp_path, capsys, no
     assert "pass --dataset with such rows, or --no_rows to export without comparing logits" in error
     assert not (tmp_path / "plain").exists()
     assert call(export, folder, "--merged", tmp_path / "plain", "--no_rows") == 0
-    assert json.loads((tmp_path / "plain" / "merge.json").read_text())["logits"] is None
+    assert json.loads((tmp_path / "plain" / "merge.json").read_text(encoding="utf-8"))["logits"] is None
     assert "logits not compared (--no_rows)" in capsys.readouterr().out
     if data != {}:
         return
     assert call(export, folder, "--merged", tmp_path / "other", "--dataset", job.data, "--rows", 5) == 0
-    assert json.loads((tmp_path / "other" / "merge.json").read_text())["logits"]["rows"] == 5
+    assert json.loads((tmp_path / "other" / "merge.json").read_text(encoding="utf-8"))["logits"]["rows"] == 5
 
 
 def test_other_rows_need_not_know_the_labels(job, tmp_path):
     """Logits are compared, not answers."""
     rows = save_rows(tmp_path / "rows")
     for file in rows.iterdir():
-        file.write_text(re.sub(r";\w+", ";unheard-of", file.read_text(), count=1))
+        file.write_text(re.sub(r";\w+", ";unheard-of", file.read_text(encoding="utf-8"), count=1))
     assert call(export, job.adapter, "--merged", tmp_path / "plain", "--dataset", rows, "--rows", 8) == 0
     shutil.rmtree(rows)
-    assert json.loads((tmp_path / "plain" / "merge.json").read_text())["logits"]["source"] == str(rows)
+    assert json.loads((tmp_path / "plain" / "merge.json").read_text(encoding="utf-8"))["logits"]["source"] == str(rows)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_program_goes_through_the_gate_and_needs_no_model_code(job, tmp_path, 
     place = tmp_path / "program"
     assert call(export, job.adapter, "--merged", place, "--format", "program", "--rows", 16) == 0
     assert "torch.export.load" in capsys.readouterr().out
-    assert json.loads((place / "merge.json").read_text())["logits"]["rows"] == 16
+    assert json.loads((place / "merge.json").read_text(encoding="utf-8"))["logits"]["rows"] == 16
     run = torch.export.load(place / "model.pt2").module()
     saved = open_adapter(job.adapter)
     ids = saved.base.tokenizer(["i feel calm today"], return_tensors="pt")

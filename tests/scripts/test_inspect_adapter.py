@@ -27,13 +27,13 @@ def test_inspect_prints_every_module_and_writes_the_same(job, tmp_path, capsys):
         )
         == 0
     )
-    lines, found = capsys.readouterr().out.splitlines(), json.loads(place.read_text())
+    lines, found = capsys.readouterr().out.splitlines(), json.loads(place.read_text(encoding="utf-8"))
     assert [row["rank"] for row in found["modules"]] == [4] * 6
     for row in found["modules"]:
         assert any(line.startswith(row["name"]) and f"{row['relative_norm']:.4f}" in line for line in lines)
         assert row["singular_values"] == sorted(row["singular_values"], reverse=True)
     assert sum(found["shares"]["depth"].values()) == pytest.approx(1)
-    page = (tmp_path / "anatomy.html").read_text().replace("<wbr>", "")
+    page = (tmp_path / "anatomy.html").read_text(encoding="utf-8").replace("<wbr>", "")
     assert all(row["name"] in page for row in found["modules"])
     assert page.count('<svg role="img"') == 2
     for name in ("spectrum.png", "norms.png"):

@@ -22,7 +22,7 @@ def logits_of(model, tokenizer, texts=TEXTS):
 
 def test_a_run_leaves_what_the_design_promises(job):
     """config.json, metrics.jsonl, adapter/ and report.json, with the keys that DESIGN fixes."""
-    report = json.loads((job.run / "report.json").read_text())
+    report = json.loads((job.run / "report.json").read_text(encoding="utf-8"))
     for model in ("baseline", "adapted"):
         assert report[model].keys() >= {"accuracy", "macro_f1", "loss", "n"}
     assert report["parameters"].keys() >= {"total", "trainable", "lora", "head"}
@@ -31,11 +31,11 @@ def test_a_run_leaves_what_the_design_promises(job):
     assert {"versions", "command"} <= report.keys()
     names = {file.name for file in job.adapter.iterdir()}
     assert names == {"adapter_model.safetensors", "adapter_config.json", "provenance.json", "README.md"}
-    config = json.loads((job.run / "config.json").read_text())
+    config = json.loads((job.run / "config.json").read_text(encoding="utf-8"))
     assert config["LoRAConfig"]["targets"] == ["q_lin", "k_lin", "v_lin"]
     assert config["data"]["digests"].keys() == {"train", "validation", "test"}
-    assert json.loads((job.run / "metrics.jsonl").read_text().splitlines()[0])["event"] == "step"
-    page = (job.run / "report.html").read_text()
+    assert json.loads((job.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])["event"] == "step"
+    page = (job.run / "report.html").read_text(encoding="utf-8")
     assert report["verdict"]["sentence"].split(":")[0] in page
     assert page.count('<svg role="img"') == 7
     assert len(report["anatomy"]) == 6
@@ -44,8 +44,8 @@ def test_a_run_leaves_what_the_design_promises(job):
 
 def test_the_model_card_holds_the_results_and_the_command(job):
     """A person who finds the folder learns what it is."""
-    card = (job.adapter / "README.md").read_text()
-    report = json.loads((job.run / "report.json").read_text())
+    card = (job.adapter / "README.md").read_text(encoding="utf-8")
+    report = json.loads((job.run / "report.json").read_text(encoding="utf-8"))
     assert f"{report['adapted']['accuracy']:.4f}" in card
     assert "train.py" in card
     assert "sadness" in card
@@ -56,7 +56,10 @@ def test_the_model_card_holds_the_results_and_the_command(job):
 def test_evaluate_measures_what_the_run_reported(job, tmp_path, capsys):
     """The saved adapter, loaded again, gives the figures of the run to the last digit, and so does the frozen baseline."""
     assert call(evaluate, "--adapter", job.adapter, "--json", tmp_path / "again.json") == 0  # in the precision of the run
-    again, report = json.loads((tmp_path / "again.json").read_text()), json.loads((job.run / "report.json").read_text())
+    again, report = (
+        json.loads((tmp_path / "again.json").read_text(encoding="utf-8")),
+        json.loads((job.run / "report.json").read_text(encoding="utf-8")),
+    )
     assert again["adapted"] == pytest.approx(report["adapted"], rel=1e-6)
     assert again["baseline"] == pytest.approx(report["baseline"], rel=1e-6)
     assert "baseline" in capsys.readouterr().out
@@ -81,7 +84,7 @@ def test_predict_writes_a_file_of_results_in_the_order_of_the_lines(job, tmp_pat
     (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
     output = tmp_path / "labels.jsonl"
     assert call(predict, "--adapter", job.adapter, "--file", tmp_path / "texts.txt", "--output", output) == 0
-    assert [json.loads(line)["text"] for line in output.read_text().splitlines()] == texts
+    assert [json.loads(line)["text"] for line in output.read_text(encoding="utf-8").splitlines()] == texts
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "classify: 100%" in captured.err
@@ -104,7 +107,7 @@ def test_predict_and_evaluate_agree_with_their_plain_path(job, tmp_path, capsys,
         capsys.readouterr()
         assert call(predict, *arguments, *TEXTS) == 0
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        found[name] = [row["score"] for row in rows], json.loads((tmp_path / f"{name}.json").read_text())
+        found[name] = [row["score"] for row in rows], json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
     tolerance = 1e-5 if precision == "fp32" else 3e-2
     assert found["fast"][0] == pytest.approx(found["plain"][0], abs=tolerance)
     assert found["fast"][1]["adapted"]["loss"] == pytest.approx(found["plain"][1]["adapted"]["loss"], abs=tolerance)
@@ -137,7 +140,10 @@ def test_every_variant_and_initialisation_goes_through_the_whole_job(job, tmp_pa
         assert call(train, *train_arguments(job.base, job.data, run), *flags) == 0
         arguments = ["--adapter", run / "adapter", "--precision", "fp32", "--json", run / "again.json"]
         assert call(evaluate, *arguments) == 0
-        again, report = json.loads((run / "again.json").read_text()), json.loads((run / "report.json").read_text())
+        again, report = (
+            json.loads((run / "again.json").read_text(encoding="utf-8")),
+            json.loads((run / "report.json").read_text(encoding="utf-8")),
+        )
         assert again["adapted"] == pytest.approx(report["adapted"], rel=1e-5)
 
 
@@ -146,10 +152,10 @@ def test_a_job_on_a_four_bit_base_is_trained_measured_and_reopened_on_it(job, tm
     run = tmp_path / "run"
     assert call(train, *train_arguments(job.base, job.data, run), "--base_precision", "nf4") == 0
     assert "linear layers in 4 bits" in capsys.readouterr().out
-    report = json.loads((run / "report.json").read_text())
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     assert report["quantisation"]["share_of_float32"] < 0.2  # of layers so small that one constant counts
     assert call(evaluate, "--adapter", run / "adapter", "--json", tmp_path / "again.json") == 0
-    again = json.loads((tmp_path / "again.json").read_text())
+    again = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))
     assert again["adapted"] == pytest.approx(report["adapted"], rel=1e-6)
     assert again["baseline"] == pytest.approx(report["baseline"], rel=1e-6)
     assert call(export, run / "adapter", "--merged", tmp_path / "merged") == 1

@@ -107,7 +107,7 @@ def test_base_rows_get_the_base_model_with_its_own_head(job, second, tmp_path, c
 def test_rows_come_from_standard_input(second, monkeypatch, capsys, tmp_path):
     """`-`, blank lines left out."""
     path = rows_file(tmp_path, (TEXTS[0], "two"))
-    path.write_text("\n" + path.read_text() + "\n")
+    path.write_text("\n" + path.read_text(encoding="utf-8") + "\n")
     with open(path) as file:
         monkeypatch.setattr(sys, "stdin", file)
         assert call(predict_bank, "--adapters", f"two={second}", "--file", "-") == 0
@@ -130,7 +130,7 @@ BAD_ROWS = [
 def test_bad_row_is_one_line_that_names_it(second, tmp_path, capsys, line, message):
     """And exit code 1."""
     path = rows_file(tmp_path, ("good", "two"))
-    path.write_text(path.read_text() + line + "\n")
+    path.write_text(path.read_text(encoding="utf-8") + line + "\n")
     assert call(predict_bank, "--adapters", f"two={second}", "--file", path) == 1
     assert re.search(message, capsys.readouterr().err)
 
@@ -159,7 +159,7 @@ def test_stray_byte_is_the_fault_of_its_row(second, tmp_path, capsys):
 def test_bad_flag_is_one_line(second, tmp_path, capsys, flags, code, message):
     """2 for wrong usage, 1 for work that failed."""
     moved = shutil.copytree(second, tmp_path / "moved")
-    notes = json.loads((moved / "provenance.json").read_text())
+    notes = json.loads((moved / "provenance.json").read_text(encoding="utf-8"))
     notes["base"]["name"] = "elsewhere"
     (moved / "provenance.json").write_text(json.dumps(notes))
     reseal(moved)

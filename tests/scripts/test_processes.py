@@ -28,12 +28,12 @@ def alone(job, tmp_path_factory):
 
 
 def losses(run):
-    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def counts(path):
     """What is counted in a report, nothing that is rounded."""
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     measured = {name: [found[name][key] for key in ("accuracy", "n")] for name in ("baseline", "adapted")}
     return {**measured, "mcnemar": found["mcnemar"], "parameters": found["parameters"]}
 
@@ -56,7 +56,7 @@ def test_two_processes_train_as_one_and_one_of_them_speaks_and_writes(job, alone
     assert {path.name for path in run.rglob("*")} == {path.name for path in alone.rglob("*")}
     np.testing.assert_allclose(losses(run), losses(alone), rtol=1e-6)
     assert counts(run / "report.json") == counts(alone / "report.json")
-    config = json.loads((run / "config.json").read_text())
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     assert config["processes"] == 2
     assert config["command"].startswith("torchrun --nproc_per_node 2 ")
 
@@ -74,7 +74,7 @@ def test_an_evaluation_shared_by_two_processes_is_that_of_one(job, tmp_path, fla
     told = in_processes(rank_work.script, "evaluate", *arguments, tmp_path / "shared.json", *flags)
     assert [code for code, _, _ in told] == [0, 0], lines(told)
     assert told[1][1] == ""
-    alone, shared = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "shared"))
+    alone, shared = (json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8")) for name in ("alone", "shared"))
     assert shared.pop("command").startswith("torchrun --nproc_per_node 2 ")
     alone.pop("command")
     assert shared == alone or flags
@@ -94,7 +94,10 @@ def test_texts_that_two_processes_share_come_out_as_from_one(job, tmp_path):
         rank_work.script, "predict", *arguments, "texts.txt", "--output", "shared.jsonl", places=[here, elsewhere]
     )
     assert [code for code, _, _ in told] == [0, 0], lines(told)
-    alone, shared = (tmp_path / "alone.jsonl").read_text(), (here / "shared.jsonl").read_text()
+    alone, shared = (
+        (tmp_path / "alone.jsonl").read_text(encoding="utf-8"),
+        (here / "shared.jsonl").read_text(encoding="utf-8"),
+    )
     assert shared == alone.replace(f"{here}/", "")
     assert len(shared.splitlines()) == 154
     assert list(elsewhere.iterdir()) == []

@@ -59,9 +59,9 @@ def test_a_run_that_died_is_finished_by_resume_with_the_same_adapter(job, argume
     told = "no checkpoint yet, so from the beginning" if at_step < 4 else f"goes on after step {(at_step - 1) // 3 * 3}"
     assert told in capsys.readouterr().out
     assert adapter_bytes(run) == adapter_bytes(job.run)
-    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert steps == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8]
-    notes = json.loads((run / "adapter" / "provenance.json").read_text())
+    notes = json.loads((run / "adapter" / "provenance.json").read_text(encoding="utf-8"))
     assert "--output_dir" in notes["command"]
     assert "--resume" not in notes["command"]
 
@@ -109,7 +109,7 @@ def test_other_rows_under_the_same_name_are_refused(job, arguments, tmp_path, mo
     with monkeypatch.context() as patch:
         stop(patch, at_step=5, how=die)
         call(train, *arguments)
-    text = (data / "train.txt").read_text()
+    text = (data / "train.txt").read_text(encoding="utf-8")
     (data / "train.txt").write_text(text.replace(" i ", " we ", 1))
     capsys.readouterr()
     assert call(train, "--resume", tmp_path / "run") == 1
@@ -186,7 +186,7 @@ def test_a_full_disk_is_one_line_and_leaves_adapter_and_checkpoints_whole(job, a
     assert "metrics.jsonl: could not be flushed (No space left on device); free some space and resume" in one_line(capsys)
     assert Checkpoints(run / "state").steps() == [3]
     assert Checkpoints(run / "state").load() is not None
-    assert json.loads((run / "adapter" / "provenance.json").read_text())["adapter_sha256"]
+    assert json.loads((run / "adapter" / "provenance.json").read_text(encoding="utf-8"))["adapter_sha256"]
     assert call(train, "--resume", run) == 0
     assert adapter_bytes(run) == adapter_bytes(job.run)
 
@@ -254,4 +254,6 @@ def test_gradients_that_stay_infinite_stop_the_run_and_leave_the_best_adapter(ar
     assert call(train, *arguments, "--max_skipped", 3) == 1
     assert "step 7: loss or gradient was not finite 3 steps in a row, last on rows [" in one_line(capsys)
     assert adapter_bytes(run) == kept[0]
-    assert [json.loads(line)["skipped"] for line in (run / "metrics.jsonl").read_text().splitlines()[-2:]] == [1, 2]
+    assert [
+        json.loads(line)["skipped"] for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-2:]
+    ] == [1, 2]

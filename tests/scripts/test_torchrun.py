@@ -16,7 +16,7 @@ def arguments(job, run, *more):
 
 
 def losses(run):
-    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def adapter_bytes(run):
@@ -24,7 +24,7 @@ def adapter_bytes(run):
 
 
 def counted(run):
-    found = json.loads((run / "report.json").read_text())
+    found = json.loads((run / "report.json").read_text(encoding="utf-8"))
     return [found["mcnemar"], *(found[name][key] for name in ("baseline", "adapted") for key in ("accuracy", "n"))]
 
 
@@ -36,7 +36,9 @@ def test_two_machines_of_one_process_train_as_one_process(job, tmp_path):
     assert ended.codes == [0, 0], ended.said
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "alone"), rtol=1e-6)
     assert counted(tmp_path / "run") == counted(tmp_path / "alone")
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["command"].startswith("torchrun --nnodes 2 ")
+    assert json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["command"].startswith(
+        "torchrun --nnodes 2 "
+    )
 
 
 @pytest.mark.parametrize(("nodes", "processes"), [(1, 2), (2, 1)], ids=["of one machine", "of two machines"])

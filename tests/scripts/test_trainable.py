@@ -26,12 +26,14 @@ def runs(job, tmp_path_factory):
 def test_an_adapter_without_trained_head_carries_the_head_that_it_was_trained_with(runs):
     """PEFT on another copy of the base, whose own head is random, says the same."""
     run = runs / "adapter"
-    report = json.loads((run / "report.json").read_text())
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     assert report["parameters"]["trainable"] == report["parameters"]["lora"]
-    assert "not trained, but part of it: pre_classifier, classifier" in (run / "adapter" / "README.md").read_text()
+    assert "not trained, but part of it: pre_classifier, classifier" in (run / "adapter" / "README.md").read_text(
+        encoding="utf-8"
+    )
     tensors = load_file(run / "adapter" / "adapter_model.safetensors")
     assert any("classifier" in name for name in tensors)
-    base = json.loads((run / "config.json").read_text())["ModelOptions"]["model"]
+    base = json.loads((run / "config.json").read_text(encoding="utf-8"))["ModelOptions"]["model"]
     answers = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -46,13 +48,13 @@ def test_full_fine_tuning_writes_a_model_that_transformers_reads(runs, job):
     """Best by validation; every tensor that takes part has moved; no adapter is there to be taken for one."""
     run = runs / "all"
     assert not (run / "adapter").exists()
-    report = json.loads((run / "report.json").read_text())
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     assert report["parameters"]["trainable"] == report["parameters"]["total"]
     before = AutoModelForSequenceClassification.from_pretrained(job.base).state_dict()
     after = AutoModelForSequenceClassification.from_pretrained(run / "model").state_dict()
     same = [name for name in before if before[name].shape == after[name].shape and torch.equal(before[name], after[name])]
     assert same == []
-    page = (run / "report.html").read_text()
+    page = (run / "report.html").read_text(encoding="utf-8")
     assert report["verdict"]["word"] in page
 
 

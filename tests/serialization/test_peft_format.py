@@ -81,7 +81,9 @@ def test_config_says_the_same_as_pefts(build, options, tmp_path):
     """Field by field, sets compared as sets; PEFT adds head names of its own to modules_to_save."""
     save_adapter(adapted(build, **options), tmp_path / "ours")
     PeftModel.from_pretrained(build(), tmp_path / "ours").save_pretrained(tmp_path / "theirs")
-    ours, theirs = (json.loads((tmp_path / who / "adapter_config.json").read_text()) for who in ("ours", "theirs"))
+    ours, theirs = (
+        json.loads((tmp_path / who / "adapter_config.json").read_text(encoding="utf-8")) for who in ("ours", "theirs")
+    )
     heads, more = ours.pop("modules_to_save"), theirs.pop("modules_to_save")
     assert set(heads) <= set(more)
     for name, value in ours.items():

@@ -67,7 +67,7 @@ def change_tensors(folder, change):
 
 def change_json(path, change):
     """Rewrite a JSON file."""
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     change(content)
     path.write_text(json.dumps(content))
 
@@ -166,7 +166,7 @@ class TestFolder:
 
     def test_config_is_written_as_peft_writes_it(self, good):
         """Sorted keys, two spaces, no newline at the end: a diff of two adapters shows what differs and nothing else."""
-        text = (good / CONFIG).read_text()
+        text = (good / CONFIG).read_text(encoding="utf-8")
         assert text == json.dumps(json.loads(text), indent=2, sort_keys=True)
 
     def test_provenance_records_what_peft_has_no_field_for(self, tmp_path):
@@ -179,7 +179,7 @@ class TestFolder:
         assert history["seed"] == 5
         assert history["labels"] == ["joy"]
         assert history["modules"] == {name: {"rank": 4, "alpha": 6, "scaling": 1.5} for name in adapter_layers(model)}
-        assert (place / "README.md").read_text() == "# mine\n"
+        assert (place / "README.md").read_text(encoding="utf-8") == "# mine\n"
 
     def test_saving_twice_gives_the_same_bytes(self, tmp_path):
         """Deterministic in every file, so hashes of folders mean something."""
@@ -489,7 +489,7 @@ class TestConfig:
         notes = {"labels": ["joy", "anger"], "more": {"b": (1, 2.5), "a": "ü"}}
         place = save_adapter(adapted(), tmp_path / "a", notes=notes)
         assert read_provenance(place)["more"] == {"b": [1, 2.5], "a": "ü"}
-        text = (place / PROVENANCE).read_text()
+        text = (place / PROVENANCE).read_text(encoding="utf-8")
         (place / PROVENANCE).write_text(json.dumps(json.loads(text)))  # another layout is no other content
         read_provenance(place)
         change_json(place / PROVENANCE, lambda content: content["labels"].reverse())

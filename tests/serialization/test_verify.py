@@ -53,7 +53,7 @@ def test_a_whole_folder_has_no_problems(tmp_path, family, options):
 
 def test_problems_are_all_of_them_at_once(folder):
     """Config and weights are both wrong, and both are named: the first does not hide the second."""
-    fields = json.loads((folder / CONFIG).read_text())
+    fields = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     (folder / CONFIG).write_text(json.dumps(fields | {"peft_type": "LOHA"}))
     change_tensors(folder, lambda tensors: tensors[f"{Q0}.lora_A.weight"].fill_(torch.nan))
     found = "\n".join(problems_in_folder(folder))
@@ -94,6 +94,6 @@ def test_factors_that_do_not_fit_are_named_also_without_provenance(folder, chang
 
 def test_another_alpha_is_named(folder):
     """It shows in no tensor: only provenance.json knows."""
-    fields = json.loads((folder / CONFIG).read_text())
+    fields = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     (folder / CONFIG).write_text(json.dumps(fields | {"lora_alpha": 60}))
     assert "alpha 60.0" in "\n".join(problems_in_folder(folder))

@@ -33,8 +33,8 @@ def test_train_all_runs_what_has_no_report_and_leaves_the_rest(script, tmp_path)
     (done / "report.json").write_text("before")
     wanted = {tmp_path / "runs" / f"r-{rank}": ["--rank", str(rank)] for rank in (1, 2, 4)}
     train_all(script, {done: ["--fail"], **wanted}, processes=2)
-    assert (done / "report.json").read_text() == "before"
-    assert [(place / "report.json").read_text() for place in wanted] == ["--rank 1", "--rank 2", "--rank 4"]
+    assert (done / "report.json").read_text(encoding="utf-8") == "before"
+    assert [(place / "report.json").read_text(encoding="utf-8") for place in wanted] == ["--rank 1", "--rank 2", "--rank 4"]
 
 
 def test_train_all_says_what_the_failed_one_said(script, tmp_path):

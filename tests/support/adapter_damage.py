@@ -184,7 +184,7 @@ SETTINGS: dict[str, list[Any]] = {
 def settings(folder: Path, rng: random.Random) -> str:
     """adapter_config.json with one to three other values: likely ones, nonsense, swapped with another field's, left out."""
     path = folder / CONFIG
-    fields = json.loads(path.read_text())
+    fields = json.loads(path.read_text(encoding="utf-8"))
     done = []
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         field, kind = rng.choice(list(SETTINGS)), rng.choice(["likely", "likely", "nonsense", "swapped", "left out"])
@@ -205,7 +205,7 @@ def history(folder: Path, rng: random.Random) -> str:
     """provenance.json with another value somewhere, at any depth; sometimes with a seal to match."""
     if not (folder / PROVENANCE).exists():
         return settings(folder, rng)
-    fields = json.loads((folder / PROVENANCE).read_text())
+    fields = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
     if rng.random() < 0.2:
         digests = fields["base"]["tensors"][rng.choice(sorted(fields["base"]["tensors"]))]
         digests["float32"] = digests["float32"][::-1]

@@ -44,8 +44,8 @@ def in_agents(name, *arguments, folder: Path, nodes=1, processes=1, max_restarts
         agent.join()
     ended = time.time()
     moment = folder / "killed"
-    seconds = ended - float(moment.read_text()) if moment.exists() else 0.0
-    said = "".join(path.read_text() for path in sorted(folder.glob("*.log")))
+    seconds = ended - float(moment.read_text(encoding="utf-8")) if moment.exists() else 0.0
+    said = "".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.log")))
     return Ended([agent.exitcode for agent in agents], seconds, said)
 
 

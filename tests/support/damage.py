@@ -19,7 +19,7 @@ Damage = Callable[[bytearray, random.Random], None]
 
 def reseal(folder: Path, **changes: object) -> None:
     """Bring the digests in provenance.json up to date, as if what is in the folder had been written so."""
-    fields = json.loads((folder / PROVENANCE).read_text()) | changes
+    fields = json.loads((folder / PROVENANCE).read_text(encoding="utf-8")) | changes
     fields["adapter_sha256"] = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     (folder / PROVENANCE).write_text(json.dumps(sealed(fields)))
 

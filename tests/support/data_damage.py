@@ -195,7 +195,7 @@ RAW = [
 
 def json_values(path: Path, rng: random.Random) -> str:
     """Rows of JSON whose values are of other types, nested, twice, missing; and rows that are no JSON."""
-    found = path.read_text().split("\n")[:-1]
+    found = path.read_text(encoding="utf-8").split("\n")[:-1]
     for at in rng.sample(range(len(found)), rng.choice([1, 3, 40])):
         fields = json.loads(found[at])
         fields[rng.choice(["text", "label"])] = rng.choice(NONSENSE)

@@ -113,7 +113,7 @@ def as_the_files_say(model: torch.nn.Module, folder: Path) -> str:
     fields. That the numbers are those that were once written can't be known without a digest.
     """
     stored = load((folder / WEIGHTS).read_bytes())
-    fields = json.loads((folder / CONFIG).read_text())
+    fields = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     used = set()
     for name, tensor in adapter_file_tensors(model, adapter_state(model).config.head_modules or []).items():
         assert torch.equal(tensor, stored[name].to(tensor.dtype)), f"{name} is not the file's"

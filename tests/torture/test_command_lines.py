@@ -11,18 +11,22 @@ import os
 import random
 import re
 import shutil
+import sys
 from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import pytest
 from lora_scratch.commands import train
 from support.alarm import no_hang
-from support.command_damage import Line, command_lines, damage_line, flags_of
+from support.command_damage import KNOWN_GOOD_AND_LONG, Line, command_lines, damage_line, flags_of
 from support.command_line import call, train_arguments
 from support.damage import told
 from support.folders import save_base, save_rows
+from support.typed_flags import SCRIPTS as SCRIPT_NAMES
+from support.typed_flags import flags_of as flags_in
 
 from lora_scratch.errors import LoraScratchError
 from lora_scratch.study import sweep as trainings
@@ -125,8 +129,10 @@ def run_one(desk: Desk, script: str, line: Line, monkeypatch: pytest.MonkeyPatch
 def in_process(monkeypatch, tmp_path):
     """compare.py and section7.py start a process for each run: here the run is made in this one, with its own output."""
 
+    one_at_a_time = Lock()  # threads share sys.stdout: the last to put back the one it knew would leave a closed file
+
     def run_one(script: Path, place: Path, flags: Line, running: list[object]) -> None:
-        with open(tmp_path / "log", "w+") as log, redirect_stdout(log), redirect_stderr(log):
+        with one_at_a_time, open(tmp_path / "log", "w+") as log, redirect_stdout(log), redirect_stderr(log):
             code = call(train, *flags, "--resume", place, "--output_dir", place)
             log.seek(0)
             if code:
@@ -174,6 +180,33 @@ def test_every_script_has_a_command_line_here_that_works(desk, monkeypatch, caps
 def test_damaged_command_line_ends_in_one_line_in_a_short_sample(go):
     """The sample of the torture below that runs with the ordinary suite: the scripts that are quick to start."""
     go(range(SHORT), ["predict", "export", "inspect_adapter", "combine", "predict_bank"])
+
+
+def test_several_trainings_at_a_time_leave_standard_output_as_it_was(desk, monkeypatch, capsys):
+    """Else every command after them in this process would fail, and blame itself."""
+    stdout, line = sys.stdout, command_lines(desk.base, desk.data, desk.adapter, desk.out)["compare"]
+    assert run_one(desk, "compare", [*line, "1", "2", "--processes", "3"], monkeypatch, capsys) == 0
+    assert sys.stdout is stdout
+
+
+LARGE = [str(number) for number in (2**31 - 1, 2**31, 2**53 + 1, 2**63 - 1)]
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("script", SCRIPT_NAMES)
+def test_a_very_large_number_ends_in_one_line(script, desk, monkeypatch, capsys):
+    """Of every flag that takes a whole number: what fits 64 bits may fit no memory, and may be as good as any."""
+    line = command_lines(desk.base, desk.data, desk.adapter, desk.out)[script]
+    slow = KNOWN_GOOD_AND_LONG | ({"--steps"} if script == "benchmark" else {"--seeds"} if script == "section7" else set())
+    flags = [flag for flag in flags_in(script) if flag.is_whole_number and flag.name not in slow]
+    failures = []
+    for flag in flags:
+        for value in LARGE:
+            try:
+                run_one(desk, script, [*line, flag.name, value], monkeypatch, capsys)
+            except Exception as error:
+                failures.append(f"{flag} {value}: {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}")
+    assert not failures, "\n".join(failures)
 
 
 @pytest.mark.torture

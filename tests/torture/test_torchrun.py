@@ -59,7 +59,7 @@ def run(script, *arguments, **shape):
 
 def events(folder):
     path = folder / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
@@ -72,7 +72,9 @@ def wait_for_step(folder, step, agents):
 
 def workers(agent):
     """The process numbers of an agent's workers."""
-    return [int(number) for number in Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()]
+    return [
+        int(number) for number in Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text(encoding="utf-8").split()
+    ]
 
 
 def kill_machine(agent):
@@ -92,7 +94,7 @@ def worst(folder, other):
 
 def counts(path):
     """What is counted: rows fixed and broken, and those that are right among all."""
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     return [found["mcnemar"], *(round(found[name]["accuracy"] * found[name]["n"]) for name in ("baseline", "adapted"))]
 
 

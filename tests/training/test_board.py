@@ -65,7 +65,7 @@ def test_train_writes_the_board_of_the_run(tmp_path):
     base, data = save_base(tmp_path / "base", labels=("a", "b")), save_rows(tmp_path / "data")
     arguments = [*train_arguments(base, data, tmp_path / "run"), "--epochs", 1, "--tensorboard", "true"]
     assert call(train, *arguments) == 0
-    events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     shown = scalars(tmp_path / "run" / "tensorboard")
     losses = {each["step"]: pytest.approx(each["loss"], rel=1e-6) for each in events if each["event"] == "step"}
     assert shown["step/loss"] == losses

@@ -1,8 +1,12 @@
-"""fast/path.py as a whole, all levers on, against the plain path: logits and the gradient of every trained tensor."""
+"""fast/path.py as a whole, all levers on, against the plain path: logits and the gradient of every trained tensor.
+
+Whatever the CPU says of itself (machines.py): the route of the products follows from that, and no test forces another one.
+"""
 
 import pytest
 import torch
 from support.families import tiny
+from support.machines import MACHINES, playing
 from support.passes import adapted, batch_of, largest_difference, logits_and_gradients
 from support.tiny import VOCABULARY
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
@@ -25,10 +29,11 @@ LENGTHS = {
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=[True, False], ids=["onednn", "mkl"])
-def library(request, monkeypatch):
-    """Frozen float32 weights packed for oneDNN, or not: which one is faster must not decide what a test sees."""
-    monkeypatch.setattr(onednn, "serves", lambda model: request.param)
+@pytest.fixture(params=MACHINES.values(), ids=MACHINES)
+def machine(request):
+    """Each of them, unless this one can't play it."""
+    with playing(request.param):
+        yield request.param
 
 
 def both(model, batch, dtype=torch.float32):
@@ -39,7 +44,7 @@ def both(model, batch, dtype=torch.float32):
         return plain, logits_and_gradients(model, batch, autocast=autocast)
 
 
-@pytest.mark.usefixtures("library")
+@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_fast_logits_and_gradients_are_the_plain_ones(family, lengths):
@@ -48,7 +53,7 @@ def test_fast_logits_and_gradients_are_the_plain_ones(family, lengths):
     assert largest_difference(fast, plain) < 1e-5
 
 
-@pytest.mark.usefixtures("library")
+@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("lengths", [[512], [512, 3, 200]])
 def test_fast_is_plain_at_the_longest_rows_a_model_reads(lengths):
     """512 tokens: positions to the last, one row that fills it and short ones beside it."""
@@ -62,6 +67,15 @@ def test_fast_is_plain_at_the_longest_rows_a_model_reads(lengths):
     assert largest_difference(fast, plain) < 1e-5
 
 
+def test_a_float32_product_that_rounds_to_bfloat16_would_be_seen(monkeypatch):
+    """The route that AMX forbids, forced: the limit of the two tests above is passed a hundred times."""
+    with playing(MACHINES["AMX"]):
+        monkeypatch.setattr(onednn, "serves", lambda _: True)
+        plain, fast = both(adapted("bert"), batch_of(LENGTHS["uneven"]))
+    assert largest_difference(fast, plain) > 1e-3
+
+
+@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fast_bfloat16_is_as_near_to_float32_as_plain_bfloat16_is(family):
     """Both round, in other places: neither logits nor any gradient of the fast path may be further off than 6e-2 of the

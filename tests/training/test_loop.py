@@ -1,13 +1,14 @@
 """lora_scratch/training/loop.py: the loop learns, keeps the best, tells what it did, and repeats itself exactly."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
 from support.tiny import tiny_distilbert, tiny_rows
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, merge_all
-from lora_scratch.data import plan_batches
+from lora_scratch.data import Encoded, plan_batches
 from lora_scratch.errors import TrainingError
 from lora_scratch.evaluation import Predictor, measure
 from lora_scratch.runtime.precision import resolve_precision
@@ -81,7 +82,7 @@ def test_metrics_jsonl_has_a_line_for_every_step_and_every_validation(tmp_path):
     """One JSON object a line, with the fields that a plot needs."""
     path = tmp_path / "metrics.jsonl"
     train(adapted(), tiny_rows(16), tiny_rows(16), config(), log=MetricsLog(path), **QUIET)
-    events = [json.loads(line) for line in path.read_text().splitlines()]
+    events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [event["event"] for event in events] == ["step", "step", "validation"] * 2
     assert {"step", "epoch", "loss", "learning_rate", "gradient_norm", "tokens_per_second", "skipped"} <= events[0].keys()
     assert {"step", "epoch", "loss", "accuracy", "macro_f1", "n"} <= events[2].keys()
@@ -132,3 +133,57 @@ def test_reports_read_late_change_neither_weights_nor_log(monkeypatch):
     assert late_lines == lines
     assert late_counts == counts
     assert all(torch.equal(late_weights[name], tensor) for name, tensor in weights.items())
+
+
+class Stopped(Exception):
+    """Training came this far."""
+
+
+def stopped(*arguments, **_):
+    raise Stopped(*arguments)
+
+
+SECOND = torch.device("cuda:1")
+
+
+def test_training_makes_the_gpu_of_the_model_the_current_one(monkeypatch):
+    """Before anything is computed: a kernel or a stream that names no device is on the current one."""
+    chosen, model = [], adapted()
+    monkeypatch.setattr(loop, "resolve_device", lambda _: SECOND)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(model, "to", stopped)
+    with pytest.raises(Stopped):
+        train(model, tiny_rows(), tiny_rows(), config(), **QUIET)
+    assert chosen == [SECOND]
+
+
+def test_training_on_a_cpu_or_on_the_current_gpu_chooses_no_device(monkeypatch):
+    """torch.cuda.set_device takes no device without a number."""
+    monkeypatch.setattr(torch.cuda, "set_device", stopped)
+    for name in ("cpu", "cuda"):
+        loop._make_current(torch.device(name))
+
+
+def test_graphs_are_recorded_on_the_gpu_of_the_model(monkeypatch):
+    """Not on the current one, which is another where a caller chose it."""
+    monkeypatch.setattr(loop, "resolve_device", lambda _: SECOND)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(Encoded, "to", lambda self, _: self)
+    monkeypatch.setattr(loop, "CudaRecorder", stopped)
+    model = adapted()
+    monkeypatch.setattr(model, "to", lambda _: model)
+    with pytest.raises(Stopped) as reached:
+        train(model, tiny_rows(), tiny_rows(), config(), **QUIET)
+    assert reached.value.args == (SECOND,)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_recorded_graphs_are_dropped_when_training_ends(monkeypatch, fails):
+    """Also by an error: what follows can use their memory, though the optimizer's hooks still refer to the stepper."""
+    dropped = []
+    monkeypatch.setattr(loop.Stepper, "drop_graphs", lambda self: dropped.append(self))
+    if fails:
+        monkeypatch.setattr(loop.Stepper, "launch", stopped)
+    with pytest.raises(Stopped) if fails else nullcontext():
+        train(adapted(), tiny_rows(), tiny_rows(), config(epochs=1), **QUIET)
+    assert len(dropped) == 1

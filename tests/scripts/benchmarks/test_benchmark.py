@@ -54,7 +54,7 @@ def test_benchmark_measures_all_and_writes_figures_summary_targets_and_machine(s
     """One round of everything: each contender has its figures, each target row its verdict, and the table shows them."""
     arguments = ["--measures", *MEASURES, "--goal", 0.01, "--json", tmp_path / "all.json"]
     assert call(benchmark, *small, *arguments) == 0
-    found = json.loads((tmp_path / "all.json").read_text())
+    found = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
     assert found.keys() == {"command", "settings", "machine", "figures", "summary", "targets"}
     measured = {(each["measure"], each["contender"]): each for each in found["figures"]}
     for name in DEFAULT:
@@ -78,7 +78,7 @@ def test_benchmark_measures_whole_jobs_on_the_test_rows(small, tmp_path, capsys)
     contenders = ["ours-plain", "ours-bf16", "peft-bf16", "peft-best"]
     arguments = ["--measures", "job", "--contenders", *contenders, "--json", tmp_path / "all.json"]
     assert call(benchmark, *small, *arguments) == 0
-    figures = json.loads((tmp_path / "all.json").read_text())["figures"]
+    figures = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["figures"]
     assert [each["contender"] for each in figures] == contenders
     assert len({each["tokens"] for each in figures}) == 1
     out = capsys.readouterr().out
@@ -107,7 +107,7 @@ def test_flags_of_ours_reach_no_other_contender(small, tmp_path):
     one_row = ["--limit_train", 1, "--steps", 3]  # of which every batch is made; with the warm one four, two by two
     arguments = [*one_row, "--measures", "training", "--contenders", "peft", "ours-fp32", "--json", tmp_path / "all.json"]
     assert call(benchmark, *small, *arguments, "--flags_of_ours", "--accumulation_steps 2") == 0
-    found = json.loads((tmp_path / "all.json").read_text())
+    found = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
     theirs, ours = (each["tokens"] / each["steps"] for each in found["figures"])
     assert ours == 2 * theirs
     assert {each["met"] for each in found["targets"] if "as shipped" in each["row"]} == {None}

@@ -1,7 +1,10 @@
 """scripts/benchmarks/products.py: the matrix products of a step, noted and repeated alone."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from lora_scratch.commands.benchmarks import products
 from lora_scratch.commands.benchmarks.products import Operand, ProductRecorder
 from lora_scratch.commands.benchmarks.watch import Clock
 
@@ -75,3 +78,32 @@ def test_an_operand_is_repeated_in_its_layout(view):
     filled = Operand(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device).fill()
     assert (filled.shape, filled.stride(), filled.dtype) == (tensor.shape, tensor.stride(), tensor.dtype)
     assert filled.isfinite().all()
+
+
+def test_a_product_on_a_gpu_is_timed_by_its_own_clock_and_without_its_launch(monkeypatch):
+    """LAUNCHES of it in one recorded graph: the seconds of a replay between two events, shared among them."""
+    calls, clock = [], [0.0]
+
+    class Event:
+        def __init__(self, *, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = clock[0]
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, end):
+            return end.at - self.at  # milliseconds
+
+    class Graph:
+        def replay(self):
+            clock[0] += 4.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+    timed = products._on_device(lambda: calls.append(1))
+    assert timed() == pytest.approx(4e-3 / products.LAUNCHES)
+    assert len(calls) == products.LAUNCHES  # while it was recorded: a replay is no call

@@ -18,7 +18,9 @@ def made(job, tmp_path_factory):
     place = tmp_path_factory.mktemp("ablation")
     arguments = ["--strengths", 0, 0.5, 1, "--json", place / "found.json", "--html", place / "page.html"]
     assert call(ablate, job.adapter, *arguments, "--precision", "fp32") == 0
-    return json.loads((place / "found.json").read_text()), (place / "page.html").read_text().replace("<wbr>", "")
+    return json.loads((place / "found.json").read_text(encoding="utf-8")), (place / "page.html").read_text(
+        encoding="utf-8"
+    ).replace("<wbr>", "")
 
 
 def test_ablation_tries_every_part_and_is_measured_as_evaluate_measures(job, made, tmp_path):
@@ -28,7 +30,7 @@ def test_ablation_tries_every_part_and_is_measured_as_evaluate_measures(job, mad
     report = tmp_path / "report.json"
     arguments = ["--adapter", job.adapter, "--split", "validation", "--precision", "fp32", "--json", report]
     assert call(evaluate, *arguments) == 0
-    measured = json.loads(report.read_text())
+    measured = json.loads(report.read_text(encoding="utf-8"))
     assert (found["rows"], found["baseline"], found["adapted"]) == (
         24,
         measured["baseline"]["accuracy"],
@@ -44,7 +46,7 @@ def test_ablation_prints_every_trial_and_the_correction(job, tmp_path, capsys):
     """With the figures of the JSON; the sentence says of how many tests."""
     place = tmp_path / "found.json"
     assert call(ablate, job.adapter, "--split", "test", "--strengths", 0.25, "--limit_eval", 10, "--json", place) == 0
-    printed, found = capsys.readouterr().out, json.loads(place.read_text())
+    printed, found = capsys.readouterr().out, json.loads(place.read_text(encoding="utf-8"))
     assert found["rows"] == 10
     assert "Holm's correction is over all 18 trials." in printed
     for trial in found["trials"]:

@@ -49,14 +49,14 @@ def test_compare_runs_every_rung_with_every_seed_and_goes_on_where_it_stopped(ar
         "dora/seed-0",
         "dora/seed-1",
     ]
-    figures = json.loads((folder / "comparison.json").read_text())["runs"]
+    figures = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))["runs"]
     assert [(each["rung"], each["seed"]) for each in figures] == [("lora", 0), ("dora", 0), ("lora", 1), ("dora", 1)]
-    config = json.loads((folder / "dora" / "seed-1" / "config.json").read_text())
+    config = json.loads((folder / "dora" / "seed-1" / "config.json").read_text(encoding="utf-8"))
     assert (config["LoRAConfig"]["variant"], config["TrainingConfig"]["seed"]) == ("dora", 1)
-    table = (folder / "comparison.md").read_text()
+    table = (folder / "comparison.md").read_text(encoding="utf-8")
     assert table in capsys.readouterr().out
     assert "| lora | 2 |" in table
-    page = (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
     assert all(f"{each['accuracy']:.4f}" in page for each in figures)
 
 
@@ -65,9 +65,11 @@ def test_the_ladder_trains_four_of_its_rungs_and_tests_all_against_the_probe(arg
     folder = tmp_path / "ladder"
     assert call(compare, *arguments, "--output_dir", folder, "--seeds", 0, "--flags_of", "full", "--learning_rate 3e-3") == 0
     assert [place.parent.name for place in in_process] == ["lora", "lora_no_head", "dora", "full"]
-    found = json.loads((folder / "comparison.json").read_text())
+    found = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     runs, duels = ({each["rung"]: each for each in found[kind]} for kind in ("runs", "duels"))
-    reports = {rung: json.loads((folder / rung / "seed-0" / "report.json").read_text()) for rung in ("lora", "full")}
+    reports = {
+        rung: json.loads((folder / rung / "seed-0" / "report.json").read_text(encoding="utf-8")) for rung in ("lora", "full")
+    }
     assert runs["untrained"]["accuracy"] == reports["lora"]["baseline"]["accuracy"]
     assert runs["probe"]["accuracy"] == reports["lora"]["linear_probe"]["accuracy"]
     assert runs["full"]["trained"] == reports["full"]["parameters"]["total"]
@@ -77,7 +79,7 @@ def test_the_ladder_trains_four_of_its_rungs_and_tests_all_against_the_probe(arg
     logits = read_logits(folder / "lora" / "seed-0")
     right = {name: logits[name].argmax(-1) == logits["labels"] for name in ("probe", "adapted")}
     assert duels["lora"]["p_value"] == mcnemar(right["probe"], right["adapted"]).p_value
-    config = json.loads((folder / "full" / "seed-0" / "config.json").read_text())
+    config = json.loads((folder / "full" / "seed-0" / "config.json").read_text(encoding="utf-8"))
     assert config["TrainingConfig"]["learning_rate"] == 3e-3
     assert "| full | 1 |" in capsys.readouterr().out
 
@@ -88,10 +90,12 @@ def test_a_curve_runs_all_rungs_over_growing_training_sets(arguments, tmp_path, 
     del arguments[place : place + 2]
     folder = tmp_path / "curve"
     assert compared(folder, arguments, "--curve", 16, 48, "--against", "untrained", rungs=["untrained", "lora"]) == 0
-    sizes = [json.loads((place / "config.json").read_text())["DataOptions"]["limit_train"] for place in in_process]
+    sizes = [
+        json.loads((place / "config.json").read_text(encoding="utf-8"))["DataOptions"]["limit_train"] for place in in_process
+    ]
     assert sizes == [16, 48]
     assert "| rows | untrained | lora |" in capsys.readouterr().out
-    assert "Over growing training sets" in (folder / "report.html").read_text()
+    assert "Over growing training sets" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_compare_refuses_a_folder_that_was_begun_with_other_flags(arguments, tmp_path, capsys, in_process):
@@ -111,9 +115,9 @@ def test_compare_runs_train_in_a_process_of_its_own(arguments, tmp_path):
     """Peak memory and CPU time of one run say nothing of another."""
     assert compared(tmp_path / "comparison", arguments, rungs=["lora"]) == 0
     place = tmp_path / "comparison" / "lora" / "seed-0"
-    cost = json.loads((place / "report.json").read_text())["train"]
+    cost = json.loads((place / "report.json").read_text(encoding="utf-8"))["train"]
     assert 0.01 < cost["cpu_seconds"] < 600
-    assert "accuracy" in place.with_suffix(".log").read_text()
+    assert "accuracy" in place.with_suffix(".log").read_text(encoding="utf-8")
 
 
 def test_compare_says_which_run_failed_and_why(arguments, tmp_path, capsys):
@@ -132,7 +136,7 @@ def test_compare_says_which_run_failed_and_why(arguments, tmp_path, capsys):
         (["--against", "probe"], "not among the rungs"),
         (["--flags_of", "probe", "--rank 2"], "no rung with a training of its own"),
         (["--curve", "16"], "--limit_train is set for each run by --curve"),
-        (["--processes", "0"], "expected at least 1"),
+        (["--processes", "0"], "expected 1 to 4096"),
     ],
 )
 def test_compare_refuses_what_would_make_its_table_say_something_else(arguments, tmp_path, capsys, flags, said):

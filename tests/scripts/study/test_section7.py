@@ -45,24 +45,24 @@ def layer(folder: Path, run: str, kind: str) -> torch.nn.Module:
 def test_replay_writes_every_table_and_figure(replay):
     """One folder: figures, tables and page."""
     folder, calls, _ = replay
-    found = json.loads((folder / "section7.json").read_text())
+    found = json.loads((folder / "section7.json").read_text(encoding="utf-8"))
     assert len(calls) == 11
     assert len({row["parameters"] for row in found["budget"]}) == 1
     assert [(row["kinds"], row["rank"]) for row in found["ranks"]] == [("q", 1), ("q", 2), ("qv", 1), ("qv", 2)]
-    report = json.loads((folder / "runs" / "k-4" / "seed-0" / "report.json").read_text())
+    report = json.loads((folder / "runs" / "k-4" / "seed-0" / "report.json").read_text(encoding="utf-8"))
     assert found["budget"][1]["accuracy"] == [report["adapted"]["accuracy"]]
-    text = (folder / "section7.md").read_text()
+    text = (folder / "section7.md").read_text(encoding="utf-8")
     assert f"| k at rank 4 | {report['parameters']['lora']:,} | {report['adapted']['accuracy']:.4f} |" in text
     figures = sorted(folder.glob("figure-*.svg"))
     assert len(figures) == 9
     assert all(f"({figure.name})" in text for figure in figures)
-    assert len(Outline((folder / "report.html").read_text()).all("svg")) == 9
+    assert len(Outline((folder / "report.html").read_text(encoding="utf-8")).all("svg")) == 9
 
 
 def test_similarity_between_ranks_and_seeds_is_that_of_the_dense_matrices(replay):
     """Of A and of ΔW, in the layer that was asked for, by a dense SVD of the adapters' own tensors."""
     folder, _, _ = replay
-    found = json.loads((folder / "section7.json").read_text())
+    found = json.loads((folder / "section7.json").read_text(encoding="utf-8"))
     assert found["layer"] == 1
     for rows, first, second in (
         (found["between_ranks"], "qv-1/seed-0", "qv-2/seed-1"),
@@ -83,7 +83,7 @@ def test_similarity_between_ranks_and_seeds_is_that_of_the_dense_matrices(replay
 def test_amplification_is_that_of_the_dense_matrices(replay):
     """‖ΔW‖ over ‖Uᵀ W V‖."""
     folder, _, _ = replay
-    found = json.loads((folder / "section7.json").read_text())["amplification"]
+    found = json.loads((folder / "section7.json").read_text(encoding="utf-8"))["amplification"]
     assert [(row["kind"], row["layer"], row["rank"]) for row in found] == [(k, n, 2) for k in "qv" for n in (0, 1)]
     adapted = layer(folder, "qv-2/seed-0", "v")
     left, _, right = torch.linalg.svd(adapted.delta_weight().detach().double())
@@ -94,11 +94,11 @@ def test_amplification_is_that_of_the_dense_matrices(replay):
 def test_a_second_call_trains_nothing_again_and_what_is_missing_anew(replay, capsys):
     """A finished training stays; one without its report is gone on with."""
     folder, calls, again = replay
-    before, text = len(calls), (folder / "section7.md").read_text()
+    before, text = len(calls), (folder / "section7.md").read_text(encoding="utf-8")
     (folder / "runs" / "q-1" / "seed-0" / "report.json").unlink()
     assert again() == 0
     assert calls[before:] == [folder / "runs" / "q-1" / "seed-0"]
-    assert (folder / "section7.md").read_text() == text
+    assert (folder / "section7.md").read_text(encoding="utf-8") == text
     assert again("--weight_decay", 0.1) == 1
     assert "was begun with" in capsys.readouterr().err
 
