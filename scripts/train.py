@@ -157,7 +157,7 @@ def measure_frozen(predictor: Predictor, sets: dict[str, Encoded], *, probe: boo
     if not probe:
         return {"baseline_logits": baseline, "probe_logits": None}
     start = process_time()
-    probed = linear_probe(Predictor(predictor), sets['train'], sets['test'], progress='linear probe')
+    probed = linear_probe(predictor, sets["train"], sets["test"], progress="linear probe")
     model = predictor.model
     took = {"cpu_seconds": process_time() - start, "parameters": (model.config.hidden_size + 1) * model.config.num_labels}
     return {"baseline_logits": baseline, "probe_logits": probed, "probe": took}

@@ -15,7 +15,7 @@ FP32 = Precision(torch.float32, torch.device("cpu"))
 
 
 def probe(model, train, test):
-    return linear_probe(Predictor(Predictor(model, FP32, 0, batch_tokens=50)), train, test)
+    return linear_probe(Predictor(model, FP32, 0, batch_tokens=50), train, test)
 
 
 def relabelled(rows: Encoded, labels) -> Encoded:

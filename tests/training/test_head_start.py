@@ -15,6 +15,7 @@ from lora_scratch.evaluation.regression import fit_regression
 from lora_scratch.model.base import output_layer
 from lora_scratch.runtime.precision import Precision
 from lora_scratch.training import MetricsLog, TrainingConfig, head_start, train
+from lora_scratch.training import config as training_config
 
 FP32 = Precision(torch.float32, torch.device("cpu"))
 WALK = {"precision": FP32, "pad_token_id": 0}
@@ -60,7 +61,7 @@ def test_the_output_layer_becomes_the_regression_on_its_own_inputs(family):
         60, generator=head_start.named_generator(0, "head start")
     )  # only the held-out fifth depends on it
     _, expected = fit_regression([torch.cat(seen)[order]], rows.labels[order], classes=3)
-    assert head_start.start_head(Predictor(Predictor(model, **WALK)), rows, seed=0) == 60
+    assert head_start.start_head(Predictor(model, **WALK), rows, seed=0) == 60
     for found, wanted in ((layer.weight, expected.weight), (layer.bias, expected.bias)):
         torch.testing.assert_close(found.detach(), wanted, rtol=0, atol=1e-3 * float(expected.weight.abs().max()))
 
@@ -74,7 +75,7 @@ def test_nothing_but_the_output_layer_moves():
     with torch.no_grad(), disabled(model.eval()):
         base = model(**inputs).logits
     model.train()
-    head_start.start_head(Predictor(Predictor(model, **WALK)), rows, seed=0)
+    head_start.start_head(Predictor(model, **WALK), rows, seed=0)
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -89,7 +90,7 @@ def test_the_model_starts_better_than_a_random_head():
     shares = rows.labels.bincount() / len(rows)
     entropy = -float((shares * shares.log()).sum())
     assert measure(Predictor(model, **WALK).logits(rows), rows.labels).loss > entropy
-    head_start.start_head(Predictor(Predictor(model, **WALK)), rows, seed=0)
+    head_start.start_head(Predictor(model, **WALK), rows, seed=0)
     assert measure(Predictor(model, **WALK).logits(rows), rows.labels).loss < entropy
 
 
@@ -99,7 +100,7 @@ def test_at_most_so_many_rows_are_read(monkeypatch):
     heads = []
     for seed in (0, 0, 1):
         model = adapted()
-        assert head_start.start_head(Predictor(Predictor(model, **WALK)), tiny_rows(90), seed=seed) == 30
+        assert head_start.start_head(Predictor(model, **WALK), tiny_rows(90), seed=seed) == 30
         heads.append(model.classifier.weight.detach().clone())
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
@@ -108,13 +109,13 @@ def test_at_most_so_many_rows_are_read(monkeypatch):
 def test_training_starts_there_and_says_so():
     """The first line of the log; and the first loss is lower than without."""
     losses = {}
-    for start in head_start.HEAD_STARTS:
+    for start in training_config.HEAD_STARTS:
         log = MetricsLog()
         train(
             adapted(), tiny_rows(200), tiny_rows(8), config(head_start=start), pad_token_id=0, log=log, show_progress=False
         )
         losses[start] = next(event["loss"] for event in log.events if event["event"] == "step")
-        if start == head_start.PROBE:
+        if start == training_config.PROBE:
             assert {**log.events[0], "seconds": 0.0} == {
                 "event": "head_start",
                 "step": 0,
@@ -130,11 +131,11 @@ def test_a_frozen_head_and_one_without_a_linear_output_are_refused():
     model = adapted()
     model.classifier.requires_grad_(requires_grad=False)
     with pytest.raises(ConfigError, match="--head_start probe: classifier is frozen; train the head too, or use loaded"):
-        head_start.start_head(Predictor(Predictor(model, **WALK)), tiny_rows(20), seed=0)
+        head_start.start_head(Predictor(model, **WALK), tiny_rows(20), seed=0)
     model = adapted()
     model.classifier = torch.nn.Identity()
     with pytest.raises(ConfigError, match="the model's head has no linear output layer"):
-        head_start.start_head(Predictor(Predictor(model, **WALK)), tiny_rows(20), seed=0)
+        head_start.start_head(Predictor(model, **WALK), tiny_rows(20), seed=0)
     with pytest.raises(ConfigError, match="--head_start: found 'zero'; expected loaded or probe"):
         config(head_start="zero")
 

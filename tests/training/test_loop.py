@@ -11,6 +11,8 @@ from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, merge_all
 from lora_scratch.data import Encoded, plan_batches
 from lora_scratch.errors import TrainingError
 from lora_scratch.evaluation import Predictor, measure
+from lora_scratch.fast import path
+from lora_scratch.runtime.device import use_device
 from lora_scratch.runtime.precision import resolve_precision
 from lora_scratch.training import MetricsLog, TrainingConfig, loop, train
 from lora_scratch.training.loop import READ_EVERY
@@ -161,7 +163,7 @@ def test_training_on_a_cpu_or_on_the_current_gpu_chooses_no_device(monkeypatch):
     """torch.cuda.set_device takes no device without a number."""
     monkeypatch.setattr(torch.cuda, "set_device", stopped)
     for name in ("cpu", "cuda"):
-        loop._make_current(torch.device(name))
+        use_device(torch.device(name))
 
 
 def test_graphs_are_recorded_on_the_gpu_of_the_model(monkeypatch):
@@ -169,7 +171,7 @@ def test_graphs_are_recorded_on_the_gpu_of_the_model(monkeypatch):
     monkeypatch.setattr(loop, "resolve_device", lambda _: SECOND)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
     monkeypatch.setattr(Encoded, "to", lambda self, _: self)
-    monkeypatch.setattr(loop, "CudaRecorder", stopped)
+    monkeypatch.setattr(path, "CudaRecorder", stopped)
     model = adapted()
     monkeypatch.setattr(model, "to", lambda _: model)
     with pytest.raises(Stopped) as reached:
@@ -181,7 +183,7 @@ def test_graphs_are_recorded_on_the_gpu_of_the_model(monkeypatch):
 def test_recorded_graphs_are_dropped_when_training_ends(monkeypatch, fails):
     """Also by an error: what follows can use their memory, though the optimizer's hooks still refer to the stepper."""
     dropped = []
-    monkeypatch.setattr(loop.Stepper, "drop_graphs", lambda self: dropped.append(self))
+    monkeypatch.setattr(path.FastPath, "close", lambda self: dropped.append(self))
     if fails:
         monkeypatch.setattr(loop.Stepper, "launch", stopped)
     with pytest.raises(Stopped) if fails else nullcontext():
