@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from lora_scratch.jobs import check_file, check_free, local_adapter
-from lora_scratch.jobs.resume import recorded_run
 from torch import nn
 from typed_flags import hostile_paths
 
@@ -14,6 +13,7 @@ from lora_scratch.adapter import LoRAConfig, inject, save_adapter
 from lora_scratch.data import load_splits, read_texts
 from lora_scratch.errors import AdapterFileError, ConfigError, DataError, ModelError
 from lora_scratch.model import load_base
+from lora_scratch.runs.resume import recorded_run
 from lora_scratch.runtime.paths import path_fault, shown_path, typed_path
 
 KINDS = [
