@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..runtime.precision import multiplies_bfloat16
+
 
 def pack_weight(weight: Tensor) -> Tensor:
     """W in the layout that oneDNN's kernels read: opaque but for its shape. Shape: (out, in)."""
@@ -27,9 +29,3 @@ def can_be_packed(weight: Tensor, dtype: torch.dtype) -> bool:
     if weight.device.type != "cpu" or not torch._C._has_mkldnn or not has_operators:
         return False
     return dtype is torch.float32 or (dtype is torch.bfloat16 and multiplies_bfloat16())
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether oneDNN multiplies bfloat16 on this CPU, be it in float32 after all: from AVX-512 on, or avx_ne_convert."""
-    has_operator = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")
-    return bool(has_operator and torch.ops.mkldnn._is_mkldnn_bf16_supported())

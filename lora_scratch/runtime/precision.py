@@ -24,7 +24,6 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError
-from ..fast.packed_product import multiplies_bfloat16
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # oneDNN keeps to these instructions; the CPU may have more
@@ -76,3 +75,9 @@ def _cpu_multiplies_bfloat16_fast() -> bool:
     has_instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     limits = {os.environ.get(name, "").upper() for name in ISA_LIMITS}
     return has_instructions and multiplies_bfloat16() and limits.isdisjoint(ISAS_WITHOUT_BFLOAT16)
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether oneDNN multiplies bfloat16 on this CPU, be it in float32 after all: from AVX-512 on, or avx_ne_convert."""
+    has_operator = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")
+    return bool(has_operator and torch.ops.mkldnn._is_mkldnn_bf16_supported())
