@@ -74,6 +74,9 @@ def map_rows(
 ) -> Tensor:
     """`function` of every row, computed in batches of rows of like length, in the order of the data set.
 
+    The rows are put on the device once and every batch is made there, so the host waits for none of them. A caller with
+    any number of rows passes a window of them at a time, as jobs/classify.py does.
+
     Process r of w computes every w-th batch from the r-th on, and then all have all results. The batches are those of one
     process, so the results are its bits, and every row is computed for once.
 
@@ -90,10 +93,11 @@ def map_rows(
     own = plan[rank() :: world_size()]
     # where the batches don't go round, the first stands in: a sharded model (model/sharding.py) needs all processes in step
     stand_in = plan[:1] * (-(-len(plan) // world_size()) - len(own))
+    encoded = encoded.to(precision.device)
     parts: list[Tensor] = []
     with precision.autocast():
         for rows in tqdm(own + stand_in, desc=progress, unit="batch", disable=not progress or not is_main()):
-            parts.append(function(collate(encoded, rows, pad_token_id=pad_token_id).to(precision.device)).float())
+            parts.append(function(collate(encoded, rows, pad_token_id=pad_token_id)).float())
             keep_in_step()
     # copied to the CPU once, at the end: a copy a batch would make a GPU wait for it
     found = torch.cat(parts).cpu()  # (own rows and those of stand-ins, ...) in the order of the plan
