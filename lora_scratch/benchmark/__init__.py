@@ -1,9 +1,10 @@
 """Side by side with the peer, on the same work.
 
 `work.py` what is done, `emotion_shape.py` made-up rows of real lengths, `contenders.py` who does it (`ours.py`, `peer.py`),
-`watch.py` what looks on; the measures `training_speed.py`, `products.py`, `prediction.py`, `start_up.py`, `growth.py`,
-`whole_job.py`; `idle.py` is the machine free, `rounds.py` in which order, `process.py` each on its own; `figures.py`,
-`targets.py`, `tables.py` what came out. The one room that knows the peer, in `peer.py` alone.
+`watch.py` what looks on, `by_hand.py` steps that it sees one by one, `held.py` their memory; the measures
+`training_speed.py`, `products.py`, `prediction.py`, `start_up.py`, `growth.py`, `whole_job.py`; `idle.py` is the machine
+free, `rounds.py` in which order, `process.py` each on its own; `figures.py`, `targets.py`, `tables.py` what came out.
+`acceptance/` proves and measures the CUDA path. The one room that knows the peer, in `peer.py` alone.
 """
 
 from .figures import Figures as Figures
