@@ -97,7 +97,8 @@ def share(encoded: Encoded, rows: Sequence[int], *, rank: int, world: int, pad_t
 def collate(encoded: Encoded, rows: Sequence[int], *, pad_token_id: int, multiple: int = 1) -> Batch:
     """The batch of these rows of `encoded`, in this order, on the device of its tokens.
 
-    Where that is a GPU, only row numbers, starts and lengths go there, and nothing comes back, so the host doesn't wait.
+    Where that is a GPU, only row numbers, starts and lengths go there, in one message that the host doesn't wait for, and
+    nothing comes back.
 
     Shape: (B, T) with B = len(rows) and T the length of the longest of them, or the next multiple of `multiple` up to the
         most tokens that a row may have.
@@ -107,9 +108,9 @@ def collate(encoded: Encoded, rows: Sequence[int], *, pad_token_id: int, multipl
     starts, lengths = encoded.offsets[:-1][index], encoded.lengths[index]  # (B,)
     longest = int(lengths.max()) if len(rows) else 0
     width = max(longest, min(-(-longest // multiple) * multiple, encoded.max_tokens))
-    index, starts, lengths = (each.to(device, non_blocking=True) for each in (index, starts, lengths))
+    index, starts, lengths = torch.stack([index, starts, lengths]).to(device, non_blocking=True).unbind()
     position = torch.arange(width, device=device)  # (T,)
     mask = position < lengths[:, None]  # (B, T)
-    place = torch.where(mask, starts[:, None] + position, 0)  # (B, T); filling reads any token
-    input_ids = torch.where(mask, encoded.tokens[place].long(), pad_token_id)
+    place = (starts[:, None] + position).mul_(mask)  # (B, T); filling reads the first token, which is there
+    input_ids = encoded.tokens[place].long().masked_fill_(~mask, pad_token_id)
     return Batch(input_ids, mask.long(), encoded.labels[index], index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,9 +31,9 @@ class Encoded:
     truncated: int
     max_tokens: int
 
-    @property
+    @cached_property
     def lengths(self) -> Tensor:
-        """Tokens of every row, special tokens included. Shape: (n,) int64."""
+        """Tokens of every row, special tokens included, computed once. Shape: (n,) int64."""
         return self.offsets.diff()
 
     def __len__(self) -> int:

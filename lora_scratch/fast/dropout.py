@@ -44,9 +44,26 @@ def keep_mask(x: Tensor, p: float) -> tuple[Tensor | None, float]:
         p: probability of a 0, in [0, 1); rounded to a multiple of 2⁻¹⁶ on a CPU.
     """
     if x.device.type != "cpu":
-        return (torch.rand(x.shape, device=x.device) >= p if p else None), 1 - p
+        return (_native_mask(x, p) if p else None), 1 - p
     drop = round(p * LEVELS)  # of 2¹⁶ values
     return (_keep(x.shape, drop) if drop else None), (LEVELS - drop) / LEVELS
+
+
+def masked(x: Tensor, keep: Tensor | None) -> Tensor:
+    """x ∘ keep, not scaled, in the dtype of x; x itself without a mask. Shape: x, keep (...) -> (...)."""
+    if keep is None:
+        return x
+    if keep.dtype is torch.bool:  # a GPU's mask: there one kernel reads both dtypes
+        return x * keep
+    return keep.to(x.dtype).mul_(x)
+
+
+def _native_mask(x: Tensor, p: float) -> Tensor:
+    """bool in the shape of x: False with probability p. One kernel on a GPU, where random numbers and a comparison are four.
+
+    Of torch's own dropout only the mask is used: its output is scaled by 1 / (1 - p), and rounded to the dtype of x.
+    """
+    return torch.native_dropout(x, p, True)[1]
 
 
 def _keep(shape: torch.Size, drop: int) -> Tensor:

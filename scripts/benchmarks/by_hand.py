@@ -41,9 +41,9 @@ def count_tokens(rows: Encoded, group: Group) -> int:
     return sum(int(rows.lengths[batch].sum()) for batch in group)
 
 
-def collate_group(rows: Encoded, group: Group, *, pad_token_id: int) -> list[Batch]:
+def collate_group(rows: Encoded, group: Group, *, pad_token_id: int, plain: bool) -> list[Batch]:
     """The micro-batches of a step on the device of the rows, with the widths that the loop gives them there."""
-    multiple = WIDTH_MULTIPLE if rows.tokens.device.type == "cuda" else 1
+    multiple = WIDTH_MULTIPLE if rows.tokens.device.type == "cuda" and not plain else 1
     return [collate(rows, batch, pad_token_id=pad_token_id, multiple=multiple) for batch in group]
 
 
@@ -64,5 +64,5 @@ def _timed(stepper: Stepper, rows: Encoded, steps: Sequence[Group], pad_token_id
     """Take the steps; the seconds and the tokens of each."""
     for group in steps:
         start = time.perf_counter()
-        stepper(collate_group(rows, group, pad_token_id=pad_token_id))
+        stepper(collate_group(rows, group, pad_token_id=pad_token_id, plain=stepper.config.plain))
         yield time.perf_counter() - start, count_tokens(rows, group)

@@ -29,9 +29,13 @@ class HeldMemory:
         """The most memory held so far, the model included."""
         return peak_of(self.device)
 
-    def above_model(self, peak: int) -> int:
-        """A peak without the model."""
-        return peak - self.model_bytes
+    def now(self) -> int:
+        """The memory held now, the model included."""
+        return int(torch.cuda.memory_reserved(self.device)) if self.device.type == "cuda" else resident_bytes()
+
+    def above_model(self, held: int) -> int:
+        """What was held without the model."""
+        return held - self.model_bytes
 
 
 def peak_of(device: torch.device) -> int:

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections import deque
 from contextlib import nullcontext
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -93,8 +94,16 @@ def _arguments(work: Work, folder: str, *, validated: bool, **arguments: Any) ->
         disable_tqdm=True,
         seed=settings.seed,
         use_cpu=work.precision("fp32").device.type == "cpu",
-        **arguments,
+        **_as_spelled({field.name for field in fields(TrainingArguments)}, arguments),
     )
+
+
+def _as_spelled(known: set[str], arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by the names that this transformers knows: until 5.2 the sampler by length had a flag of its own."""
+    if "train_sampling_strategy" in known or "train_sampling_strategy" not in arguments:
+        return arguments
+    others = {name: value for name, value in arguments.items() if name != "train_sampling_strategy"}
+    return {**others, "group_by_length": arguments["train_sampling_strategy"] == "group_by_length"}
 
 
 def sorted_together(rows: int, batch_size: int) -> int:

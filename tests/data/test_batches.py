@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from dispatched import dispatched
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tiny import tiny_rows
@@ -162,3 +163,13 @@ def test_rows_on_a_device_are_collated_there():
     rows = tiny_rows().to("meta")
     assert rows.offsets.device.type == "cpu"
     assert collate(rows, [3, 1, 2], pad_token_id=0).input_ids.device.type == "meta"
+
+
+def test_a_batch_on_a_device_is_one_message_that_the_host_does_not_wait_for():
+    """Row numbers, starts and lengths go there together; the meta device stands in for a GPU."""
+    rows = tiny_rows().to("meta")
+    with dispatched() as operators:
+        collate(rows, [3, 1, 2], pad_token_id=0)
+    there = [options for name, options in operators.calls if name == "_to_copy" and str(options.get("device")) == "meta"]
+    assert [options.get("non_blocking", False) for options in there] == [True]
+    assert "scalar_tensor" not in operators.names

@@ -70,6 +70,14 @@ def test_select_gives_the_rows_asked_for_in_order(tokenizer: Any) -> None:
     assert len(encoded.select([])) == 0
 
 
+def test_lengths_are_computed_once(tokenizer: Any) -> None:
+    """A step asks for them twice, of millions of rows: the very same tensor; a copy of the rows has its own."""
+    encoded = encode(["a b", "", "b"], [0, 1, 2], tokenizer, max_tokens=8)
+    assert encoded.lengths is encoded.lengths
+    assert encoded.select([2, 0]).lengths.tolist() == [3, 4]
+    assert encoded.to("meta").lengths.tolist() == encoded.lengths.tolist() == [4, 2, 3]
+
+
 def test_encode_of_no_rows_is_empty(tokenizer: Any) -> None:
     """No text gives no token."""
     encoded = encode([], [], tokenizer, max_tokens=8)

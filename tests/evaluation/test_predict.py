@@ -1,8 +1,11 @@
 import warnings
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 from support import rank_work
+from support.dispatched import dispatched
 from support.families import tiny
 from support.ranks import in_processes
 from support.tiny import tiny_distilbert, tiny_rows
@@ -45,6 +48,23 @@ def test_map_rows_gives_every_row_its_own_value():
     rows = tiny_rows(23)
     found = Predictor(None, FP32, 0, batch_tokens=40).map_rows(lambda batch: batch.rows[:, None], rows)
     assert found.flatten().tolist() == list(range(23))
+
+
+@pytest.mark.parametrize("batch_tokens", [24, 1000])
+def test_rows_go_to_the_device_once_and_batches_are_made_there(batch_tokens):
+    """However many batches: two copies that the host waits for, tokens and labels. The meta device stands in for a GPU."""
+    there, seen = SimpleNamespace(device=torch.device("meta"), autocast=nullcontext), []
+
+    def first_class(batch):
+        seen.append({tensor.device.type for tensor in vars(batch).values()})
+        return torch.zeros(len(batch.rows), 2)
+
+    with dispatched() as operators:
+        Predictor(None, there, 0, batch_tokens=batch_tokens).map_rows(first_class, tiny_rows(23))
+    copies = [options for name, options in operators.calls if name == "_to_copy" and str(options.get("device")) == "meta"]
+    assert len(seen) == {24: 10, 1000: 1}[batch_tokens]
+    assert seen == [{"meta"}] * len(seen)
+    assert [bool(options.get("non_blocking")) for options in copies] == [False] * 2 + [True] * len(seen)
 
 
 def test_predict_logits_have_no_dropout():

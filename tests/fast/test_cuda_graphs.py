@@ -279,6 +279,21 @@ def test_out_of_memory_frees_all_recordings_and_the_batch_is_run_as_usual(monkey
     assert [(recording.replays, recording.resets) for recording in recorder.recordings] == [(2, 1)] * 3
 
 
+def test_one_row_that_has_no_memory_beside_the_graphs_comes_through(monkeypatch):
+    """It can't be halved, but the recordings can go."""
+    real, run = step.classify, graphed(FakeRecorder())
+
+    def classify(model, batch):
+        if len(batch.labels) == 1 and run.graphs.recorded:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, batch)
+
+    monkeypatch.setattr(step, "classify", classify)
+    outcome(run, batches())
+    with pytest.warns(UserWarning, match="without CUDA graphs: out of memory at step 9"):
+        assert not run([collate(ROWS, [0], pad_token_id=0)]).skipped
+
+
 def test_out_of_memory_without_graphs_halves_the_batch(monkeypatch):
     """When the recordings are gone and it is still too large, it goes through in pieces."""
     real = step.classify

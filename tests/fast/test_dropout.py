@@ -4,9 +4,10 @@ from contextlib import suppress
 
 import pytest
 import torch
+from support.dispatched import dispatched
 from torch import nn
 
-from lora_scratch.fast.dropout import CheapDropout, cheap_dropout, cheap_dropouts
+from lora_scratch.fast.dropout import CheapDropout, _native_mask, cheap_dropout, cheap_dropouts, keep_mask, masked
 from lora_scratch.layers import LoRALinear
 
 
@@ -122,3 +123,34 @@ def test_swap_leaves_a_dropout_with_hooks_alone():
     with cheap_dropouts(model):
         model(torch.ones(3))
     assert seen == [1]
+
+
+def test_a_gpus_mask_is_one_kernel_and_so_is_its_product():
+    """Random numbers, a comparison and a cast would be five. The meta device stands in for a GPU."""
+    x = torch.randn(3, 5, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    with dispatched() as operators:
+        keep, probability = keep_mask(x, 0.25)
+    assert operators.kernels == ["native_dropout"]
+    assert (keep.dtype, keep.shape, keep.requires_grad, probability) == (torch.bool, x.shape, False, 0.75)
+    with dispatched() as operators:
+        product = masked(x, keep)
+    assert operators.kernels == ["mul"]
+    assert product.dtype == x.dtype
+
+
+@pytest.mark.parametrize("p", [0.01, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpus_mask_drops_with_probability_p(p, dtype):
+    """Its mean over 400,000 entries within five standard errors, whatever x holds; neighbours decide on their own."""
+    n = 400_000
+    keep = _native_mask(torch.zeros(n, dtype=dtype), p).double()
+    assert abs(keep.mean() - (1 - p)) < 5 * (p * (1 - p) / n) ** 0.5
+    assert abs(((keep[1:] - 1 + p) * (keep[:-1] - 1 + p)).mean()) < 5 * p * (1 - p) / n**0.5
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int8])
+def test_masked_is_the_product_in_the_dtype_of_x(kind):
+    """Not scaled, every kept entry in its own bits; x itself without a mask."""
+    x, keep = torch.randn(50).bfloat16(), torch.rand(50) < 0.5
+    assert torch.equal(masked(x, keep.to(kind)), torch.where(keep, x, 0))
+    assert masked(x, None) is x

@@ -1,12 +1,14 @@
 """lora_scratch/fast/fused_lora.py: one node of the graph is the layer's formula, its gradients and its law of dropout."""
 
 from contextlib import suppress
+from types import MethodType
 
 import pytest
 import torch
 from torch import nn
 
-from lora_scratch.fast.dropout import keep_mask
+from lora_scratch.fast import fused_lora as fused
+from lora_scratch.fast.dropout import _native_mask, keep_mask
 from lora_scratch.fast.fused_lora import _AddUpdate, fused_updates
 from lora_scratch.layers import DoRALinear, LoRALinear
 from lora_scratch.testing import move_adapter
@@ -52,6 +54,96 @@ def test_fused_output_and_gradients_under_autocast_are_those_of_the_layer_to_bfl
     for f, e in zip(found, expected, strict=True):
         assert f.dtype is e.dtype
         assert (f - e).abs().max() <= 2e-2 * e.abs().max()
+
+
+def nodes(y):
+    """The names of all nodes of the graph that leads to y."""
+    names, waiting, seen = [], [y.grad_fn], {None}
+    while waiting:
+        if (node := waiting.pop()) not in seen:
+            seen.add(node)
+            names.append(node.name().removeprefix("torch::autograd::"))
+            waiting += [following for following, _ in node.next_functions]
+    return names
+
+
+def as_on_a_gpu(linear, x):
+    """What `F.linear` does there: with a bias and an x of three axes, a product of rows seen in another shape."""
+    if x.ndim == 2:
+        return torch.addmm(linear.bias, x, linear.weight.T)
+    return torch.addmm(linear.bias, x.reshape(-1, x.shape[-1]), linear.weight.T).view(*x.shape[:-1], -1)
+
+
+def as_conv1d(linear, x):
+    """A product that is a view whatever x is, like that of transformers' Conv1D."""
+    return as_on_a_gpu(linear, x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+
+
+@pytest.mark.parametrize("shape", [(5, 12), (2, 3, 12), (2, 3, 4, 12)])
+@pytest.mark.parametrize("product", [as_on_a_gpu, as_conv1d, None])
+def test_the_update_is_written_into_no_view(product, shape):
+    """Autograd would copy the whole of y several times over: the graph has the nodes of the formula and no others."""
+    layer = layer_of(dropout=0.1).train()
+    x = torch.randn(shape, requires_grad=True) * 1.0
+    expected = layer_of(dropout=0.0).train()(x)
+    if product is not None:
+        layer.base.forward = MethodType(product, layer.base)
+    with fused_updates(nn.ModuleList([layer])):
+        y = layer(x)
+        layer.dropout.p = 0.0
+        assert torch.allclose(layer(x), expected, atol=1e-6)
+    names = sorted(name for name in nodes(y) if name not in ("AccumulateGrad", "MulBackward0"))
+    assert y.shape == expected.shape
+    assert not y._is_view()
+    assert not {"CopySlices", "AsStridedBackward0"} & set(names)
+    if product is not as_conv1d:  # which needs a copy, and shapes of its own
+        assert names == ["AddmmBackward0", "UnsafeViewBackward0", "ViewBackward0", "_AddUpdateBackward"]
+
+
+def test_a_base_that_gives_its_input_back_is_not_written_to():
+    """A view of x is copied before the update is added, so x keeps its numbers."""
+    layer = layer_of(12, 12)
+    layer.base.forward = lambda x: x
+    x = torch.randn(2, 3, 12)
+    before = x.clone()
+    with fused_updates(nn.ModuleList([layer])):
+        y = layer(x)
+    assert torch.equal(x, before)
+    assert torch.allclose(y, x + x @ layer.delta_weight().T, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(0, 12), (2, 0, 12)])
+def test_no_tokens_give_no_outputs(shape):
+    """An empty batch keeps its axes, and its gradients are zero."""
+    layer, x = layer_of(dropout=0.1).train(), torch.empty(shape, requires_grad=True)
+    with fused_updates(nn.ModuleList([layer])):
+        y = layer(x)
+    y.sum().backward()
+    assert y.shape == (*shape[:-1], 7)
+    assert not layer.lora_B.grad.any()
+
+
+def test_a_gpus_mask_has_the_gradients_of_the_layer(monkeypatch):
+    """A mask of bool, as torch's own dropout draws it: the output and the gradients of the formula with that mask."""
+    masks = []
+
+    def on_a_gpu(x, p):
+        masks.append(_native_mask(x, p))
+        return masks[-1], 1 - p
+
+    monkeypatch.setattr(fused, "keep_mask", on_a_gpu)
+    layer, x = layer_of(dropout=0.25).double().train(), torch.randn(2, 3, 12, dtype=torch.float64)
+    with fused_updates(nn.ModuleList([layer])):
+        found = output_and_gradients(layer, x)
+
+    def formula(x):
+        low = (x * masks[0]) @ layer.lora_A.T
+        return layer.base(x) + layer.scaling / 0.75 * low @ layer.lora_B.T
+
+    formula.lora_A, formula.lora_B = layer.lora_A, layer.lora_B
+    expected = output_and_gradients(formula, x)
+    assert 0 < int(masks[0].sum()) < masks[0].numel()
+    assert all(torch.allclose(f, e, atol=1e-13) for f, e in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("keeps", [True, False])
@@ -165,9 +257,9 @@ def test_x_gets_its_gradient_where_a_is_frozen():
     layer, x = layer_of(), torch.randn(5, 12)
     layer.lora_A.requires_grad_(False)
     found = []
-    for fused in (False, True):
+    for is_fused in (False, True):
         leaf = x.clone().requires_grad_()
-        with fused_updates(nn.ModuleList([layer] if fused else [])):
+        with fused_updates(nn.ModuleList([layer] if is_fused else [])):
             found.append(torch.autograd.grad(layer(leaf).square().sum(), [leaf, layer.lora_B]))
     assert all(torch.allclose(f, e, rtol=1e-5, atol=1e-5) for f, e in zip(*found, strict=True))
 

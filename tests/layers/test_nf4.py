@@ -1,9 +1,11 @@
 """lora_scratch/layers/nf4.py: the levels of the paper, the nearest code for every weight, the product."""
 
+import copy
 from functools import partial
 
 import pytest
 import torch
+from dispatched import dispatched
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -157,6 +159,29 @@ def test_state_dict_restores_every_bit():
     other.load_state_dict(one.state_dict())
     assert torch.equal(one.weight, other.weight)
     assert set(one.state_dict()) == {"codes", "scales", "constants", "bias"}
+
+
+def test_a_product_makes_no_levels_and_copies_nothing_from_another_device():
+    """The table of levels lies beside the codes: on a GPU a copy from the host waits, and no graph can record it."""
+    layer, x = NF4Linear(linear()), torch.randn(2, 3, 96, requires_grad=True)
+    with dispatched() as operators:
+        layer(x).sum().backward()
+    assert not {"linspace", "special_ndtri", "flip", "lift_fresh"} & set(operators.names)
+    copies = [options.get("dtype") for name, options in operators.calls if name == "_to_copy"]
+    assert copies == [torch.int32, torch.float32] * 2  # codes and scales, in the forward pass and in the backward pass
+    assert len(operators.kernels) <= 25
+
+
+def test_the_table_of_levels_moves_with_the_layer_and_is_copied_with_it():
+    """To another device, into another dtype without a rounded bit, and by deepcopy; no file holds it."""
+    layer = NF4Linear(linear())
+    table = layer.pairs.clone()
+    assert layer.pairs.view(torch.float32).unique().tolist() == nf4_levels().tolist()
+    assert torch.equal(copy.deepcopy(layer).pairs, table)
+    assert copy.deepcopy(layer).pairs.data_ptr() != layer.pairs.data_ptr()
+    assert torch.equal(copy.deepcopy(layer).to(torch.bfloat16).half().pairs, table)
+    assert "pairs" not in layer.state_dict()
+    assert layer.to("meta").pairs.device.type == "meta"
 
 
 def test_the_quantised_layer_leaves_the_one_it_came_from_alone():

