@@ -18,9 +18,9 @@ import argparse
 import math
 from pathlib import Path
 
-from lora_scratch.adapter import dequantise_base
+from lora_scratch.adapter import dequantize_base
 from lora_scratch.deploy.formats import FORMATS, check_format, write_plain
-from lora_scratch.deploy.merge_check import DTYPES, TOLERANCES, Gate, gate_rows, merge_through_gate
+from lora_scratch.deploy.merge_check import DTYPES, TOLERANCES, MergeCheck, merge_check_rows, merge_if_equal
 from lora_scratch.deploy.split import save_split
 from lora_scratch.runs import (
     argument_parser,
@@ -53,16 +53,16 @@ def main() -> None:
     device = resolve_device(options.device)
     check_format(options.format, dtype=options.dtype)
     saved = open_adapter(options.adapter, model=options.model)
-    if options.dequantise:
-        dequantise_base(saved.base.model)
+    if options.dequantize:
+        dequantize_base(saved.base.model)
     if options.split:
         needs = save_split(saved, place)
         print("\n".join(f"{name:<24} {value}" for name, value in needs.items()))
         print(f"\n{place / 'base'}: an ordinary model; {place / 'adapter'}: LoRA for it, in PEFT's format")
         return
-    rows, source = (None, "") if options.no_rows else gate_rows(saved, dataset=options.dataset, count=options.rows)
+    rows, source = (None, "") if options.no_rows else merge_check_rows(saved, dataset=options.dataset, count=options.rows)
     tolerance = TOLERANCES[options.dtype] if options.tolerance is None else options.tolerance
-    gate = merge_through_gate(saved, rows=rows, source=source, dtype=options.dtype, tolerance=tolerance, device=device)
+    gate = merge_if_equal(saved, rows=rows, source=source, dtype=options.dtype, tolerance=tolerance, device=device)
     print(table(gate))
     gate.check()
     with new_folder(place) as folder:
@@ -95,7 +95,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=256, help="compare the logits of this many rows (default: 256)")
     parser.add_argument("--no_rows", action="store_true", help="look at the weights alone, compare no logits")
     parser.add_argument(
-        "--dequantise", action="store_true", help="a base in four bits becomes plain weights of the same numbers"
+        "--dequantize", action="store_true", help="a base in four bits becomes plain weights of the same numbers"
     )
     parser.add_argument("--device", default="auto", help="where the logits are computed: cpu, cuda or auto (default)")
     options = parser.parse_args()
@@ -113,7 +113,7 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def table(gate: Gate) -> str:
+def table(gate: MergeCheck) -> str:
     """One line a layer, then what the rows say."""
     width = max(len("module"), *(len(row.name) for row in gate.layers))
     header = f"{'module':<{width}} {'|dW|/|W|':>9} {'survived':>9} {'error':>9} {'unchanged':>9}"

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_scratch.adapter import NF4, LoRAConfig, QuantisationReport, count_parameters, disabled, is_adapted, quantise_base
+from lora_scratch.adapter import NF4, LoRAConfig, QuantizationReport, count_parameters, disabled, is_adapted, quantize_base
 from lora_scratch.data import Encoded, Splits, collate, plan_batches
 from lora_scratch.errors import printable
 from lora_scratch.evaluation import (
@@ -38,7 +38,7 @@ from lora_scratch.evaluation import (
 )
 from lora_scratch.model import Base
 from lora_scratch.model.sharding import shard_base
-from lora_scratch.reporting import offer_page, run_page
+from lora_scratch.reporting import run_page, write_page_if_possible
 from lora_scratch.runs import (
     ALL,
     DataOptions,
@@ -67,8 +67,16 @@ from lora_scratch.runtime.device import resolve_device, use_threads
 from lora_scratch.runtime.distributed import is_main, is_sharded, world_size
 from lora_scratch.runtime.precision import Precision, resolve_precision
 from lora_scratch.serialization import fingerprint, save_adapter
-from lora_scratch.study.anatomy import outline
-from lora_scratch.training import Checkpoints, MetricsLog, TrainingConfig, TrainResult, board, check_board, train
+from lora_scratch.study.anatomy import summarize_adapter
+from lora_scratch.training import (
+    Checkpoints,
+    MetricsLog,
+    TrainingConfig,
+    TrainResult,
+    check_tensorboard,
+    tensorboard_listener,
+    train,
+)
 
 OPTIONS = (ModelOptions, DataOptions, LoRAConfig, TrainingConfig, RunOptions)
 MEASURED = ("baseline", "probe", "adapted")  # the models whose logits a run keeps
@@ -85,7 +93,7 @@ def main() -> None:
     splits = open_splits(data, seed=training.seed)
     base = open_base(model_options.model, labels=splits.labels, seed=training.seed)
     adapter = resolve_trainable(base, run.trainable, adapter, base_precision=model_options.base_precision)
-    quantised = quantise_base(base.model, heads=adapter.head_modules) if model_options.base_precision == NF4 else None
+    quantized = quantize_base(base.model, heads=adapter.head_modules) if model_options.base_precision == NF4 else None
     sets = encode_splits(splits, base, max_tokens=data.max_tokens)
     known = history(splits, data, training, run)
     record = to_record((model_options, data, adapter, training, run), known, precision)
@@ -93,7 +101,7 @@ def main() -> None:
     if run.resume and is_finished(run.resume):
         print(f"{run.resume} is finished: report.json is there, nothing is left to do")
         return
-    describe(base, splits, sets, quantised, run)
+    describe(base, splits, sets, quantized, run)
 
     # the untouched model, measured before anything is changed
     model, pad = base.model, base.pad_token_id
@@ -113,7 +121,10 @@ def main() -> None:
             frozen = measure()
     check_same_run(recorded, record, folder=run.resume)
     notes = {name: (recorded or record)[name] for name in known}
-    with run_folder(run, record) as folder, board(folder / "tensorboard", wanted=run.tensorboard and is_main()) as listener:
+    with (
+        run_folder(run, record) as folder,
+        tensorboard_listener(folder / "tensorboard", wanted=run.tensorboard and is_main()) as listener,
+    ):
         place = folder / ("model" if run.trainable == ALL else "adapter")
         keep = partial(save_best, base, place, notes=notes, tensors=record["base"]["tensors"])
         checkpoints = Checkpoints(folder / "state", save_steps=run.save_steps, keep=run.keep)
@@ -125,7 +136,7 @@ def main() -> None:
 
         # the same rows again, against the frozen baseline
         measured = {**frozen, **measure_adapted(predictor, sets)}
-        report = report_on(model, splits, sets["test"], quantised, train=took(result), **measured)
+        report = report_on(model, splits, sets["test"], quantized, train=took(result), **measured)
         if is_main():
             card = model_card(base.name, adapter, notes, render_markdown(report)) if is_adapted(model) else ""
             write_logits(folder, labels=sets["test"].labels, **{name: measured[f"{name}_logits"] for name in MEASURED})
@@ -138,7 +149,7 @@ def main() -> None:
 def begun(run: RunOptions) -> dict[str, Any] | None:
     """The record of the run to go on with; for a new one nothing, once its place is known to be free."""
     if run.tensorboard:
-        check_board()
+        check_tensorboard()
     recorded = recorded_run(run.resume) if run.resume else None
     if run.output_dir and recorded is None and is_main():
         check_free(Path(run.output_dir))
@@ -183,13 +194,13 @@ def save_best(base: Base, folder: Path, metrics: Metrics, *, notes: dict[str, An
 
 
 def report_on(
-    model: nn.Module, splits: Splits, rows: Encoded, quantised: QuantisationReport | None, **figures: Any
+    model: nn.Module, splits: Splits, rows: Encoded, quantized: QuantizationReport | None, **figures: Any
 ) -> dict[str, Any]:
     """What report.json holds. (The anatomy is of whole tensors: a share of one has no norm.)"""
     if not any(is_sharded(p) for p in model.parameters()):
-        figures["anatomy"] = [asdict(module) for module in outline(model)]
-    if quantised:
-        figures["quantisation"] = quantised.summary()
+        figures["anatomy"] = [asdict(module) for module in summarize_adapter(model)]
+    if quantized:
+        figures["quantization"] = quantized.summary()
     report = build_report(
         **figures,
         parameters=asdict(count_parameters(model)),
@@ -208,7 +219,7 @@ def publish(report: dict[str, Any], place: Path, *, card: str, events: list[dict
     if card:
         write_text(place / "README.md", card)
     write_json(folder / "report.json", report)
-    return offer_page(folder / "report.html", partial(run_page, report, events, title=title))
+    return write_page_if_possible(folder / "report.html", partial(run_page, report, events, title=title))
 
 
 def from_where(checkpoints: Checkpoints) -> str:
@@ -249,10 +260,10 @@ def took(result: TrainResult) -> dict[str, float]:
 
 
 def describe(
-    base: Base, splits: Splits, sets: dict[str, Encoded], quantised: QuantisationReport | None, run: RunOptions
+    base: Base, splits: Splits, sets: dict[str, Encoded], quantized: QuantizationReport | None, run: RunOptions
 ) -> None:
     """What goes in, and what was done to it, before the long work starts."""
-    print(f"base   {base.name}; fresh values in {', '.join(base.fresh) or 'nothing'}")
+    print(f"base   {base.name}; fresh values in {', '.join(base.newly_initialized) or 'nothing'}")
     counts = ", ".join(f"{len(each):,} {name}" for name, each in sets.items())
     print(printable(f"data   {splits.source}: {counts} rows; labels {', '.join(splits.labels)}"))
     cut = {name: each.truncated for name, each in sets.items() if each.truncated}
@@ -260,8 +271,8 @@ def describe(
         print(f"       {count:,} of {len(sets[name]):,} {name} rows are cut to {sets[name].max_tokens} tokens")
     for line in left_out(splits):
         print(f"       {line}")
-    if quantised:
-        print(f"nf4    {quantised}")
+    if quantized:
+        print(f"nf4    {quantized}")
     if run.trainable == ALL:
         print("train  every parameter; there is no adapter, and --rank and the like say nothing")
 

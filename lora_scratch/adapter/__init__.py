@@ -7,7 +7,7 @@ PEFT has no field for, `files.py` save and load, `anatomy.py` what was learnt, `
 `subspace.py` what two of them have in common, `verify.py` what is wrong with a folder,
 `bank.py` many adapters in one model, `twin.py` how it reads them, `update.py` an adapter taken out of its model,
 `arithmetic.py` sums of those, `compression.py` the ranks they need, `rounding.py` what is left of an update in a narrower
-dtype, `quantise.py` the base in four bits."""
+dtype, `quantize.py` the base in four bits."""
 
 from .config import LoRAConfig as LoRAConfig
 from .inject import check_trainable as check_trainable
@@ -15,13 +15,13 @@ from .inject import inject as inject
 from .inject import remove_adapter as remove_adapter
 from .plan import Plan as Plan
 from .plan import dry_run as dry_run
-from .quantise import BASE_PRECISIONS as BASE_PRECISIONS
-from .quantise import FULL as FULL
-from .quantise import NF4 as NF4
-from .quantise import QuantisationReport as QuantisationReport
-from .quantise import base_precision as base_precision
-from .quantise import dequantise_base as dequantise_base
-from .quantise import quantise_base as quantise_base
+from .quantize import BASE_PRECISIONS as BASE_PRECISIONS
+from .quantize import FULL as FULL
+from .quantize import NF4 as NF4
+from .quantize import QuantizationReport as QuantizationReport
+from .quantize import base_precision as base_precision
+from .quantize import dequantize_base as dequantize_base
+from .quantize import quantize_base as quantize_base
 from .state import ParameterCount as ParameterCount
 from .state import adapter_layers as adapter_layers
 from .state import count_parameters as count_parameters

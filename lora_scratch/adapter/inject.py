@@ -150,7 +150,7 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
 
 def _restore_grad(model: nn.Module, required_grad: Mapping[str, bool]) -> None:
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(required_grad.get(name, False))  # a dequantised weight was none before
+        parameter.requires_grad_(required_grad.get(name, False))  # a dequantized weight was none before
 
 
 def forget_adapter(model: nn.Module, state: AdapterState) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError, TargetError
-from ..layers import OFFSET_METHODS, AdapterLayer, NoRandomNumbers, OffsetLoRALinear, adapter_class, initialise
+from ..layers import OFFSET_METHODS, AdapterLayer, NoRandomNumbers, OffsetLoRALinear, adapter_class, initialize
 from ..model.families import default_heads
 from .config import ALL_LINEAR, LoRAConfig, alpha_of, fits, rank_of
 from .targets import check_rank, default_targets, features, find_heads, find_targets, nearest, shared_names
@@ -53,7 +53,7 @@ class PlannedLayer:
             # init peft draws every number itself, and has to be the only one to draw from this generator
             with NoRandomNumbers() if self.config.init == "peft" else nullcontext():
                 layer = self._wrap(self.module, generator)
-            initialise(layer, self.config.init, generator)
+            initialize(layer, self.config.init, generator)
         except ValueError as error:
             raise ConfigError(str(error), where=self.name) from error
         return layer

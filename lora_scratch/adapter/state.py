@@ -20,7 +20,7 @@ class AdapterState:
 
     Args:
         config: with targets and head modules resolved to what was asked for or what the family's preset says.
-        seed: of the adapter's random initialisation.
+        seed: of the adapter's random initialization.
         trained_base: the first value of every base tensor that training changes (head, biases), by its name in the base.
         required_grad: what `requires_grad` was, by parameter name of the base.
     """
@@ -93,6 +93,6 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     bias = sum(t.numel() for t in trained_biases(model).values()) if is_adapted(model) else 0
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     # a four-bit weight is in buffers, and a parameter of the model all the same
-    quantised = sum(getattr(module, "quantised_entries", 0) for module in model.modules())
-    total = sum(p.numel() for p in model.parameters()) + quantised
+    quantized = sum(getattr(module, "quantized_entries", 0) for module in model.modules())
+    total = sum(p.numel() for p in model.parameters()) + quantized
     return ParameterCount(total, trainable, lora, trainable - lora - bias, bias)

@@ -22,7 +22,7 @@ from ..evaluation import Interval, Paired, measure, paired, paired_intervals, ve
 from ..evaluation.verdict import BETTER, WORSE
 from ..layers import stored_tensors
 from ..runs.model_card import compressed_card
-from ..runs.trained_adapter import SavedAdapter
+from ..runs.trained_adapter import TrainedAdapter
 from ..serialization import save_adapter, weights_file
 from .truncation import allot, decompose, kept_energy, truncate
 from .update import AdapterUpdate, install_update, take_update
@@ -85,7 +85,7 @@ class Compression:
 
 
 def compress(
-    saved: SavedAdapter, predict: Predict, *, validation: Encoded, test: Encoded, energies: Iterable[float] = ENERGIES
+    saved: TrainedAdapter, predict: Predict, *, validation: Encoded, test: Encoded, energies: Iterable[float] = ENERGIES
 ) -> Compression:
     """Search, and leave the chosen adapter in the model of `saved`.
 
@@ -125,7 +125,7 @@ def compress(
     )
 
 
-def save_compression(saved: SavedAdapter, found: Compression, folder: Path, *, command: str) -> Path:
+def save_compression(saved: TrainedAdapter, found: Compression, folder: Path, *, command: str) -> Path:
     """Write the model's adapter, which is the chosen one; provenance.json says of what, and how it was chosen.
 
     Raises:
@@ -172,11 +172,11 @@ def _chosen(candidates: list[Candidate]) -> Candidate:
     return fit[-1]
 
 
-def _put(saved: SavedAdapter, update: AdapterUpdate) -> None:
+def _put(saved: TrainedAdapter, update: AdapterUpdate) -> None:
     install_update(remove_adapter(saved.base.model), update, seed=saved.notes.get("seed", 0)).eval()
 
 
-def _size(saved: SavedAdapter) -> Size:
+def _size(saved: TrainedAdapter) -> Size:
     model = saved.base.model
     numbers = sum(tensor.numel() for layer in adapter_layers(model).values() for tensor in stored_tensors(layer).values())
     return Size(numbers, len(weights_file(model)))

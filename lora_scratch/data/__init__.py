@@ -3,8 +3,8 @@
 from .batches import Batch as Batch
 from .batches import collate as collate
 from .batches import plan_batches as plan_batches
-from .batches import plan_in_order as plan_in_order
-from .batches import share as share
+from .batches import plan_eval_batches as plan_eval_batches
+from .batches import shard_batch as shard_batch
 from .encode import Encoded as Encoded
 from .encode import encode as encode
 from .examples import Example as Example

@@ -36,7 +36,7 @@ class Batch:
         """The same batch on `device`."""
         return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device), self.rows.to(device))
 
-    def pieces(self, count: int) -> list[Batch]:
+    def chunk(self, count: int) -> list[Batch]:
         """The same rows in at most `count` batches of like size."""
         fields = (self.input_ids, self.attention_mask, self.labels, self.rows)
         return [Batch(*parts) for parts in zip(*(field.chunk(count) for field in fields), strict=True)]
@@ -66,7 +66,7 @@ def plan_batches(lengths: Tensor, *, batch_size: int, seed: int, epoch: int) -> 
     return [batches[index].tolist() for index in order]
 
 
-def plan_in_order(lengths: Tensor, *, batch_tokens: int) -> list[list[int]]:
+def plan_eval_batches(lengths: Tensor, *, batch_tokens: int) -> list[list[int]]:
     """Batches for evaluation: the longest rows first, so that memory runs out at the start or not at all.
 
     As many rows as are `batch_tokens` when padded to the longest of them, at least one: few long rows or many short ones
@@ -83,7 +83,9 @@ def plan_in_order(lengths: Tensor, *, batch_tokens: int) -> list[list[int]]:
     return batches
 
 
-def share(encoded: Encoded, rows: Sequence[int], *, rank: int, world: int, pad_token_id: int, multiple: int = 1) -> Batch:
+def shard_batch(
+    encoded: Encoded, rows: Sequence[int], *, rank: int, world: int, pad_token_id: int, multiple: int = 1
+) -> Batch:
     """What process `rank` of `world` has to do of the batch of these rows: every `world`-th row.
 
     So short and long rows are shared evenly. Where there are fewer rows than processes, some get the first row with the

@@ -35,7 +35,7 @@ from ..errors import ConfigError, TargetError
 from ..layers import AdapterLayer, NF4Linear, stores_in_out
 from .bank_head import BankHead
 from .bank_layers import BASE_SLOT, BankEmbedding, BankLayer, BankLinear, Routing
-from .shared_copy import AdaptedTwin, own_labels, read_twin
+from .shared_copy import SharedCopy, load_into_shared_copy, own_labels
 
 BASE = "base"
 
@@ -185,7 +185,7 @@ class AdapterBank:
 
     def _write(self, name: str, source: str | Path | nn.Module, *, verify_base: bool) -> None:
         with self._no_batch("bank.add"):
-            twin = read_twin(self.model, source, verify_base=verify_base, must_cover=self._must_cover)
+            twin = load_into_shared_copy(self.model, source, verify_base=verify_base, must_cover=self._must_cover)
             layers = self._layers | self._new_layers(_kinds(twin))
             slot = min(set(range(len(self._slots) + 1)) - set(self._slots.values()))
             size = max(self._size, len({*self._slots, name}) + 1)
@@ -239,7 +239,7 @@ def _undone_after_an_error(layers: Iterable[BankLayer]) -> Iterator[None]:
         raise
 
 
-def _kinds(twin: AdaptedTwin) -> dict[str, type[BankLayer]]:
+def _kinds(twin: SharedCopy) -> dict[str, type[BankLayer]]:
     """How the bank has to wrap each module that the twin's adapter changes."""
     layers = adapter_layers(twin.model)
     kinds: dict[str, type[BankLayer]] = dict.fromkeys(twin.config.head_modules or [], BankHead)

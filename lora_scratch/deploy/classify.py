@@ -13,11 +13,11 @@ from ..data import encode
 from ..errors import DataError
 from ..evaluation import Predictor
 from ..fast import onednn
-from ..fast.frozen_weights import multiplied_in, stores_copies
+from ..fast.frozen_weights import stores_copies, with_frozen_weights_in
 from ..model.sharding import shard_base
-from ..runs.trained_adapter import SavedAdapter
-from ..runtime.distributed import from_main, is_main, world_size
-from ..runtime.memory import give_back_freed
+from ..runs.trained_adapter import TrainedAdapter
+from ..runtime.distributed import broadcast, is_main, world_size
+from ..runtime.memory import trim_heap
 from ..runtime.precision import Precision
 
 WINDOW_ROWS = 2048  # texts held at a time: enough to sort by length, few enough that memory stays flat
@@ -50,14 +50,14 @@ class Classifier:
 
     def __init__(
         self,
-        saved: SavedAdapter,
+        saved: TrainedAdapter,
         *,
         precision: Precision,
         batch_tokens: int | None = None,
         plain: bool = False,
         fsdp: bool = False,
     ) -> None:
-        onednn.keep_few_kernels(KERNELS)
+        onednn.limit_kernel_cache(KERNELS)
         if fsdp:
             self.model = shard_base(saved.base.model, precision.device)
         else:
@@ -68,7 +68,7 @@ class Classifier:
         self.precision, self.batch_tokens, self.plain = precision, batch_tokens, plain
         self._copies = ExitStack()  # made by the first call and kept: each time they would take a tenth of a second
         if not plain and stores_copies(self.model, precision):
-            self._copies.enter_context(multiplied_in(self.model, precision.dtype))
+            self._copies.enter_context(with_frozen_weights_in(self.model, precision.dtype))
 
     def __call__(
         self, texts: Iterable[str | DataError], *, rows: int = WINDOW_ROWS, characters: int = WINDOW_CHARACTERS
@@ -81,7 +81,7 @@ class Classifier:
         for window in from_main_process(windows(texts, rows=rows, characters=characters)):
             found = self._classify([text for text in window if isinstance(text, str)])
             yield from (next(found) if isinstance(text, str) else text for text in window)
-            give_back_freed()
+            trim_heap()
 
     def _classify(self, texts: Sequence[str]) -> Iterator[Classified]:
         if not texts:
@@ -106,7 +106,7 @@ def from_main_process(windows: Iterator[list[str | DataError]]) -> Iterator[list
     while True:
         window = next(windows, None) if is_main() else None
         texts = None if window is None else [text for text in window if isinstance(text, str)]
-        texts = json.loads(from_main(json.dumps(texts).encode()))
+        texts = json.loads(broadcast(json.dumps(texts).encode()))
         if texts is None:
             return
         yield texts if window is None else window

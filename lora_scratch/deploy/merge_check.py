@@ -15,7 +15,7 @@ from ..errors import ConfigError, DataError, MergeError
 from ..evaluation import Predictor
 from ..runs.loading import encode_rows, open_splits
 from ..runs.options import DataOptions
-from ..runs.trained_adapter import SavedAdapter
+from ..runs.trained_adapter import TrainedAdapter
 from ..runtime.precision import Precision
 from ..testing import relative_error
 from .rounding import Survival, survival
@@ -44,7 +44,7 @@ class LogitCheck:
 
 
 @dataclass(frozen=True)
-class Gate:
+class MergeCheck:
     """What is known of a merged model.
 
     Args:
@@ -76,9 +76,9 @@ class Gate:
             )
 
 
-def merge_through_gate(
-    saved: SavedAdapter, *, rows: Encoded | None, source: str, dtype: str, tolerance: float, device: torch.device
-) -> Gate:
+def merge_if_equal(
+    saved: TrainedAdapter, *, rows: Encoded | None, source: str, dtype: str, tolerance: float, device: torch.device
+) -> MergeCheck:
     """Merge the model of `saved`, in place, round all of it to `dtype`, and compare it with what it was before.
 
     The adapter model computes in float32, the merged one in the dtype that it is stored in: as it will be used.
@@ -91,21 +91,21 @@ def merge_through_gate(
     """
     model = saved.base.model.to(device)
     if base_precision(model) == NF4:
-        remedy = "pass --dequantise: its numbers in plain weights"
-        raise MergeError("the base is quantised to four bits, which hold no update", where="--merged", remedy=remedy)
+        remedy = "pass --dequantize: its numbers in plain weights"
+        raise MergeError("the base is quantized to four bits, which hold no update", where="--merged", remedy=remedy)
     logits = partial(_logits, saved, device=device)
     expected = None if rows is None else logits(rows)
     layers = survival(model, DTYPES[dtype])
     merge_and_remove(model).to(DTYPES[dtype])
     _check_finite(model, dtype)
     if rows is None or expected is None:
-        return Gate(dtype, tolerance, layers, None)
+        return MergeCheck(dtype, tolerance, layers, None)
     found = logits(rows)
     flips = int((found.argmax(-1) != expected.argmax(-1)).sum())
-    return Gate(dtype, tolerance, layers, LogitCheck(source, len(found), relative_error(found, expected), flips))
+    return MergeCheck(dtype, tolerance, layers, LogitCheck(source, len(found), relative_error(found, expected), flips))
 
 
-def gate_rows(saved: SavedAdapter, *, dataset: str | None, count: int) -> tuple[Encoded, str]:
+def merge_check_rows(saved: TrainedAdapter, *, dataset: str | None, count: int) -> tuple[Encoded, str]:
     """The first validation rows of `dataset`, or else of what the adapter was trained with, and their source.
 
     Raises:
@@ -124,7 +124,7 @@ def gate_rows(saved: SavedAdapter, *, dataset: str | None, count: int) -> tuple[
     return encode_rows(splits.validation, saved.base, max_tokens=options.max_tokens), splits.source
 
 
-def _logits(saved: SavedAdapter, rows: Encoded, *, device: torch.device) -> Tensor:
+def _logits(saved: TrainedAdapter, rows: Encoded, *, device: torch.device) -> Tensor:
     # padded, in the model's own code: what will be run is plain transformers
     plain = Precision(torch.float32, device)
     return Predictor(saved.base.model, plain, saved.base.pad_token_id, plain=True).logits(rows)

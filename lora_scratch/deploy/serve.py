@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adapter import NF4, quantise_base
-from ..adapter.quantise import FULL
+from ..adapter import NF4, quantize_base
+from ..adapter.quantize import FULL
 from ..data import Batch, encode
 from ..errors import AdapterFileError, ConfigError, DataError
 from ..evaluation import Predictor
@@ -62,8 +62,8 @@ def open_bank(
     (first,) = bases.values()
     base = open_base(model or first["base"]["name"])
     if first["base"].get("precision") == NF4:
-        quantise_base(base.model, heads=first["config"]["head_modules"])
-    bank = AdapterBank(base.model.to(device), capacity=len(folders), must_cover=base.fresh)
+        quantize_base(base.model, heads=first["config"]["head_modules"])
+    bank = AdapterBank(base.model.to(device), capacity=len(folders), must_cover=base.newly_initialized)
     for name, folder in folders.items():
         bank.add(name, folder)
     limits = {name: int(each["data"]["max_tokens"]) for name, each in notes.items()}
@@ -83,9 +83,9 @@ def classify_rows(
     Raises:
         DataError: a row for `base`, whose own head would be random.
     """
-    if served.base.fresh and BASE in adapters:
+    if served.base.newly_initialized and BASE in adapters:
         raise DataError(
-            f"{served.base.name} has no head of its own: {', '.join(served.base.fresh[:2])} would be random",
+            f"{served.base.name} has no head of its own: {', '.join(served.base.newly_initialized[:2])} would be random",
             where=f"a row for {BASE!r}",
             expected=f"one of {', '.join(served.bank.adapters)}",
         )

@@ -23,7 +23,7 @@ from .bank_layers import BankLayer
 
 
 @dataclass(frozen=True)
-class AdaptedTwin:
+class SharedCopy:
     """A twin of a base, adapted.
 
     Args:
@@ -35,9 +35,9 @@ class AdaptedTwin:
     labels: tuple[str, ...]
 
 
-def read_twin(
+def load_into_shared_copy(
     model: nn.Module, source: str | Path | nn.Module, *, verify_base: bool = True, must_cover: Collection[str] = ()
-) -> AdaptedTwin:
+) -> SharedCopy:
     """A twin of `model` (plain, or in a bank) with the adapter of `source` in it; the model is not touched.
 
     The head may have another number of outputs than the model's own.
@@ -54,7 +54,7 @@ def read_twin(
         twin = _plain_twin(model, tensors)
         outputs = _fit_outputs(twin, tensors)
         config = load_adapter(twin, folder, verify_base=verify_base, must_cover=must_cover)
-        return AdaptedTwin(twin, config, _labels_in(folder, outputs))
+        return SharedCopy(twin, config, _labels_in(folder, outputs))
 
 
 def own_labels(model: nn.Module) -> tuple[str, ...]:

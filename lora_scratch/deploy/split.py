@@ -8,13 +8,13 @@ from ..adapter import NF4, adapter_layers, base_precision, remove_adapter
 from ..adapter.factors import has_factors
 from ..errors import ConfigError
 from ..layers import DoRALinear
-from ..runs.trained_adapter import SavedAdapter
+from ..runs.trained_adapter import TrainedAdapter
 from ..runtime.atomic import new_folder
 from ..serialization import save_adapter
 from .head_split import give_head_to_base
 
 
-def save_split(saved: SavedAdapter, place: Path) -> dict[str, str]:
+def save_split(saved: TrainedAdapter, place: Path) -> dict[str, str]:
     """Write `place`/base, an ordinary model with the trained head, and `place`/adapter, LoRA for it without a head.
 
     Both together are the adapter model, tensor for tensor.
@@ -30,7 +30,7 @@ def save_split(saved: SavedAdapter, place: Path) -> dict[str, str]:
         found = f"variant {saved.config.variant} has other tensors than LoRA's A and B"
         raise ConfigError(found, where="--split", remedy="pass --merged, which every server can hold")
     if base_precision(model) == NF4:
-        raise ConfigError("the base is quantised to four bits", where="--split", remedy="pass --dequantise")
+        raise ConfigError("the base is quantized to four bits", where="--split", remedy="pass --dequantize")
     give_head_to_base(model)
     needs = asks(saved)
     with new_folder(place) as folder:
@@ -41,14 +41,14 @@ def save_split(saved: SavedAdapter, place: Path) -> dict[str, str]:
     return needs
 
 
-def asks(saved: SavedAdapter) -> dict[str, str]:
+def asks(saved: TrainedAdapter) -> dict[str, str]:
     """The largest rank, the modules and the variant, as a server's own settings name them."""
     layers = adapter_layers(saved.base.model)
     ranks = sorted({layer.rank for layer in layers.values()})
     return {
         "rank": " and ".join(map(str, ranks)) + f": the server's largest rank has to be {ranks[-1]} or more",
         "modules": ", ".join(sorted({name.rpartition(".")[2] for name in layers})),
-        "rank-stabilised scaling": "yes" if saved.config.rslora else "no",
+        "rank-stabilized scaling": "yes" if saved.config.rslora else "no",
         "DoRA": "yes" if any(isinstance(layer, DoRALinear) for layer in layers.values()) else "no",
         "modules_to_save": "none: the head is the base's",
     }

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data import Batch, Encoded, collate, plan_in_order
+from ..data import Batch, Encoded, collate, plan_eval_batches
 from ..errors import DataError
 from ..model.forward import classify, evaluating, forward_path
-from ..runtime.distributed import is_main, keep_in_step, rank, sum_over_processes, world_size
+from ..runtime.distributed import barrier, is_main, rank, sum_over_processes, world_size
 from ..runtime.precision import Precision
 from ..runtime.ranks import check_same_tensors
 
@@ -72,7 +72,7 @@ class Predictor:
         """
         # no_grad, not inference_mode: layers keep what they compute in evaluation, and inference tensors could not be kept
         device = self.precision.device
-        plan = plan_in_order(encoded.lengths, batch_tokens=self.batch_tokens or BATCH_TOKENS[device.type])
+        plan = plan_eval_batches(encoded.lengths, batch_tokens=self.batch_tokens or BATCH_TOKENS[device.type])
         if not plan:
             raise DataError("no rows to predict", where="evaluation", expected="at least one")
         check_same_tensors("the rows", {"tokens": encoded.tokens, "offsets": encoded.offsets})
@@ -84,7 +84,7 @@ class Predictor:
         with self.precision.autocast():
             for rows in tqdm(own + stand_in, desc=progress, unit="batch", disable=not progress or not is_main()):
                 parts.append(function(collate(encoded, rows, pad_token_id=self.pad_token_id)).float())
-                keep_in_step()
+                barrier()
         # copied to the CPU once, at the end: a copy a batch would make a GPU wait for it
         found = torch.cat(parts).cpu()  # (own rows and those of stand-ins, ...) in the order of the plan
         order = torch.tensor([row for rows in own for row in rows], dtype=torch.int64)

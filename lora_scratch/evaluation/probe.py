@@ -16,7 +16,7 @@ from .regression import fit_regression
 
 
 def linear_probe(predictor: Predictor, train: Encoded, test: Encoded, *, progress: str = "") -> Tensor:
-    """log softmax(W z + b) of the test rows, with z the standardised frozen features and W, b fitted to the training rows.
+    """log softmax(W z + b) of the test rows, with z the standardized frozen features and W, b fitted to the training rows.
 
     The features are the encoder's last hidden state, either at the first token ([CLS]), where the heads of DistilBERT,
     BERT, RoBERTa and ELECTRA read, or as the mean over the row's tokens, which is stronger where nothing has trained [CLS].

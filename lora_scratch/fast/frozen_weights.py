@@ -37,12 +37,12 @@ FEW_ROWS = 64
 def fast_products(model: nn.Module, precision: Precision) -> Iterator[None]:
     """Inside, products with frozen weights are as fast as they get in `precision`: in float32 by oneDNN where that is faster
     (fast/onednn.py), in half precision with weights rounded once, and packed wherever oneDNN multiplies."""
-    onednn.keep_few_kernels()
+    onednn.limit_kernel_cache()
     with ExitStack() as levers:
         if _goes_through_onednn(model, precision):
             levers.enter_context(onednn.through_onednn())
         if stores_copies(model, precision):
-            levers.enter_context(multiplied_in(model, precision.dtype))
+            levers.enter_context(with_frozen_weights_in(model, precision.dtype))
         yield
 
 
@@ -56,13 +56,13 @@ def _goes_through_onednn(model: nn.Module, precision: Precision) -> bool:
 
 
 def frozen_linears(model: nn.Module) -> list[nn.Linear]:
-    """The layers that `multiplied_in` takes."""
+    """The layers that `with_frozen_weights_in` takes."""
     swapped = {part for module in model.modules() if getattr(module, "swaps_values", False) for part in module.modules()}
     return [module for module in model.modules() if _is_frozen_linear(module) and module not in swapped]
 
 
 @contextmanager
-def multiplied_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+def with_frozen_weights_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Inside, frozen `nn.Linear` layers compute with a copy in `dtype`, packed where it can be. For use under autocast.
 
     Not those of a bank's heads: there every row brings weights of its own.

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..runtime.distributed import from_main, is_main
+from ..runtime.distributed import broadcast, is_main
 from .packed_product import can_be_packed, multiply, pack_weight
 
 TOKENS, WIDTH, INNER = 512, 768, 3072  # the largest product of DistilBERT
@@ -36,7 +36,7 @@ KERNELS = 64  # a training step has about 40 shapes, the few that come back in e
 EXACT = 1e-5  # of the largest output; float32 in any order of summation is off by 1e-6, bfloat16 by 1e-2
 
 
-def keep_few_kernels(count: int = KERNELS) -> None:
+def limit_kernel_cache(count: int = KERNELS) -> None:
     """Bound the caches of compiled kernels, unless the environment does. Before the first product, which reads it."""
     for name in CACHES:
         os.environ.setdefault(name, str(count))
@@ -71,7 +71,7 @@ def onednn_is_faster() -> bool:
     every process tests for itself whether oneDNN is exact.
     """
     if not _found:
-        _found.append(from_main(bytes([is_main() and _measure()])) == b"\1")
+        _found.append(broadcast(bytes([is_main() and _measure()])) == b"\1")
     return _found[0] and is_exact()
 
 

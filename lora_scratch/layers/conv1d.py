@@ -2,7 +2,7 @@ r"""LoRA on transformers' `Conv1D`, the linear layer of GPT-2, which stores its 
 
     y = x W + b + scaling · (dropout(x) Aᵀ) Bᵀ        W (in, out),  ΔW = scaling · (B A)ᵀ
 
-A and B are what they are on `nn.Linear`; only the side on which the weight stands is another. The class is recognised by
+A and B are what they are on `nn.Linear`; only the side on which the weight stands is another. The class is recognized by
 its full name, so nothing here imports transformers.
 """
 

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 
 def lora_scaling(alpha: float, rank: int, *, rslora: bool = False) -> float:
-    """alpha / rank, or alpha / √rank for rank-stabilised LoRA.
+    """alpha / rank, or alpha / √rank for rank-stabilized LoRA.
 
     With alpha / √rank the size of the update, and of its gradient, stays the same as the rank grows.
     Source: Kalajdzievski 2023, rsLoRA, arXiv:2312.03732, theorem 3.2.
@@ -84,13 +84,13 @@ class AdapterLayer(nn.Module, ABC):
         """Fold the update into one weight: computed in float32 (or wider), rounded once to the dtype of the base.
 
         Raises:
-            RuntimeError: already merged, a base that holds no weight to fold into (a quantised one), or a folded weight that
+            RuntimeError: already merged, a base that holds no weight to fold into (a quantized one), or a folded weight that
                 is not finite. Nothing has changed then.
         """
         if self.merged:
             raise RuntimeError("merge: already merged; call unmerge() first")
         if not isinstance(self.weight, nn.Parameter):
-            raise RuntimeError("merge: the base is quantised; call dequantise_base(model) first")
+            raise RuntimeError("merge: the base is quantized; call dequantize_base(model) first")
         folded = self.effective_weight().to(self.weight.dtype).contiguous()
         if not folded.isfinite().all():
             raise RuntimeError(f"merge: the folded weight is not finite in {folded.dtype}; look for NaN or inf in A and B")

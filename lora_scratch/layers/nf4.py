@@ -1,11 +1,11 @@
-r"""A frozen linear layer in four bits a weight, QLoRA's base: NF4 codes, and block scales that are quantised once more.
+r"""A frozen linear layer in four bits a weight, QLoRA's base: NF4 codes, and block scales that are quantized once more.
 
 Weights of a trained layer are close to normal. Cut into blocks of 64 and divided by the largest magnitude of each block,
 they fall into [-1, 1], and sixteen levels at the quantiles of a normal distribution are used about equally often:
 
     Ŵ = s · level[code]        code: 4 bits a weight, two in a byte;  s: the scale of the weight's block
 
-A float32 scale would add 32/64 = 0.5 bits a weight. So the scales are quantised themselves, to 8 bits in blocks of 256,
+A float32 scale would add 32/64 = 0.5 bits a weight. So the scales are quantized themselves, to 8 bits in blocks of 256,
 
     s = mean + step · q        q: 8 bits a block of 64;  step: float32 for 256 of these;  mean: one float32
 
@@ -15,7 +15,7 @@ spaced steps: after the mean is taken out, scales are as likely above as below i
 A product multiplies with Ŵ, rounded to the compute dtype, made for the moment and made again in the backward pass: no dense
 copy stays. The gradient goes through to x; codes have none. What the adapter learns, it learns about Ŵ.
 
-Source: Dettmers et al. 2023, QLoRA, arXiv:2305.14314, section 3 (NormalFloat, double quantisation) and appendix E (levels).
+Source: Dettmers et al. 2023, QLoRA, arXiv:2305.14314, section 3 (NormalFloat, double quantization) and appendix E (levels).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class NF4Linear(nn.Module):
     """y = x Ŵᵀ + b, with Ŵ the four-bit version of a layer's weight. Frozen; put an adapter layer around it to learn.
 
     Args:
-        linear: the layer to quantise, which stays as it is. The bias is shared with it.
+        linear: the layer to quantize, which stays as it is. The bias is shared with it.
 
     Shape: n = ⌈out·in / 64⌉ blocks: codes (32·n,) uint8; scales (n,) int8; constants, the mean and a step for every 256
         scales, float32 seen as bytes, so that `model.to(torch.bfloat16)` can't round them. pairs (256,) int64, for every
@@ -66,14 +66,14 @@ class NF4Linear(nn.Module):
         super().__init__()
         weight = linear.weight.detach()
         if not weight.is_floating_point() or not weight.numel() or not weight.isfinite().all():
-            raise ValueError(f"the weight to quantise is {weight.dtype} {tuple(weight.shape)}; expected finite numbers")
+            raise ValueError(f"the weight to quantize is {weight.dtype} {tuple(weight.shape)}; expected finite numbers")
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = linear.bias
         blocks = _blocks(weight.float().flatten(), BLOCK)  # (n, 64)
-        scales, steps, mean = _quantise_scales(blocks.abs().amax(1))
+        scales, steps, mean = _quantize_scales(blocks.abs().amax(1))
         self.register_buffer("scales", scales)
         self.register_buffer("constants", torch.cat([mean, steps]).view(torch.uint8))
-        self.register_buffer("codes", _quantise(blocks, self._block_scales()))
+        self.register_buffer("codes", _quantize(blocks, self._block_scales()))
         self.register_buffer("pairs", _level_pairs().to(weight.device), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,17 +86,17 @@ class NF4Linear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """Ŵ, made now, for whatever reads `layer.weight`. Shape: (out, in) float32."""
-        return self.dequantise(torch.float32)
+        return self.dequantize(torch.float32)
 
     @torch.no_grad()
-    def dequantise(self, dtype: torch.dtype) -> Tensor:
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
         """Ŵ = s · level[code], computed in float32. Shape: (out, in)."""
         levels = self.pairs.index_select(0, self.codes.int()).view(torch.float32).view(-1, BLOCK)  # (n, 64)
         flat = levels.mul_(self._block_scales()[:, None]).flatten()[: self.out_features * self.in_features]
         return flat.view(self.out_features, self.in_features).to(dtype)
 
     @property
-    def quantised_entries(self) -> int:
+    def quantized_entries(self) -> int:
         """How many numbers of the model the codes stand for: they are no parameters of torch."""
         return self.out_features * self.in_features
 
@@ -122,11 +122,11 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: NF4Linear) -> Tensor:
         ctx.layer = layer
-        return x @ layer.dequantise(x.dtype).T
+        return x @ layer.dequantize(x.dtype).T
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0] @ ctx.layer.dequantise(grads[0].dtype), None
+        return grads[0] @ ctx.layer.dequantize(grads[0].dtype), None
 
 
 def _level_pairs() -> Tensor:
@@ -143,7 +143,7 @@ def _blocks(flat: Tensor, size: int) -> Tensor:
     return torch.nn.functional.pad(flat, (0, -flat.numel() % size)).view(-1, size)
 
 
-def _quantise_scales(scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _quantize_scales(scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """q (n,) int8, a step (⌈n / 256⌉,) for every 256 of them and the mean (1,): mean + step · q is off by step/2 at most."""
     mean = scales.mean(0, keepdim=True)
     blocks = _blocks(scales - mean, SCALE_BLOCK)
@@ -152,7 +152,7 @@ def _quantise_scales(scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return codes.flatten()[: scales.numel()].clone(), steps, mean
 
 
-def _quantise(blocks: Tensor, scales: Tensor) -> Tensor:
+def _quantize(blocks: Tensor, scales: Tensor) -> Tensor:
     """The nearest level for every weight, against the scale that it will be read back with. Shape: (n, 64) -> (n·32,)."""
     levels = nf4_levels().to(blocks.device)
     borders = (levels[1:] + levels[:-1]) / 2

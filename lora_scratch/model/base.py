@@ -33,7 +33,7 @@ class Base:
     model: Any
     tokenizer: Any
     name: str
-    fresh: tuple[str, ...]
+    newly_initialized: tuple[str, ...]
 
     @property
     def pad_token_id(self) -> int:
@@ -111,7 +111,7 @@ def _draw(model: Any, fresh: set[str], seed: int) -> None:
 
 
 class _quiet:
-    """transformers prints a table of fresh tensors; `Base.fresh` says the same, and the scripts print it in one line."""
+    """transformers prints a table of fresh tensors; `Base.newly_initialized` says the same, and the scripts print it in one line."""
 
     def __enter__(self) -> None:
         self.verbosity = transformers_logging.get_verbosity()

@@ -6,7 +6,7 @@ from .page import Picture as Picture
 from .page import Section as Section
 from .page import check_installed as check_installed
 from .page import missing_packages as missing_packages
-from .page import offer_page as offer_page
 from .page import page_html as page_html
 from .page import write_page as write_page
+from .page import write_page_if_possible as write_page_if_possible
 from .run import run_page as run_page

@@ -92,7 +92,7 @@ def write_page(path: Path, page: Page) -> None:
     write_text(path, page_html(page))
 
 
-def offer_page(path: Path, make: Callable[[], Page]) -> str:
+def write_page_if_possible(path: Path, make: Callable[[], Page]) -> str:
     """Write the page if its packages are there; either way a line that says what came of it."""
     if absent := missing_packages():
         return f"{path} was not written: {' and '.join(absent)} not installed; {REMEDY}"

@@ -29,7 +29,7 @@ from .resume import recorded_run as recorded_run
 from .run_folder import check_file as check_file
 from .run_folder import check_free as check_free
 from .run_folder import run_folder as run_folder
-from .trained_adapter import SavedAdapter as SavedAdapter
+from .trained_adapter import TrainedAdapter as TrainedAdapter
 from .trained_adapter import open_adapter as open_adapter
 from .trained_adapter import open_rows as open_rows
 from .trained_adapter import problems_with_base as problems_with_base

@@ -10,7 +10,7 @@ from ..data import Encoded, Example, Splits, encode, load_splits
 from ..demo import demo_splits, foundation_folder
 from ..errors import ConfigError, DataError, printable
 from ..model import Base, load_base
-from ..runtime.distributed import first_of_machine_first
+from ..runtime.distributed import local_rank_zero_first
 from .options import DataOptions
 
 DEMO = "demo"
@@ -22,7 +22,7 @@ def open_splits(options: DataOptions, *, seed: int = 0) -> Splits:
     Raises:
         DataError: anything wrong with them.
     """
-    with first_of_machine_first():
+    with local_rank_zero_first():
         if options.dataset == DEMO:
             splits = demo_splits()
         else:
@@ -82,7 +82,7 @@ def open_base(name: str, *, labels: Sequence[str] | None = None, seed: int = 0) 
     Raises:
         ModelError: it can't be loaded.
     """
-    with first_of_machine_first():
+    with local_rank_zero_first():
         if name != DEMO:
             return load_base(name, labels=labels, seed=seed)
         return replace(load_base(str(foundation_folder()), labels=labels, seed=seed), name=DEMO)
@@ -106,7 +106,7 @@ def resolve_adapter(base: Base, config: LoRAConfig) -> LoRAConfig:
 
 
 def _check_covered(base: Base, heads: Sequence[str]) -> None:
-    stays = [name for name in base.fresh if not any(name.startswith(f"{head}.") for head in heads)]
+    stays = [name for name in base.newly_initialized if not any(name.startswith(f"{head}.") for head in heads)]
     if stays:
         owners = sorted({name.rpartition(".")[0] for name in stays})
         raise ConfigError(

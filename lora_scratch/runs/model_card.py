@@ -22,7 +22,7 @@ tags: [lora, text-classification]
 # LoRA adapter for {base}
 
 Classifies texts as {", ".join(notes["labels"])}. Rank {config.rank}, alpha {config.alpha:g}, dropout {config.dropout:g},
-{"rank-stabilised scaling, " if config.rslora else ""}on {", ".join(config.targets or [])}; {
+{"rank-stabilized scaling, " if config.rslora else ""}on {", ".join(config.targets or [])}; {
         "trained in full" if notes.get("trainable", ADAPTER_AND_HEAD) == ADAPTER_AND_HEAD else "not trained, but part of it"
     }: {", ".join(config.head_modules or []) or "nothing else"}.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..runtime.distributed import from_main, is_main
+from ..runtime.distributed import broadcast, is_main
 from ..runtime.paths import typed_path
 
 CONFIG, REPORT = "config.json", "report.json"  # the first and the last file that a run writes
@@ -40,14 +40,14 @@ def recorded_run(folder: str | Path) -> dict[str, Any] | None:
     """
     typed_path(folder, flag="--resume", written=True)
     recorded: dict[str, Any] | None = json.loads(
-        from_main(json.dumps(_read(Path(folder) / CONFIG) if is_main() else None).encode())
+        broadcast(json.dumps(_read(Path(folder) / CONFIG) if is_main() else None).encode())
     )
     return recorded
 
 
 def is_finished(folder: str | Path) -> bool:
     """Whether the run in `folder` has come to its end, as the main process sees it."""
-    return from_main(bytes([(Path(folder) / REPORT).exists()])) == b"\1"
+    return broadcast(bytes([(Path(folder) / REPORT).exists()])) == b"\1"
 
 
 def _read(path: Path) -> dict[str, Any] | None:

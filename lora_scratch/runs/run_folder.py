@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ConfigError, Interrupted, LoraScratchError
 from ..runtime.atomic import remove_leftovers, write_json
-from ..runtime.distributed import from_main, is_main
+from ..runtime.distributed import broadcast, is_main
 from ..runtime.lock import LOCK, sole_writer
 from ..runtime.paths import typed_path
 from .options import RunOptions
@@ -29,7 +29,7 @@ def run_folder(options: RunOptions, record: Mapping[str, Any]) -> Iterator[Path]
         ConfigError: it holds files already. LoraScratchError: it can't be created, or another process writes to it.
     """
     if not is_main():
-        yield Path(os.fsdecode(from_main(b"")))
+        yield Path(os.fsdecode(broadcast(b"")))
         return
     folder = _create(Path(options.resume or options.output_dir or _numbered(options.preset or "run")))
     with sole_writer(folder):
@@ -37,7 +37,7 @@ def run_folder(options: RunOptions, record: Mapping[str, Any]) -> Iterator[Path]
             check_free(folder)
             write_json(folder / CONFIG, record)
         remove_leftovers(folder)
-        from_main(os.fsencode(folder))
+        broadcast(os.fsencode(folder))
         try:
             yield folder
         except Interrupted as stop:

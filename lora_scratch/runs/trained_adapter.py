@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..adapter import NF4, LoRAConfig, quantise_base
+from ..adapter import NF4, LoRAConfig, quantize_base
 from ..data import Splits
 from ..errors import AdapterFileError, LoraScratchError
 from ..model import Base
@@ -22,7 +22,7 @@ Noted = TypeVar("Noted", str, int)
 
 
 @dataclass(frozen=True)
-class SavedAdapter:
+class TrainedAdapter:
     """An adapted model as it was saved.
 
     Args:
@@ -55,7 +55,7 @@ class SavedAdapter:
         return value
 
 
-def open_adapter(folder: str | Path, *, model: str | None = None, verify_base: bool = True) -> SavedAdapter:
+def open_adapter(folder: str | Path, *, model: str | None = None, verify_base: bool = True) -> TrainedAdapter:
     """Load the base that the adapter names (or `model`), with the adapter in it.
 
     Args:
@@ -76,14 +76,14 @@ def open_adapter(folder: str | Path, *, model: str | None = None, verify_base: b
             remedy="load folders of other tools with lora_scratch.load_adapter(model, folder)",
         )
     base = open_base_of(notes, base_name)
-    config = load_adapter(base.model, folder, verify_base=verify_base, must_cover=base.fresh)
+    config = load_adapter(base.model, folder, verify_base=verify_base, must_cover=base.newly_initialized)
     base.model.eval()
     check_same(f"the adapter {folder}", json.dumps(notes, sort_keys=True).encode())
     check_same_tensors("the model", base.model.state_dict())
-    return SavedAdapter(base, config, tuple(labels), notes, folder)
+    return TrainedAdapter(base, config, tuple(labels), notes, folder)
 
 
-def open_rows(saved: SavedAdapter, *, dataset: str | None = None, limit_eval: int | None = None) -> tuple[Splits, int]:
+def open_rows(saved: TrainedAdapter, *, dataset: str | None = None, limit_eval: int | None = None) -> tuple[Splits, int]:
     """All rows that the adapter was trained with, or those of `dataset`, with the adapter's own label numbers, and the
     length they are cut to.
 
@@ -110,7 +110,7 @@ def problems_with_base(folder: Path, *, model: str) -> list[str]:
         notes = read_provenance(folder)
         if _labels(notes):
             base = open_base_of(notes, model)
-            problems += problems_on(base.model, folder, must_cover=base.fresh)
+            problems += problems_on(base.model, folder, must_cover=base.newly_initialized)
     except LoraScratchError as error:
         problems += _each(error)
     return list(dict.fromkeys(problems))
@@ -128,7 +128,7 @@ def open_base_of(notes: Mapping[str, Any], name: str) -> Base:
     """
     base = open_base(name, labels=notes["labels"], seed=notes.get("seed", 0))
     if notes.get("base", {}).get("precision") == NF4:
-        quantise_base(base.model, heads=notes["config"]["head_modules"])
+        quantize_base(base.model, heads=notes["config"]["head_modules"])
     return base
 
 

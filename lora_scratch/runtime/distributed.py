@@ -98,7 +98,7 @@ def sum_over_processes(tensors: Sequence[Tensor]) -> None:
         tensor.detach().copy_(part.view_as(tensor))
 
 
-def from_main(content: bytes) -> bytes:
+def broadcast(content: bytes) -> bytes:
     """The main process's `content`, whatever the others pass.
 
     Raises:
@@ -131,7 +131,7 @@ def gathered(content: bytes) -> list[bytes]:
     return [buffer.numpy().tobytes()[: int(length)] for buffer, length in zip(buffers, lengths, strict=True)]
 
 
-def keep_in_step() -> None:
+def barrier() -> None:
     """Wait for the others. Who goes through here after every piece of long work is never silent for long.
 
     Raises:
@@ -141,7 +141,7 @@ def keep_in_step() -> None:
 
 
 @contextmanager
-def first_of_machine_first() -> Iterator[None]:
+def local_rank_zero_first() -> Iterator[None]:
     """The first process of a machine goes through the block, then its others: they find in the cache what it put there."""
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0
     if not first:

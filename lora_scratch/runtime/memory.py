@@ -26,7 +26,7 @@ def restart_peak() -> None:
         (PROCESS / "clear_refs").write_text("5")
 
 
-def give_back_freed() -> None:
+def trim_heap() -> None:
     """Return the pages between what is still in use to the system, where the C library can (glibc).
 
     Batches of ever other sizes leave holes that the next ones don't fit. Worth: DistilBERT's peak over 10,000 texts is 1.04

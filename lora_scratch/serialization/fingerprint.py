@@ -57,8 +57,8 @@ def _frozen(model: nn.Module) -> dict[str, Tensor]:
     trained = adapter_state(model).trained_base if is_adapted(model) else {}
     own = {id(p) for layer in layers.values() for p in layer.adapter_tensors().values()}
     base: dict[str, Tensor] = {base_name(name, layers): p for name, p in model.named_parameters() if id(p) not in own}
-    quantised = {f"{name}.weight": m for name, m in model.named_modules() if isinstance(m, NF4Linear)}
-    base |= {base_name(name, layers): m.weight for name, m in quantised.items()}
+    quantized = {f"{name}.weight": m for name, m in model.named_modules() if isinstance(m, NF4Linear)}
+    base |= {base_name(name, layers): m.weight for name, m in quantized.items()}
     return {name: base[name] for name in sorted(base) if name not in trained}
 
 

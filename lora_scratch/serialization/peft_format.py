@@ -41,7 +41,7 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
     "megatron_core": ("megatron.core",),
     "qalora_group_size": (16,),
 }
-# Initialisations for which PEFT changes the base itself: the tensors mean nothing on the original weights.
+# Initializations for which PEFT changes the base itself: the tensors mean nothing on the original weights.
 MUTATES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 IGNORED = {
     "auto_mapping",

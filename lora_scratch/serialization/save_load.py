@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..adapter.config import LoRAConfig
 from ..adapter.inject import inject, remove_adapter
-from ..adapter.quantise import FULL, base_precision
+from ..adapter.quantize import FULL, base_precision
 from ..adapter.state import adapter_layers, adapter_state
 from ..errors import AdapterFileError, BaseMismatchError, LoraScratchError
 from ..layers import NoRandomNumbers, stores_in_out
@@ -312,7 +312,7 @@ def _check_base(model: nn.Module, provenance: Mapping[str, Any], *, where: Path)
         raise BaseMismatchError(
             [f"the adapter was trained on a base in precision {trained_in}, and this one is in {found}"],
             where=str(where),
-            remedy=f"load a base in precision {trained_in} (quantise_base(model) makes nf4), or verify_base=False",
+            remedy=f"load a base in precision {trained_in} (quantize_base(model) makes nf4), or verify_base=False",
         )
     if different:
         raise BaseMismatchError(

@@ -31,7 +31,7 @@ INTRUDER_COSINE = 0.6  # below this a direction counts as new: it resembles no d
 
 
 @dataclass(frozen=True)
-class Outline:
+class AdapterSummary:
     """The figures of one adapted layer that its factors and ‖W‖ give.
 
     Args:
@@ -55,7 +55,7 @@ class Outline:
 
 
 @dataclass(frozen=True)
-class Anatomy(Outline):
+class Anatomy(AdapterSummary):
     """All figures of one adapted layer: those, and the two that take a singular value decomposition of W.
 
     Args:
@@ -75,7 +75,7 @@ def anatomy(model: nn.Module) -> list[Anatomy]:
 
 
 @torch.no_grad()
-def outline(model: nn.Module) -> list[Outline]:
+def summarize_adapter(model: nn.Module) -> list[AdapterSummary]:
     """What of every adapted layer's figures is quick to have, in the model's order."""
     return [_outline(name, layer, low_rank_svd(*update_factors(layer))) for name, layer in adapter_layers(model).items()]
 
@@ -94,9 +94,9 @@ def examine(name: str, layer: AdapterLayer) -> Anatomy:
     )
 
 
-def _outline(name: str, layer: AdapterLayer, update: LowRankSVD) -> Outline:
+def _outline(name: str, layer: AdapterLayer, update: LowRankSVD) -> AdapterSummary:
     norm, base_norm = update.S.norm().item(), layer.weight.detach().double().norm().item()
-    return Outline(
+    return AdapterSummary(
         name=name,
         rank=len(update.S),
         update_norm=norm,

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 from ..errors import ConfigError, DataError
 from ..evaluation import McNemar, Paired, Table, holm, paired, word_of
-from .methods import Climb, Step
+from .methods import RunResult, Step
 
 NONE = "-"
 
 
 @dataclass(frozen=True)
-class Duel:
+class PairedTest:
     """A step against the same seed and rows on another rung, on the same test rows.
 
     Args:
@@ -35,10 +35,10 @@ class Duel:
         return {**asdict(self.step), "against": self.against, **found, "p_holm": self.p_holm, "word": self.word}
 
 
-Stepped = TypeVar("Stepped", Climb, Duel)
+Stepped = TypeVar("Stepped", RunResult, PairedTest)
 
 
-def duels(climbs: Sequence[Climb], against: str) -> list[Duel]:
+def duels(climbs: Sequence[RunResult], against: str) -> list[PairedTest]:
     """Every other climb against the one of the rung `against` with its seed and rows.
 
     Raises:
@@ -48,12 +48,12 @@ def duels(climbs: Sequence[Climb], against: str) -> list[Duel]:
     found = [_pair(_twin(each, climbs, against), each) for each in others]
     corrected = holm([each.p_value for each in found])
     return [
-        Duel(climb.step, against, each, p, word_of(McNemar(each.fixed, each.broken, p)))
+        PairedTest(climb.step, against, each, p, word_of(McNemar(each.fixed, each.broken, p)))
         for climb, each, p in zip(others, found, corrected, strict=True)
     ]
 
 
-def _twin(climb: Climb, climbs: Sequence[Climb], against: str) -> Climb:
+def _twin(climb: RunResult, climbs: Sequence[RunResult], against: str) -> RunResult:
     wanted = Step(against, climb.step.seed, climb.step.rows)
     for each in climbs:
         if each.step == wanted:
@@ -61,7 +61,7 @@ def _twin(climb: Climb, climbs: Sequence[Climb], against: str) -> Climb:
     raise ConfigError(f"no run with seed {wanted.seed}", where=f"--against {against}", expected="a rung of the comparison")
 
 
-def _pair(before: Climb, after: Climb) -> Paired:
+def _pair(before: RunResult, after: RunResult) -> Paired:
     if before.labels.tolist() != after.labels.tolist():
         raise DataError(
             f"{before.step} and {after.step} were measured on different rows", where="compare", remedy="choose a new folder"
@@ -69,7 +69,7 @@ def _pair(before: Climb, after: Climb) -> Paired:
     return paired(before.logits, after.logits, after.labels)
 
 
-def summarise(climbs: Sequence[Climb]) -> Table:
+def summarize(climbs: Sequence[RunResult]) -> Table:
     """A row for each rung: mean and sample standard deviation over the seeds, medians of time and memory."""
     header = ["rung", "seeds", "accuracy", "macro-F1", "trained", "file", "training", "CPU time", "memory"]
     by_rows = len({each.step.rows for each in climbs}) > 1
@@ -77,7 +77,7 @@ def summarise(climbs: Sequence[Climb]) -> Table:
     return Table([*(["rows"] if by_rows else []), *header], rows)
 
 
-def _row(rung: str, climbs: Sequence[Climb]) -> list[str]:
+def _row(rung: str, climbs: Sequence[RunResult]) -> list[str]:
     return [
         rung,
         str(len(climbs)),
@@ -91,7 +91,7 @@ def _row(rung: str, climbs: Sequence[Climb]) -> list[str]:
     ]
 
 
-def duel_table(found: Sequence[Duel]) -> Table:
+def duel_table(found: Sequence[PairedTest]) -> Table:
     """A row for each rung: by how much it differs, on how many rows, and in how many seeds that is more than luck."""
     header = ["rung", f"accuracy - {found[0].against}", "rows fixed, broken", "better", "not shown", "worse", "largest p"]
     groups = _groups(found)
@@ -100,7 +100,7 @@ def duel_table(found: Sequence[Duel]) -> Table:
     return Table([*(["rows"] if by_rows else []), *header], rows)
 
 
-def _duel_row(found: Sequence[Duel]) -> list[str]:
+def _duel_row(found: Sequence[PairedTest]) -> list[str]:
     words = [each.word for each in found]
     return [
         mean_and_spread((each.found.change for each in found), sign="+"),
@@ -110,7 +110,7 @@ def _duel_row(found: Sequence[Duel]) -> list[str]:
     ]
 
 
-def curve_table(climbs: Sequence[Climb]) -> Table:
+def curve_table(climbs: Sequence[RunResult]) -> Table:
     """Mean accuracy: a row for each number of training rows, a column for each rung."""
     groups = _groups(climbs)
     counts, rungs = dict.fromkeys(n for n, _ in groups), dict.fromkeys(rung for _, rung in groups)

@@ -15,10 +15,9 @@ from ..adapter.targets import matches, nearest
 from ..data import checked_text, encode
 from ..errors import ConfigError, DataError, TargetError
 from ..layers import AdapterLayer
-from ..runs.trained_adapter import SavedAdapter
-from . import trace as walk
-from .anatomy import outline
-from .trace import Walk
+from ..runs.trained_adapter import TrainedAdapter
+from .anatomy import summarize_adapter
+from .trace import ForwardTrace, trace
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Explanation:
         name: of the layer.
         tokens: of the text, as the model reads them.
         rows: what the rows of the walk are: the tokens, if the layer sees one row for each of them.
-        walk: every step, in float64.
+        trace: every step, in float64.
         rounding: the largest difference of the layer's own output to the walk's, relative to the largest output.
         scores: the probability of every label with the adapter, without this layer's, and without any of it.
     """
@@ -38,12 +37,12 @@ class Explanation:
     layer: AdapterLayer
     tokens: tuple[str, ...]
     rows: tuple[str, ...]
-    walk: Walk
+    trace: ForwardTrace
     rounding: float
     scores: dict[str, dict[str, float]]
 
 
-def explain(saved: SavedAdapter, text: str, *, module: str | None = None) -> Explanation:
+def explain(saved: TrainedAdapter, text: str, *, module: str | None = None) -> Explanation:
     """Classify the text three times, and walk through the layer on what it was given the first time.
 
     Args:
@@ -70,7 +69,7 @@ def explain(saved: SavedAdapter, text: str, *, module: str | None = None) -> Exp
     with disabled(model):
         scores["without the adapter"] = _scores(model, ids, saved.labels)
     given, gave = calls[0]
-    steps = walk(layer, given)
+    steps = trace(layer, given)
     tokens = tuple(saved.base.tokenizer.convert_ids_to_tokens(ids[0].tolist()))
     count = len(steps.output)
     rows = tokens if count == len(tokens) else tuple(f"row {number}" for number in range(1, count + 1))
@@ -84,7 +83,7 @@ def find_layer(model: nn.Module, module: str | None) -> str:
         TargetError: none, or several.
     """
     if module is None:
-        return max(outline(model), key=lambda row: row.relative_norm).name
+        return max(summarize_adapter(model), key=lambda row: row.relative_norm).name
     names = list(adapter_layers(model))
     found = [module] if module in names else [name for name in names if matches(name, module)]
     if len(found) == 1:

@@ -21,7 +21,7 @@ FULL_RATE = "5e-5"  # the largest that Devlin et al. 2019 (BERT, appendix A.3) t
 
 
 @dataclass(frozen=True)
-class Rung:
+class Method:
     """What it is, and how it comes about.
 
     Args:
@@ -37,16 +37,16 @@ class Rung:
 
 
 RUNGS = {
-    "untrained": Rung("the model as it came, its new head random", run="lora", model="baseline"),
-    "probe": Rung("a linear probe on the frozen features", run="lora", model="probe"),
-    "lora_no_head": Rung("LoRA, the head as it came", ("--trainable", "adapter")),
-    "lora": Rung("LoRA and head (Hu et al. 2021)", ("--linear_probe", "true")),
-    "dora": Rung("DoRA, magnitude and direction apart (Liu et al. 2024)", ("--variant", "dora")),
-    "full": Rung("full fine-tuning", ("--trainable", "all", "--learning_rate", FULL_RATE)),
-    "rslora": Rung("rank-stabilised scaling alpha/sqrt(rank) (Kalajdzievski 2023)", ("--rslora", "true")),
-    "loraplus": Rung("LoRA+, a faster B (Hayou et al. 2024)", ("--loraplus_ratio", "4")),
-    "pissa": Rung("PiSSA, starting in the principal directions of W (Meng et al. 2024)", ("--init", "pissa")),
-    "nf4": Rung("LoRA on a 4-bit base (Dettmers et al. 2023)", ("--base_precision", "nf4")),
+    "untrained": Method("the model as it came, its new head random", run="lora", model="baseline"),
+    "probe": Method("a linear probe on the frozen features", run="lora", model="probe"),
+    "lora_no_head": Method("LoRA, the head as it came", ("--trainable", "adapter")),
+    "lora": Method("LoRA and head (Hu et al. 2021)", ("--linear_probe", "true")),
+    "dora": Method("DoRA, magnitude and direction apart (Liu et al. 2024)", ("--variant", "dora")),
+    "full": Method("full fine-tuning", ("--trainable", "all", "--learning_rate", FULL_RATE)),
+    "rslora": Method("rank-stabilized scaling alpha/sqrt(rank) (Kalajdzievski 2023)", ("--rslora", "true")),
+    "loraplus": Method("LoRA+, a faster B (Hayou et al. 2024)", ("--loraplus_ratio", "4")),
+    "pissa": Method("PiSSA, starting in the principal directions of W (Meng et al. 2024)", ("--init", "pissa")),
+    "nf4": Method("LoRA on a 4-bit base (Dettmers et al. 2023)", ("--base_precision", "nf4")),
 }
 LADDER = ("untrained", "probe", "lora_no_head", "lora", "dora", "full")
 
@@ -76,7 +76,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Climb:
+class RunResult:
     """What a step came to. Costs are None where there are none: nothing is trained, or nothing is saved.
 
     Args:
@@ -103,7 +103,7 @@ class Climb:
         return {**asdict(self.step), **asdict(self.metrics), **{name: getattr(self, name) for name in costs}}
 
 
-def read_climb(step: Step, folder: Path) -> Climb:
+def read_run_result(step: Step, folder: Path) -> RunResult:
     """What the finished run of the step says of it.
 
     Raises:
@@ -129,7 +129,7 @@ def read_climb(step: Step, folder: Path) -> Climb:
             "memory_bytes": train["peak_memory_bytes"],
         },
     }[model]
-    return Climb(step, measure(found[model], found["labels"]), **costs, logits=found[model], labels=found["labels"])
+    return RunResult(step, measure(found[model], found["labels"]), **costs, logits=found[model], labels=found["labels"])
 
 
 def _size(place: Path) -> int:

@@ -48,7 +48,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Walk:
+class ForwardTrace:
     """A layer's formula and every step of it.
 
     Args:
@@ -87,7 +87,7 @@ class Walk:
 
 
 @torch.no_grad()
-def walk(layer: AdapterLayer, x: Tensor) -> Walk:
+def trace(layer: AdapterLayer, x: Tensor) -> ForwardTrace:
     """Every step from x to the layer's output, as it is in evaluation, enabled and not merged.
 
     Shape: x (..., in), or ids (...) of an embedding; the steps have one row for each of the leading positions.
@@ -110,7 +110,7 @@ def scaling_in_words(layer: AdapterLayer) -> str:
     return f"s = {scaling:g}"
 
 
-def _lora_walk(layer: AdapterLayer, x: Tensor) -> Walk:
+def _lora_walk(layer: AdapterLayer, x: Tensor) -> ForwardTrace:
     lora_A, lora_B = _factors(layer)
     low = x @ lora_A.T  # (rows, rank)
     wide = low @ lora_B.T  # (rows, out)
@@ -121,10 +121,10 @@ def _lora_walk(layer: AdapterLayer, x: Tensor) -> Walk:
     formula = f"y = {_base_symbol(layer)} + s · (x Aᵀ) Bᵀ"
     start = "how A and B started: this is the plain LoRA of twice the rank that the layer equals"
     unseen = start if isinstance(layer, OffsetLoRALinear) else ""
-    return Walk(formula, scaling_in_words(layer), _shapes(layer, A=lora_A, B=lora_B), steps, unseen)
+    return ForwardTrace(formula, scaling_in_words(layer), _shapes(layer, A=lora_A, B=lora_B), steps, unseen)
 
 
-def _embedding_walk(layer: AdapterLayer, ids: Tensor) -> Walk:
+def _embedding_walk(layer: AdapterLayer, ids: Tensor) -> ForwardTrace:
     lora_A, lora_B = _factors(layer)
     low = F.embedding(ids, lora_A.T)  # (rows, rank)
     wide, base = low @ lora_B.T, F.embedding(ids, layer.weight.double())  # (rows, out)
@@ -135,10 +135,10 @@ def _embedding_walk(layer: AdapterLayer, ids: Tensor) -> Walk:
         Step("W[i]", base),
         Step("y", base + layer.scaling * wide),
     )
-    return Walk("y = W[i] + s · A[:, i]ᵀ Bᵀ", scaling_in_words(layer), _shapes(layer, A=lora_A, B=lora_B), steps)
+    return ForwardTrace("y = W[i] + s · A[:, i]ᵀ Bᵀ", scaling_in_words(layer), _shapes(layer, A=lora_A, B=lora_B), steps)
 
 
-def _dora_walk(layer: DoRALinear, x: Tensor) -> Walk:
+def _dora_walk(layer: DoRALinear, x: Tensor) -> ForwardTrace:
     lora_A, lora_B = _factors(layer)
     magnitude, weight = layer.magnitude.double(), _weight(layer)
     norm = (weight + layer.scaling * (lora_B @ lora_A)).norm(dim=1)  # (out,)
@@ -159,15 +159,15 @@ def _dora_walk(layer: DoRALinear, x: Tensor) -> Walk:
         Step("y", plain + _bias(layer) + turned + stretched),
     )
     formula = f"y = {_base_symbol(layer)} + (g − 1) ⊙ x Wᵀ + g ⊙ s · (x Aᵀ) Bᵀ"
-    return Walk(formula, scaling_in_words(layer), _shapes(layer, A=lora_A, B=lora_B, m=magnitude), steps)
+    return ForwardTrace(formula, scaling_in_words(layer), _shapes(layer, A=lora_A, B=lora_B, m=magnitude), steps)
 
 
-def _outer_walk(layer: AdapterLayer, x: Tensor) -> Walk:
+def _outer_walk(layer: AdapterLayer, x: Tensor) -> ForwardTrace:
     base, output = layer.base(x).double(), layer(x).double()
     found = {"x": x.double(), "y − base(x)": output - base, "base(x)": base, "y": output}
     steps = tuple(Step(symbol, value.reshape(-1, value.shape[-1])) for symbol, value in found.items())
     unseen = f"the steps inside a {type(layer).__name__}, a kind of layer that is not taken apart here"
-    return Walk("y = base(x) + update", "", _shapes(layer, **layer.adapter_tensors()), steps, unseen)
+    return ForwardTrace("y = base(x) + update", "", _shapes(layer, **layer.adapter_tensors()), steps, unseen)
 
 
 def _factors(layer: AdapterLayer) -> tuple[Tensor, Tensor]:

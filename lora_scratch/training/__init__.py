@@ -1,7 +1,5 @@
 """The optimizer, the schedule and the loop, by hand. Read loop.py first."""
 
-from .board import board as board
-from .board import check_board as check_board
 from .checkpoint import Checkpoints as Checkpoints
 from .config import TrainingConfig as TrainingConfig
 from .log import MetricsLog as MetricsLog
@@ -9,3 +7,5 @@ from .loop import TrainResult as TrainResult
 from .loop import train as train
 from .optimizer import build_optimizer as build_optimizer
 from .schedule import learning_rate_factor as learning_rate_factor
+from .tensorboard import check_tensorboard as check_tensorboard
+from .tensorboard import tensorboard_listener as tensorboard_listener

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..runtime.atomic import new_folder, remove_folder, remove_leftovers, write_bytes, write_json
-from ..runtime.distributed import from_main, world_size
+from ..runtime.distributed import broadcast, world_size
 
 TENSORS, VALUES = "tensors.safetensors", "values.json"
 FORMAT = 1
@@ -121,8 +121,8 @@ def share_state(state: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None if state is None else dict(state)
     tensors = {name: value for name, value in (state or {}).items() if isinstance(value, Tensor)}
     values = {name: value for name, value in (state or {}).items() if name not in tensors}
-    shared = json.loads(from_main(json.dumps(None if state is None else values).encode()))
-    return None if shared is None else {**load(from_main(save(tensors))), **shared}
+    shared = json.loads(broadcast(json.dumps(None if state is None else values).encode()))
+    return None if shared is None else {**load(broadcast(save(tensors))), **shared}
 
 
 _REMEDY = "remove this folder to go on from the checkpoint before it, or from the beginning"

@@ -1,6 +1,6 @@
 """The training loop: epochs of length-aware batches, an optimizer step for each group, the best adapter by validation.
 
-fit the head to the frozen features, if asked to (head_start.py)
+fit the head to the frozen features, if asked to (probe_init.py)
 for every epoch:
     for every group of accumulation_steps batches:
         one optimizer step (step.py)
@@ -30,23 +30,23 @@ from torch import nn
 
 from ..adapter import check_trainable, is_adapted
 from ..adapter.state import adapter_state
-from ..data import Batch, Encoded, plan_batches, share
+from ..data import Batch, Encoded, plan_batches, shard_batch
 from ..errors import ConfigError, TrainingError
 from ..evaluation import Metrics, Predictor, measure
 from ..model.forward import ForwardPath, forward_path
 from ..runtime.device import peak_memory_bytes, resolve_device, use_device
 from ..runtime.distributed import is_main, rank, world_size
-from ..runtime.memory import give_back_freed
+from ..runtime.memory import trim_heap
 from ..runtime.precision import Precision, resolve_precision
 from ..runtime.ranks import check_same_settings, check_same_tensors
 from ..runtime.seeds import named_seed, seed_everything
 from .checkpoint import Checkpoints, share_state
 from .config import PROBE, TrainingConfig
 from .dynamics import Dynamics
-from .guard import STEPS, MovementGuard
-from .head_start import start_head
 from .interrupt import StopRequest, stop_request
 from .log import MetricsLog
+from .movement_check import STEPS, MovementCheck
+from .probe_init import start_head
 from .recorder import Recorder
 from .saver import Saver
 from .state import TrainingState
@@ -170,7 +170,7 @@ class _Loop:
         total_steps = config.epochs * self.steps_per_epoch
         self.stepper = Stepper(model, config, precision=predictor.precision, total_steps=total_steps, path=path)
         self.dynamics = Dynamics(model, self.stepper)
-        self.movement: MovementGuard | None = MovementGuard(model)
+        self.movement: MovementCheck | None = MovementCheck(model)
         self.most_tokens = 0  # of a step so far
 
     def report_to(self, log: MetricsLog | None, on_best: Callable[[Metrics], object] | None) -> None:
@@ -255,7 +255,7 @@ class _Loop:
 
     def _batch(self, rows: list[int]) -> Batch:
         """What this process does of the batch of these rows."""
-        return share(
+        return shard_batch(
             self.train_set,
             rows,
             rank=rank(),
@@ -273,7 +273,7 @@ class _Loop:
         """Trim the heap before a step larger than any so far: its tensors do not fit what smaller steps freed."""
         if tokens > self.most_tokens:
             self.most_tokens = tokens
-            give_back_freed()
+            trim_heap()
 
     def _check_movement(self) -> None:
         if self.movement is not None and self.stepper.step - self.state.skipped == STEPS:

@@ -130,7 +130,7 @@ class Stepper:
         """The mean loss, its gradient in the parameters. Out of memory: again with more room, to the same sum."""
         while True:
             try:
-                losses = [self.backward(piece, rows) for batch in batches for piece in batch.pieces(self.pieces)]
+                losses = [self.backward(piece, rows) for batch in batches for piece in batch.chunk(self.pieces)]
                 return torch.stack(losses).sum()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or any(is_sharded(p) for p in self.model.parameters()):

@@ -19,7 +19,7 @@ from lora_scratch.commands.benchmarks.work import Work
 
 from lora_scratch.data import encode, load_splits
 from lora_scratch.deploy.classify import Classifier
-from lora_scratch.runs import SavedAdapter
+from lora_scratch.runs import TrainedAdapter
 
 TIMES = 100
 
@@ -30,7 +30,7 @@ def predicting(work: Work) -> WithRows:
     """Texts streamed through the classifier of scripts/predict.py."""
     adapted = replace(work.base, model=build_ours(work))
     notes = {"data": {"max_tokens": work.sets["test"].max_tokens}}
-    saved = SavedAdapter(adapted, work.adapter, work.splits.labels, notes)
+    saved = TrainedAdapter(adapted, work.adapter, work.splits.labels, notes)
     classify = Classifier(saved, precision=work.precision(work.training.precision))
 
     def with_rows(count: int) -> None:

@@ -11,7 +11,7 @@ from lora_scratch.commands.benchmarks.work import Work
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, merge_and_remove
 from lora_scratch.deploy.classify import Classified, Classifier
-from lora_scratch.runs import SavedAdapter, open_adapter
+from lora_scratch.runs import TrainedAdapter, open_adapter
 from lora_scratch.runtime.seeds import named_generator
 
 PIPELINE_BATCH = 32
@@ -20,7 +20,7 @@ WARM_TEXTS = 64
 Classify = Callable[[Sequence[str]], list[str]]
 
 
-def pipeline(saved: SavedAdapter, work: Work) -> Classify:
+def pipeline(saved: TrainedAdapter, work: Work) -> Classify:
     """The adapter folded into its base, served by transformers as its documentation says."""
     from transformers import pipeline
 
@@ -32,13 +32,13 @@ def pipeline(saved: SavedAdapter, work: Work) -> Classify:
     return lambda texts: [each["label"] for each in serve(list(texts), batch_size=PIPELINE_BATCH, **cut)]
 
 
-def ours(saved: SavedAdapter, work: Work, *, precision: str) -> Classify:
+def ours(saved: TrainedAdapter, work: Work, *, precision: str) -> Classify:
     """scripts/predict.py's way."""
     classify = Classifier(saved, precision=work.precision(precision))
     return lambda texts: [each.label for each in classify(texts) if isinstance(each, Classified)]
 
 
-PREDICTORS: dict[str, Callable[[SavedAdapter, Work], Classify]] = {
+PREDICTORS: dict[str, Callable[[TrainedAdapter, Work], Classify]] = {
     "pipeline": pipeline,
     "ours-fp32": lambda saved, work: ours(saved, work, precision="fp32"),
     "ours-bf16": lambda saved, work: ours(saved, work, precision="bf16"),
@@ -62,10 +62,12 @@ def measure_prediction(name: str, work: Work, *, count: int, adapter: str | None
 
 
 @torch.no_grad()
-def _random_adapter(work: Work) -> SavedAdapter:
+def _random_adapter(work: Work) -> TrainedAdapter:
     """The base of the work with an adapter and a head that are far enough from their start to tell texts apart."""
     inject(work.base.model, LoRAConfig(rank=8, alpha=16, targets=work.adapter.targets), seed=work.training.seed)
     for name, layer in adapter_layers(work.base.model).items():
         for tensor in layer.adapter_tensors().values():
             tensor.normal_(std=tensor.shape[-1] ** -0.5, generator=named_generator(0, name))
-    return SavedAdapter(work.base, work.adapter, work.splits.labels, {"data": {"max_tokens": work.sets["test"].max_tokens}})
+    return TrainedAdapter(
+        work.base, work.adapter, work.splits.labels, {"data": {"max_tokens": work.sets["test"].max_tokens}}
+    )

@@ -94,7 +94,7 @@ def is_default_work(model: ModelOptions, data: DataOptions, adapter: LoRAConfig,
 
 
 def open_work(model: ModelOptions, data: DataOptions, adapter: LoRAConfig, training: TrainingConfig, *, steps: int) -> Work:
-    """Load and tokenise; not part of any timing.
+    """Load and tokenize; not part of any timing.
 
     Raises:
         ConfigError: steps below 1. DataError, ModelError: what can't be opened.

@@ -18,12 +18,12 @@ from functools import partial
 from pathlib import Path
 
 from lora_scratch.evaluation import markdown_table
-from lora_scratch.reporting import offer_page
+from lora_scratch.reporting import write_page_if_possible
 from lora_scratch.runs import argument_parser, check_given, run_command
 from lora_scratch.runtime.atomic import write_json, write_text
-from lora_scratch.study.comparison import curve_table, duel_table, duels, summarise
+from lora_scratch.study.comparison import curve_table, duel_table, duels, summarize
 from lora_scratch.study.comparison_page import comparison_page
-from lora_scratch.study.methods import LADDER, RUNGS, Step, read_climb
+from lora_scratch.study.methods import LADDER, RUNGS, Step, read_run_result
 from lora_scratch.study.sweep import MOST_PROCESSES, check_same_flags, train_all
 
 TRAIN = Path(__file__).with_name("train.py")
@@ -42,9 +42,9 @@ def main() -> None:
     wanted = {step.place(folder): [*others, *step.flags(), *own.get(step.run, [])] for step in steps}
     train_all(TRAIN, wanted, processes=options.processes)
 
-    climbs = [read_climb(step, folder) for step in steps]
+    climbs = [read_run_result(step, folder) for step in steps]
     found = duels(climbs, options.against)
-    summary, tests = summarise(climbs), duel_table(found) if found else None
+    summary, tests = summarize(climbs), duel_table(found) if found else None
     tables = [table for table in (summary, tests, curve_table(climbs) if options.curve else None) if table]
     runs, pairs = [each.as_json() for each in climbs], [each.as_json() for each in found]
     text = "\n\n".join(markdown_table(table) for table in tables)
@@ -53,7 +53,7 @@ def main() -> None:
     print(text)
     source = shlex.join(["python", *sys.argv])
     page = partial(comparison_page, runs, summary, duels=pairs, tests=tests, source=source)
-    print(offer_page(folder / "report.html", page))
+    print(write_page_if_possible(folder / "report.html", page))
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:

@@ -39,23 +39,23 @@ def main() -> None:
 
 def layer(found: Explanation) -> str:
     """Which layer, its formula and its shapes."""
-    walk = found.walk
-    shapes = ", ".join(f"{name} {shape(size)}" for name, size in walk.shapes.items())
+    trace = found.trace
+    shapes = ", ".join(f"{name} {shape(size)}" for name, size in trace.shapes.items())
     lines = [
         f"layer    {found.name}",
         f"kind     {type(found.layer).__name__} on {type(found.layer.base).__name__}",
-        f"formula  {walk.formula}",
+        f"formula  {trace.formula}",
         f"shapes   {shapes}",
-        *([f"scaling  {walk.scaling}"] if walk.scaling else []),
-        *([f"         not shown: {walk.unseen}"] if walk.unseen else []),
+        *([f"scaling  {trace.scaling}"] if trace.scaling else []),
+        *([f"         not shown: {trace.unseen}"] if trace.unseen else []),
     ]
     return "\n".join(lines)
 
 
 def steps(found: Explanation) -> str:
     """One line a step: shape, norm, and the first numbers of the row that was moved most."""
-    row = int(found.walk.moved().argmax())
-    all_steps = found.walk.steps
+    row = int(found.trace.moved().argmax())
+    all_steps = found.trace.steps
     width = max(len(step.symbol) for step in all_steps)
     columns = f"{'shape':<12} {'norm':>10}  {'of this row':>11}  first numbers of row {row + 1}, {name(found, row)}"
     title = f"{'step':<{width}}  {columns}"
@@ -70,7 +70,7 @@ def steps(found: Explanation) -> str:
 
 def tokens(found: Explanation, *, most: int) -> str:
     """A bar for each of the tokens that the layer moved most: the norm of its update over that of its base output."""
-    moved = found.walk.moved()
+    moved = found.trace.moved()
     order = moved.argsort(descending=True, stable=True).tolist()[:most]
     top = moved[order[0]].item()
     longest = max(len(name(found, row)) for row in order)

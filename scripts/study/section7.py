@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import Table, markdown_table
-from lora_scratch.reporting import Page, missing_packages, offer_page
+from lora_scratch.reporting import Page, missing_packages, write_page_if_possible
 from lora_scratch.runs import argument_parser, check_given, open_base, run_command
 from lora_scratch.runtime.atomic import write_json, write_text
 from lora_scratch.study.section7 import Plan, collect, flags, run_place
@@ -53,7 +53,7 @@ def main() -> None:
     page = None if missing_packages() else section7_page(found, source=source)
     names = [] if page is None else write_figures(folder, page)
     write_text(folder / "section7.md", "\n\n".join(document(tables, names, source=source)) + "\n")
-    print(offer_page(folder / "report.html", lambda: page or section7_page(found, source=source)))
+    print(write_page_if_possible(folder / "report.html", lambda: page or section7_page(found, source=source)))
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:

@@ -72,12 +72,12 @@ def test_module_that_can_not_be_adapted_is_named_with_its_type():
 def test_subclass_of_a_linear_layer_is_not_taken_for_one():
     """It may compute something else: exact types only."""
 
-    class Quantised(nn.Linear):
+    class Quantized(nn.Linear):
         pass
 
-    model = nn.ModuleDict({"a": nn.Linear(4, 4), "b": Quantised(4, 4)})
+    model = nn.ModuleDict({"a": nn.Linear(4, 4), "b": Quantized(4, 4)})
     assert found(model, "a") == ["a"]
-    with pytest.raises(TargetError, match="b is a Quantised"):
+    with pytest.raises(TargetError, match="b is a Quantized"):
         found(model, "b")
 
 

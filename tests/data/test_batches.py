@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.tiny import tiny_rows
 from torch import Tensor
 
-from lora_scratch.data import Encoded, collate, plan_batches, plan_in_order, share
+from lora_scratch.data import Encoded, collate, plan_batches, plan_eval_batches, share
 from lora_scratch.data.batches import IGNORED
 from lora_scratch.errors import ConfigError
 
@@ -39,7 +39,7 @@ def test_processes_together_have_every_row_of_a_batch_once(rows: list[int], worl
     lengths = torch.arange(40) % 7 + 1
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     encoded = Encoded(torch.ones(int(offsets[-1]), dtype=torch.int32), offsets, torch.arange(40) % 3, 0, 8)
-    shares = [share(encoded, rows, rank=rank, world=world, pad_token_id=0) for rank in range(world)]
+    shares = [shard_batch(encoded, rows, rank=rank, world=world, pad_token_id=0) for rank in range(world)]
     assert all(len(each.labels) for each in shares)
     pairs = [pair for each in shares for pair in zip(each.rows.tolist(), each.labels.tolist(), strict=True)]
     counted = [pair for pair in pairs if pair[1] != IGNORED]
@@ -95,7 +95,7 @@ def test_plan_mixes_short_and_long_batches_over_the_epoch() -> None:
 @given(lengths_of_rows, st.integers(1, 300))
 def test_plan_in_order_holds_every_row_once_longest_first(lengths: Tensor, batch_tokens: int) -> None:
     """The lengths never rise from row to row, and equal ones stay in data-set order."""
-    rows = [row for batch in plan_in_order(lengths, batch_tokens=batch_tokens) for row in batch]
+    rows = [row for batch in plan_eval_batches(lengths, batch_tokens=batch_tokens) for row in batch]
     assert rows == sorted(range(len(lengths)), key=lambda row: (-int(lengths[row]), row))
 
 
@@ -103,7 +103,7 @@ def test_plan_in_order_holds_every_row_once_longest_first(lengths: Tensor, batch
 @given(lengths_of_rows.filter(len), st.integers(1, 300))
 def test_plan_in_order_fills_batches_up_to_the_tokens_that_they_may_have(lengths: Tensor, batch_tokens: int) -> None:
     """Padded to its longest row no batch has more, but for a row alone; and no batch could take its next row as well."""
-    plan = plan_in_order(lengths, batch_tokens=batch_tokens)
+    plan = plan_eval_batches(lengths, batch_tokens=batch_tokens)
     for batch, following in zip(plan, [*plan[1:], None], strict=True):
         longest = max(1, int(lengths[batch].max()))
         assert len(batch) * longest <= batch_tokens or len(batch) == 1

@@ -12,7 +12,7 @@ from support.families import logits, record, tiny, token_batch
 from torch import nn
 
 from lora_scratch import AdapterBank
-from lora_scratch.adapter import LoRAConfig, inject, quantise_base, scaled
+from lora_scratch.adapter import LoRAConfig, inject, quantize_base, scaled
 from lora_scratch.data import Batch
 from lora_scratch.deploy.bank_layers import BankLayer, BankLinear
 from lora_scratch.errors import AdapterFileError, BaseMismatchError, ConfigError, TargetError
@@ -46,10 +46,10 @@ def reloaded(model, family):
     return other
 
 
-def quantised():
+def quantized():
     """A base whose linear layers have four bits a weight."""
     model = tiny("distilbert")
-    quantise_base(model)
+    quantize_base(model)
     return model
 
 
@@ -147,13 +147,13 @@ class TestAnswers:
             assert relative_error(found[i, : len(expected)], expected) < 6e-2
 
     def test_bank_on_a_four_bit_base_equals_separate_models(self, tmp_path):
-        """LoRA, DoRA and biases learnt on the quantised numbers; on the full ones they are refused."""
+        """LoRA, DoRA and biases learnt on the quantized numbers; on the full ones they are refused."""
         config = {"rank": 2, "alpha": 3, "dropout": 0.0, "targets": ["q_lin", "lin1"]}
         models = {
-            kind: inject(quantised(), LoRAConfig(**config, **options)).eval()
+            kind: inject(quantized(), LoRAConfig(**config, **options)).eval()
             for kind, options in {"lora": {}, "dora": {"variant": "dora"}, "biases": {"bias": "all"}}.items()
         }
-        bank = AdapterBank(quantised())
+        bank = AdapterBank(quantized())
         for seed, (name, model) in enumerate(models.items()):
             move_adapter(model, seed=seed)
             with torch.no_grad():
@@ -161,7 +161,7 @@ class TestAnswers:
             bank.add(name, save_adapter(model, tmp_path / name))
         names = [*models, "base"]
         found = answer(bank, names)
-        for i, model in enumerate([*models.values(), quantised()]):
+        for i, model in enumerate([*models.values(), quantized()]):
             assert relative_error(found[i], logits(model, rows=4)[i]) < 1e-5
         with pytest.raises(BaseMismatchError):
             AdapterBank(tiny("distilbert")).add("lora", tmp_path / "lora")

@@ -12,7 +12,7 @@ from support.folders import save_base
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
 from lora_scratch.deploy.classify import Classifier, windows
 from lora_scratch.fast import frozen_weights as storage
-from lora_scratch.runs import SavedAdapter, open_base
+from lora_scratch.runs import TrainedAdapter, open_base
 from lora_scratch.runtime.precision import Precision
 
 FP32 = Precision(torch.float32, torch.device("cpu"))
@@ -32,7 +32,7 @@ def saved(folder):
     inject(base.model, config := LoRAConfig(rank=4, alpha=8))
     for layer in adapter_layers(base.model).values():
         torch.nn.init.normal_(layer.lora_B)
-    return SavedAdapter(base, config, LABELS, {"data": {"max_tokens": 32}})
+    return TrainedAdapter(base, config, LABELS, {"data": {"max_tokens": 32}})
 
 
 def texts_of_uneven_length(count):
@@ -99,14 +99,14 @@ import torch
 from itertools import cycle, islice
 from pathlib import Path
 from lora_scratch.adapter import LoRAConfig, inject
-from lora_scratch.jobs import Classifier, SavedAdapter, open_base
+from lora_scratch.jobs import Classifier, TrainedAdapter, open_base
 from lora_scratch.runtime.memory import peak_bytes
 from lora_scratch.runtime.precision import Precision
 
 torch.set_num_threads(1)
 base = open_base(sys.argv[1])
 inject(base.model, config := LoRAConfig(rank=4, alpha=8))
-saved = SavedAdapter(base, config, ("no", "yes", "perhaps"), {"data": {"max_tokens": 32}})
+saved = TrainedAdapter(base, config, ("no", "yes", "perhaps"), {"data": {"max_tokens": 32}})
 classify = Classifier(saved, precision=Precision(torch.float32, torch.device("cpu")))
 peaks = []
 for count in (100, 10_000):

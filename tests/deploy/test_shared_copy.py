@@ -8,7 +8,7 @@ from support.tiny import tiny_distilbert
 
 from lora_scratch import AdapterBank
 from lora_scratch.adapter import LoRAConfig, inject
-from lora_scratch.deploy.shared_copy import own_labels, read_twin
+from lora_scratch.deploy.shared_copy import load_into_shared_copy, own_labels
 from lora_scratch.errors import AdapterFileError
 from lora_scratch.serialization import load_adapter, save_adapter
 from lora_scratch.testing import move_adapter
@@ -32,7 +32,7 @@ def test_twin_answers_as_the_adapted_model_and_the_model_stays(tmp_path, bias):
     model, separate = tiny_distilbert(), tiny_distilbert()
     before = record(model)
     load_adapter(separate, folder)
-    twin = read_twin(model, folder)
+    twin = load_into_shared_copy(model, folder)
     assert torch.equal(logits(twin.model), logits(separate))
     assert record(model) == before
     mine, theirs = (m.distilbert.transformer.layer[0] for m in (model, twin.model))
@@ -44,7 +44,7 @@ def test_twin_of_a_model_in_a_bank_is_plain():
     """The bank's layers are left out, its slots are not copied, and the base is compared as always."""
     bank = AdapterBank(tiny_distilbert())
     bank.add("first", trained())
-    twin = read_twin(bank.model, trained(targets=["k_lin"]))
+    twin = load_into_shared_copy(bank.model, trained(targets=["k_lin"]))
     assert torch.equal(logits(twin.model), logits(trained(targets=["k_lin"])))
     assert not any("lora_A" in name for name, _ in twin.model.named_buffers())
 
@@ -52,7 +52,7 @@ def test_twin_of_a_model_in_a_bank_is_plain():
 def test_head_may_have_another_number_of_outputs(tmp_path):
     """As many as the file has; the names come with it."""
     folder = save_adapter(trained(labels=5), tmp_path / "a", notes={"labels": list("abcde")})
-    twin = read_twin(tiny_distilbert(labels=3), folder)
+    twin = load_into_shared_copy(tiny_distilbert(labels=3), folder)
     assert torch.equal(logits(twin.model), logits(trained(labels=5)))
     assert twin.labels == ("a", "b", "c", "d", "e")
 
@@ -66,7 +66,7 @@ def test_head_whose_weight_and_bias_disagree_is_refused(tmp_path, key):
     tensors[f"base_model.model.{key}"] = tensors[f"base_model.model.{key}"][:3].clone()
     save_file(tensors, folder / WEIGHTS)
     with pytest.raises(AdapterFileError, match=r"classifier.(weight|bias) has shape \(5.*, expected \(3"):
-        read_twin(tiny_distilbert(labels=3), folder)
+        load_into_shared_copy(tiny_distilbert(labels=3), folder)
 
 
 def test_own_labels_are_those_of_the_config():

@@ -22,8 +22,8 @@ FP32 = Precision(torch.float32, torch.device("cpu"))
 BF16 = Precision(torch.bfloat16, torch.device("cpu"))
 
 
-def predict(model, rows, *, precision=FP32, **options):
-    return Predictor(model, precision=precision, pad_token_id=0, **options).logits(rows)
+def predict(model, rows, *, precision=FP32, progress="", **options):
+    return Predictor(model, precision, pad_token_id=0, **options).logits(rows, progress=progress)
 
 
 def test_predict_logits_come_in_the_order_of_the_data_set():
@@ -146,7 +146,9 @@ def test_predict_logits_says_once_that_a_model_is_classified_with_padding():
         assert not said
         for _ in range(3):
             assert torch.equal(predict(model, rows), plain)
-    assert [str(each.message) for each in said] == ["GPT2ForSequenceClassification predicts with padding: no packing for it"]
+    assert [str(each.message) for each in said] == [
+        "GPT2ForSequenceClassification is computed with padding: no packing for it"
+    ]
 
 
 def test_predict_logits_round_frozen_weights_once_with_autocasts_own_bits():

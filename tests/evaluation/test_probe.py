@@ -39,7 +39,7 @@ def features(model, rows, pooling=first_token):
 
 @pytest.mark.parametrize("labels", [2, 3])
 def test_linear_probe_is_a_logistic_regression_of_pooled_features(labels):
-    """scikit-learn's log-probabilities for one pooling and one C, on features computed row by row, standardised by hand."""
+    """scikit-learn's log-probabilities for one pooling and one C, on features computed row by row, standardized by hand."""
     model, train, test = tiny_distilbert(labels=labels), tiny_rows(60, labels=labels), tiny_rows(17, labels=labels, seed=1)
     found = probe(model, train, test)
     differences = []

@@ -11,7 +11,7 @@ from support.families import FAMILIES, tiny
 from support.tiny import tiny_distilbert, tiny_rows
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lora_scratch.adapter import LoRAConfig, inject, quantise_base
+from lora_scratch.adapter import LoRAConfig, inject, quantize_base
 from lora_scratch.data import collate
 from lora_scratch.fast.cuda_graphs import CudaRecorder
 from lora_scratch.fast.fused_lora import fused_updates
@@ -284,7 +284,7 @@ def test_one_row_that_has_no_memory_beside_the_graphs_comes_through(monkeypatch)
     real, run = step.classify, graphed(FakeRecorder())
 
     def classify(model, batch):
-        if len(batch.labels) == 1 and run.graphs.recorded:
+        if len(batch.labels) == 1 and run.path.graphs.recorded:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(model, batch)
 
@@ -638,7 +638,7 @@ def test_no_adapter_makes_the_host_wait_in_a_rehearsal(cuda, variant, quantized)
     """Neither on plain nor on quantized weights."""
     model = tiny_distilbert(dropout=0.1)
     if quantized:
-        quantise_base(model)
+        quantize_base(model)
     model = inject(model, LoRAConfig(rank=4, alpha=8, dropout=0.1, variant=variant), seed=0)
     assert waits_of_a_rehearsal(model, padded=True) == 0
 
@@ -711,7 +711,7 @@ def test_on_a_gpu_a_model_that_can_not_be_captured_trains_as_usual(monkeypatch, 
 
 @needs_gpu
 def test_a_gpu_is_not_waited_for_between_two_readings():
-    """Once its shape is recorded, a step launches and goes on: torch turns any synchronisation into an error here."""
+    """Once its shape is recorded, a step launches and goes on: torch turns any synchronization into an error here."""
     run = graphed(CudaRecorder(torch.device("cuda")), device="cuda", precision="bf16")
     steps = batches("cuda")
     outcome(run, steps)

@@ -11,7 +11,7 @@ from support.passes import adapted, batch_of, logits_and_gradients
 from lora_scratch.adapter import LoRAConfig, inject
 from lora_scratch.deploy.bank import AdapterBank
 from lora_scratch.fast import frozen_weights as storage
-from lora_scratch.fast.frozen_weights import PackedLinear, multiplied_in
+from lora_scratch.fast.frozen_weights import PackedLinear, with_frozen_weights_in
 from lora_scratch.serialization import fingerprint
 
 
@@ -37,7 +37,7 @@ def test_logits_and_gradients_are_those_of_autocast_in_every_bit(family, variant
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.3)
     expected = logits_and_gradients(model, ROWS, autocast=True)
-    with multiplied_in(model, torch.bfloat16):
+    with with_frozen_weights_in(model, torch.bfloat16):
         found = logits_and_gradients(model, ROWS, autocast=True)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -47,7 +47,7 @@ def test_logits_and_gradients_are_those_of_autocast_in_every_bit(family, variant
 def test_no_frozen_weight_is_rounded_or_packed_again_in_another_pass():
     """The point of it: one packed copy for the forward products and one for the backward ones, however many passes."""
     model = adapted("distilbert")
-    with multiplied_in(model, torch.bfloat16):
+    with with_frozen_weights_in(model, torch.bfloat16):
         stored = model.distilbert.transformer.layer[0].ffn.lin1.forward
         logits_and_gradients(model, ROWS, autocast=True)
         weight, turned = stored.weight, stored.turned
@@ -60,7 +60,7 @@ def test_no_frozen_weight_is_rounded_or_packed_again_in_another_pass():
 def test_prediction_packs_nothing_for_a_backward_pass():
     """A copy that nobody reads would be memory for nothing."""
     model = adapted("distilbert").eval()
-    with multiplied_in(model, torch.bfloat16), torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with with_frozen_weights_in(model, torch.bfloat16), torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         model(input_ids=ROWS.input_ids, attention_mask=ROWS.attention_mask)
         assert "turned" not in vars(model.distilbert.transformer.layer[0].ffn.lin1.forward)
 
@@ -121,7 +121,7 @@ def test_weights_are_rounded_once_where_nothing_can_be_packed(dtype, monkeypatch
     model = adapted("bert")
     expected = logits_and_gradients(model, ROWS, autocast=dtype is torch.bfloat16)
     monkeypatch.setattr(storage, "can_be_packed", lambda linear, dtype: False)
-    with multiplied_in(model, dtype):
+    with with_frozen_weights_in(model, dtype):
         found = logits_and_gradients(model, ROWS, autocast=dtype is torch.bfloat16)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -130,7 +130,7 @@ def test_everything_that_reads_a_weight_sees_the_unrounded_one():
     """Files, fingerprints and merges made inside are those made outside."""
     model = adapted("distilbert")
     prints, state = fingerprint(model), {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with multiplied_in(model, torch.bfloat16):
+    with with_frozen_weights_in(model, torch.bfloat16):
         assert fingerprint(model) == prints
         assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
@@ -139,9 +139,9 @@ def test_model_is_as_it_was_afterwards_even_after_an_exception():
     """No forward of ours is left on any layer, and a nested use leaves the outer one alone."""
     model = adapted("distilbert")
     before = record(model)
-    with suppress(KeyError), multiplied_in(model, torch.bfloat16):
+    with suppress(KeyError), with_frozen_weights_in(model, torch.bfloat16):
         inside = model.distilbert.transformer.layer[0].ffn.lin1.forward
-        with multiplied_in(model, torch.float16):
+        with with_frozen_weights_in(model, torch.float16):
             pass
         assert model.distilbert.transformer.layer[0].ffn.lin1.forward is inside
         raise KeyError
@@ -152,7 +152,7 @@ def test_model_is_as_it_was_afterwards_even_after_an_exception():
 def test_a_layer_that_is_trained_keeps_its_own_forward():
     """A trained weight changes every step: a copy of it would be the old one."""
     model = adapted("distilbert")
-    with multiplied_in(model, torch.bfloat16):
+    with with_frozen_weights_in(model, torch.bfloat16):
         assert "forward" not in vars(model.classifier)
         assert model.classifier.weight.requires_grad
 
@@ -164,6 +164,6 @@ def test_heads_of_a_bank_keep_the_weights_of_every_row():
     batch = {"input_ids": ROWS.input_ids, "attention_mask": ROWS.attention_mask}
     with bank.rows(["one", "base"] * 10) as model, torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         expected = model(**batch).logits
-        with multiplied_in(model, torch.bfloat16):
+        with with_frozen_weights_in(model, torch.bfloat16):
             assert "forward" in vars(model.distilbert.transformer.layer[0].attention.q_lin.base)
             assert torch.equal(model(**batch).logits, expected)

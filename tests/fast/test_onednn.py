@@ -18,8 +18,8 @@ from lora_scratch.fast.onednn import (
     KERNELS,
     finding,
     is_exact,
-    keep_few_kernels,
     keep_to,
+    limit_kernel_cache,
     onednn_is_faster,
     serves,
     through_onednn,
@@ -156,8 +156,8 @@ def test_the_main_process_measures_for_all():
 MANY_SHAPES = """
 import torch
 from lora_scratch.runtime.memory import resident_bytes
-from lora_scratch.fast.onednn import keep_few_kernels
-keep_few_kernels()
+from lora_scratch.fast.onednn import limit_kernel_cache
+limit_kernel_cache()
 x, weight = torch.randn(800, 64).bfloat16(), torch.randn(64, 64).bfloat16()
 for tokens in range(1, 800):
     torch.nn.functional.linear(x[:tokens], weight)
@@ -178,5 +178,5 @@ def test_memory_stays_flat_however_many_shapes_are_multiplied():
 def test_the_environments_own_bound_of_the_caches_is_kept(monkeypatch):
     """What the user has set, the user has set."""
     monkeypatch.setattr(os, "environ", {CACHES[0]: "7"})
-    keep_few_kernels()
+    limit_kernel_cache()
     assert os.environ == {CACHES[0]: "7", CACHES[1]: str(KERNELS)}

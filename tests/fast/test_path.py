@@ -110,7 +110,7 @@ def test_an_adapter_trained_fast_loads_and_measures_the_same_on_the_plain_path(t
 def test_a_family_that_is_not_known_to_pack_trains_with_padding_and_says_so():
     """Cheap dropout stays on; the other two know `nn.Linear` alone, and GPT-2 has none that is frozen."""
     model = inject(tiny("gpt2"), LoRAConfig(rank=4, alpha=8, targets=["c_attn"], dropout=0.1))
-    warned = pytest.warns(UserWarning, match="GPT2ForSequenceClassification trains with padding")
+    warned = pytest.warns(UserWarning, match="GPT2ForSequenceClassification is computed with padding")
     with warned, fast_path(model, Precision(torch.bfloat16, CPU)):
         assert levers(model) == (True, False, False, False)
 

@@ -53,7 +53,7 @@ def test_embedding_leaves_ids_whole_whatever_the_dropout():
 
 
 def test_embedding_refuses_a_table_that_rewrites_itself():
-    """max_norm renormalises rows while looking them up, so nothing of it is frozen."""
+    """max_norm renormalizes rows while looking them up, so nothing of it is frozen."""
     with pytest.raises(ValueError, match="max_norm"):
         LoRAEmbedding(nn.Embedding(9, 4, max_norm=1.0), 2)
 

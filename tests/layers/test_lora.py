@@ -323,7 +323,7 @@ class TestDropout:
         assert torch.equal(torch.get_rng_state(), state)
 
 
-class TestInitialisation:
+class TestInitialization:
     """Where A comes from."""
 
     def test_a_is_kaiming_uniform_within_one_over_root_in(self):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lora_scratch.layers import DoRALinear, LoRALinear, NF4Linear, OffsetLoRALinear, initialise
+from lora_scratch.layers import DoRALinear, LoRALinear, NF4Linear, OffsetLoRALinear, initialize
 from lora_scratch.layers.nf4 import BLOCK, nf4_levels
 from lora_scratch.testing import check_all, move_adapter
 
@@ -154,7 +154,7 @@ def test_moving_the_model_to_another_dtype_leaves_the_weight_alone(dtype):
 
 
 def test_state_dict_restores_every_bit():
-    """Into a layer that was quantised from other numbers."""
+    """Into a layer that was quantized from other numbers."""
     one, other = NF4Linear(linear(seed=1)), NF4Linear(linear(seed=2))
     other.load_state_dict(one.state_dict())
     assert torch.equal(one.weight, other.weight)
@@ -184,7 +184,7 @@ def test_the_table_of_levels_moves_with_the_layer_and_is_copied_with_it():
     assert layer.to("meta").pairs.device.type == "meta"
 
 
-def test_the_quantised_layer_leaves_the_one_it_came_from_alone():
+def test_the_quantized_layer_leaves_the_one_it_came_from_alone():
     """Its weight in every bit, and whether its bias wants a gradient."""
     base = linear()
     before = base.weight.clone()
@@ -224,14 +224,14 @@ def test_lora_on_four_bits_is_the_dense_formula():
 
 @pytest.mark.parametrize("cls", [LoRALinear, DoRALinear, OffsetLoRALinear])
 def test_merging_into_four_bits_is_refused_and_changes_nothing(cls):
-    """The update would have to be rounded to sixteen levels: call dequantise_base first."""
+    """The update would have to be rounded to sixteen levels: call dequantize_base first."""
     layer = cls(NF4Linear(linear(12, 8)), rank=2, alpha=3)
-    with pytest.raises(RuntimeError, match=r"^merge: the base is quantised; call dequantise_base\(model\) first$"):
+    with pytest.raises(RuntimeError, match=r"^merge: the base is quantized; call dequantize_base\(model\) first$"):
         layer.merge()
     assert not layer.merged
 
 
-def test_dora_on_four_bits_has_the_row_norms_of_the_quantised_weight():
+def test_dora_on_four_bits_has_the_row_norms_of_the_quantized_weight():
     """V = Ŵ + scaling · B A, and its gradient reaches A, B and the magnitude."""
     layer = DoRALinear(NF4Linear(linear(12, 7)), rank=3, alpha=5, dropout=0.2)
     assert torch.equal(layer.magnitude, layer.base.weight.norm(dim=1)) or torch.allclose(
@@ -248,7 +248,7 @@ def test_dora_on_four_bits_has_the_row_norms_of_the_quantised_weight():
 def test_starts_from_the_weight_work_on_four_bits(method):
     """The principal part of Ŵ; the layer starts as its base, exactly."""
     layer = OffsetLoRALinear(NF4Linear(linear(12, 8)), rank=2, alpha=3)
-    initialise(layer, method)
+    initialize(layer, method)
     x = torch.randn(4, 12)
     assert layer.lora_B.abs().sum() > 0
     assert torch.equal(layer(x), layer.base(x))

@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 def test_base_keeps_its_head_for_its_own_labels(folder):
     """Nothing is drawn anew when the label set is the same."""
     base = load_base(str(folder), labels=("negative", "positive"))
-    assert base.fresh == ()
+    assert base.newly_initialized == ()
     assert not base.model.training
 
 
@@ -29,7 +29,7 @@ def test_base_gets_a_fresh_output_layer_for_other_labels_and_nothing_else(folder
     """Another number of labels, or as many with other names: the old output layer would mean something else."""
     own = load_base(str(folder), labels=("negative", "positive")).model.state_dict()
     base = load_base(str(folder), labels=labels)
-    assert base.fresh == ("classifier.bias", "classifier.weight")
+    assert base.newly_initialized == ("classifier.bias", "classifier.weight")
     assert base.model.config.id2label == dict(enumerate(labels))
     for name, tensor in base.model.state_dict().items():
         assert name.startswith("classifier.") or torch.equal(tensor, own[name])

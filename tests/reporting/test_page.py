@@ -8,7 +8,7 @@ from support.report_pages import Outline
 
 from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import Table
-from lora_scratch.reporting import Page, Section, check_installed, offer_page, page_html
+from lora_scratch.reporting import Page, Section, check_installed, page_html, write_page_if_possible
 from lora_scratch.reporting.page import Listing
 from lora_scratch.runtime import extras
 
@@ -30,7 +30,7 @@ def test_page_escapes_every_text():
 def test_page_is_not_offered_without_its_packages(monkeypatch, tmp_path):
     """Training does not fail for want of a picture: one line says what to install, and nothing is written."""
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "matplotlib" else object())
-    said = offer_page(tmp_path / "report.html", lambda: pytest.fail("made"))
+    said = write_page_if_possible(tmp_path / "report.html", lambda: pytest.fail("made"))
     assert said == f'{tmp_path}/report.html was not written: matplotlib not installed; pip install "lora-scratch[report]"'
     assert list(tmp_path.iterdir()) == []
 
@@ -47,7 +47,7 @@ def test_check_installed_refuses_a_flag_without_its_packages(monkeypatch):
 
 def test_offer_page_writes_it_whole(tmp_path):
     """And says where."""
-    assert offer_page(tmp_path / "report.html", lambda: everywhere("x")) == f"page: {tmp_path}/report.html"
+    assert write_page_if_possible(tmp_path / "report.html", lambda: everywhere("x")) == f"page: {tmp_path}/report.html"
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 

@@ -12,14 +12,14 @@ from support.ranks import in_processes
 from lora_scratch.errors import ConfigError, WorldError
 from lora_scratch.runtime import distributed
 from lora_scratch.runtime.device import resolve_device
-from lora_scratch.runtime.distributed import check_one_process, first_of_machine_first, process_group
+from lora_scratch.runtime.distributed import check_one_process, local_rank_zero_first, process_group
 
 WORLD = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "1"}
 
 
 def test_without_torchrun_there_is_a_world_of_one():
     """Every call does nothing: sums stay, the main process's word is one's own."""
-    with process_group(), first_of_machine_first():
+    with process_group(), local_rank_zero_first():
         assert rank_work.who() == (0, 1, True)
         assert rank_work.summed((2,)) == [[1.0, 1.0]]
         assert rank_work.told(b"word") == b"word"

@@ -39,7 +39,7 @@ def test_freed_pages_between_those_in_use_go_back():
     blocks = [b"x" * 2**16 + bytes(number % 2) for number in range(1000)]
     del blocks[::2]
     before = memory.resident_bytes()
-    memory.give_back_freed()
+    memory.trim_heap()
     assert before - memory.resident_bytes() > 20 * MIB
     assert len(blocks) == 500
 
@@ -48,7 +48,7 @@ def test_a_system_that_takes_nothing_back_is_none_the_worse(monkeypatch):
     """Another C library, or none that can be asked."""
     for library in (object(), None):
         monkeypatch.setattr(memory.ctypes, "CDLL", lambda _, library=library: library)
-        memory.give_back_freed()
+        memory.trim_heap()
 
 
 def test_without_proc_the_peak_of_the_process_is_what_is_known(tmp_path, monkeypatch):

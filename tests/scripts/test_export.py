@@ -14,7 +14,7 @@ from support.folders import save_rows
 from transformers import AutoModelForSequenceClassification
 
 from lora_scratch.adapter import adapter_layers
-from lora_scratch.deploy.merge_check import TOLERANCES, gate_rows
+from lora_scratch.deploy.merge_check import TOLERANCES, merge_check_rows
 from lora_scratch.runs import open_adapter
 from lora_scratch.serialization import save_adapter
 from lora_scratch.testing import relative_error
@@ -49,7 +49,7 @@ def test_the_record_holds_what_the_exported_model_says(job, tmp_path, capsys, dt
     assert call(export, job.adapter, "--merged", place, "--dtype", dtype, "--rows", 16) == 0
     told, printed = json.loads((place / "merge.json").read_text(encoding="utf-8")), capsys.readouterr().out
     saved = open_adapter(job.adapter)
-    rows, source = gate_rows(saved, dataset=None, count=16)
+    rows, source = merge_check_rows(saved, dataset=None, count=16)
     plain = AutoModelForSequenceClassification.from_pretrained(place).eval()
     assert plain.dtype == getattr(torch, dtype)
     expected, found = logits_on(saved.base.model, rows), logits_on(plain, rows)
@@ -108,12 +108,12 @@ def test_a_base_in_four_bits_is_merged_only_as_plain_weights_and_its_adapters_ad
     assert call(train, *train_arguments(job.base, job.data, tmp_path / "run"), "--base_precision", "nf4") == 0
     folder = tmp_path / "run" / "adapter"
     assert call(export, folder, "--merged", tmp_path / "plain") == 1
-    assert "--merged: the base is quantised to four bits, which hold no update; pass --dequantise" in capsys.readouterr().err
+    assert "--merged: the base is quantized to four bits, which hold no update; pass --dequantize" in capsys.readouterr().err
     assert not (tmp_path / "plain").exists()
-    assert call(export, folder, "--merged", tmp_path / "plain", "--dequantise") == 0
+    assert call(export, folder, "--merged", tmp_path / "plain", "--dequantize") == 0
     assert json.loads((tmp_path / "plain" / "merge.json").read_text(encoding="utf-8"))["logits"]["error"] < 1e-4
     assert call(combine, "--add", folder, "--output", tmp_path / "same") == 0
-    rows, _ = gate_rows(open_adapter(folder), dataset=None, count=4)
+    rows, _ = merge_check_rows(open_adapter(folder), dataset=None, count=4)
     one, same = (logits_on(open_adapter(place).base.model, rows) for place in (folder, tmp_path / "same"))
     assert relative_error(same, one) < 1e-5
 
@@ -171,7 +171,7 @@ def test_a_split_adapter_has_no_head_and_says_the_same_in_peft_in_transformers_a
     names = safetensors.torch.load_file(place / "adapter" / "adapter_model.safetensors").keys()
     assert all(name.endswith(("lora_A.weight", "lora_B.weight")) for name in names)
     saved, split = open_adapter(job.adapter), open_adapter(place / "adapter")
-    rows, _ = gate_rows(saved, dataset=None, count=16)
+    rows, _ = merge_check_rows(saved, dataset=None, count=16)
     expected = logits_on(saved.base.model, rows)
     tensors = saved.base.model.state_dict()
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in split.base.model.state_dict().items())

@@ -153,13 +153,13 @@ def test_a_job_on_a_four_bit_base_is_trained_measured_and_reopened_on_it(job, tm
     assert call(train, *train_arguments(job.base, job.data, run), "--base_precision", "nf4") == 0
     assert "linear layers in 4 bits" in capsys.readouterr().out
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
-    assert report["quantisation"]["share_of_float32"] < 0.2  # of layers so small that one constant counts
+    assert report["quantization"]["share_of_float32"] < 0.2  # of layers so small that one constant counts
     assert call(evaluate, "--adapter", run / "adapter", "--json", tmp_path / "again.json") == 0
     again = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))
     assert again["adapted"] == pytest.approx(report["adapted"], rel=1e-6)
     assert again["baseline"] == pytest.approx(report["baseline"], rel=1e-6)
     assert call(export, run / "adapter", "--merged", tmp_path / "merged") == 1
-    assert "the base is quantised" in capsys.readouterr().err
+    assert "the base is quantized" in capsys.readouterr().err
     assert not (tmp_path / "merged").exists()
 
 

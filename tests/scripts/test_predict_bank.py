@@ -12,7 +12,7 @@ from support.command_line import call
 from support.damage import reseal
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from lora_scratch.adapter import LoRAConfig, inject, quantise_base
+from lora_scratch.adapter import LoRAConfig, inject, quantize_base
 from lora_scratch.runs import open_base
 from lora_scratch.serialization import save_adapter
 from lora_scratch.testing import move_adapter
@@ -24,7 +24,7 @@ def save_second(job, place, *, four_bits=False):
     """An adapter of two labels that cuts its rows short."""
     base = open_base(str(job.base), labels=("yes", "no"))
     if four_bits:
-        quantise_base(base.model)
+        quantize_base(base.model)
     model = inject(base.model, LoRAConfig(rank=2, alpha=3, dropout=0.0))
     move_adapter(model)
     notes = {"labels": ["yes", "no"], "data": {"max_tokens": 8}}
@@ -70,10 +70,10 @@ def test_every_row_gets_what_predict_says_with_its_adapter(job, second, tmp_path
 
 def test_adapter_of_a_four_bit_base_is_served_on_one(job, tmp_path, capsys):
     """As predict.py does; next to an adapter of the full base it is refused."""
-    quantised = save_second(job, tmp_path, four_bits=True)
-    assert call(predict, "--adapter", quantised, "--precision", "fp32", "--plain", TEXTS[0]) == 0
+    quantized = save_second(job, tmp_path, four_bits=True)
+    assert call(predict, "--adapter", quantized, "--precision", "fp32", "--plain", TEXTS[0]) == 0
     (alone,) = output(capsys)
-    arguments = ["--file", rows_file(tmp_path, (TEXTS[0], "two")), "--precision", "fp32", "--adapters", f"two={quantised}"]
+    arguments = ["--file", rows_file(tmp_path, (TEXTS[0], "two")), "--precision", "fp32", "--adapters", f"two={quantized}"]
     assert call(predict_bank, *arguments) == 0
     (found,) = output(capsys)
     assert found["scores"] == pytest.approx(alone["scores"], abs=2e-6)

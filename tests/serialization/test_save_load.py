@@ -116,7 +116,7 @@ class TestRoundTrip:
         assert (save_adapter(model, tmp_path / "b") / WEIGHTS).read_bytes() == (first / WEIGHTS).read_bytes()
 
     def test_half_precision_base_loads_what_a_float32_base_trained(self, good):
-        """The adapter stays float32 and the base is recognised in its narrower dtype."""
+        """The adapter stays float32 and the base is recognized in its narrower dtype."""
         for dtype in (torch.bfloat16, torch.float16):
             model = tiny_distilbert().to(dtype)
             load_adapter(model, good)

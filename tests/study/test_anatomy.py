@@ -18,10 +18,10 @@ from lora_scratch.study.anatomy import (
     examine,
     intruder_dimensions,
     low_rank_svd,
-    outline,
     shares_by_depth,
     shares_by_projection,
     stable_rank,
+    summarize_adapter,
 )
 from lora_scratch.testing import move_adapter
 
@@ -88,7 +88,7 @@ def test_low_rank_svd_is_that_of_the_product(seed, rank, out, width):
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=6))
 def test_effective_rank_is_the_exponential_of_scipys_entropy(values):
-    """scipy.stats.entropy normalises and sums."""
+    """scipy.stats.entropy normalizes and sums."""
     assert effective_rank(torch.tensor(values, dtype=torch.float64)) == pytest.approx(math.exp(entropy(values)))
 
 
@@ -154,7 +154,7 @@ def test_shares_add_up_to_one_by_projection_and_by_depth():
 def test_outline_is_the_quick_part_of_the_anatomy(kind):
     """The same figures, without those that take a decomposition of W."""
     model = adapted(kind)
-    for quick, whole in zip(outline(model), anatomy(model), strict=True):
+    for quick, whole in zip(summarize_adapter(model), anatomy(model), strict=True):
         assert vars(quick) == {name: value for name, value in vars(whole).items() if name not in ("alignment", "intruders")}
 
 

@@ -6,8 +6,8 @@ from scipy.stats import binomtest
 
 from lora_scratch.errors import ConfigError, DataError
 from lora_scratch.evaluation import measure
-from lora_scratch.study.comparison import curve_table, duel_table, duels, summarise
-from lora_scratch.study.methods import Climb, Step
+from lora_scratch.study.comparison import curve_table, duel_table, duels, summarize
+from lora_scratch.study.methods import RunResult, Step
 
 ROWS = 100
 LABELS = torch.arange(ROWS) % 2
@@ -17,12 +17,12 @@ def climb(rung, seed, *, right, rows=None, seconds=10.0, cpu=20.0, memory=3 * 2*
     """A run that has the rows of `right`, and no others, right."""
     answers = torch.where(torch.isin(torch.arange(ROWS), torch.tensor(list(right))), labels, 1 - labels)
     logits = torch.eye(2)[answers]
-    return Climb(Step(rung, seed, rows), measure(logits, labels), 221_184, size, seconds, cpu, memory, logits, labels)
+    return RunResult(Step(rung, seed, rows), measure(logits, labels), 221_184, size, seconds, cpu, memory, logits, labels)
 
 
 def test_summarise_gives_mean_and_sample_deviation_of_the_seeds():
     """By hand: 0.90, 0.92, 0.91 have mean 0.91 and sample standard deviation 0.01."""
-    row = summarise([climb("lora", seed, right=range(count)) for seed, count in enumerate((90, 92, 91))]).rows[0]
+    row = summarize([climb("lora", seed, right=range(count)) for seed, count in enumerate((90, 92, 91))]).rows[0]
     assert row[:3] == ["lora", "3", "0.9100 ± 0.0100"]
     assert row[4:] == ["221,184", "1.50 MB", "10 s", "20 s", "3 MiB"]
 
@@ -30,13 +30,13 @@ def test_summarise_gives_mean_and_sample_deviation_of_the_seeds():
 def test_summarise_takes_medians_of_what_a_busy_machine_disturbs():
     """One slow run moves a mean, not a median."""
     runs = [climb("lora", seed, right=range(90), seconds=s, cpu=s) for seed, s in enumerate((10.0, 11.0, 500.0))]
-    assert summarise(runs).rows[0][6:8] == ["11 s", "11 s"]
+    assert summarize(runs).rows[0][6:8] == ["11 s", "11 s"]
 
 
 def test_summarise_keeps_the_order_of_the_rungs_and_says_nothing_where_nothing_was_spent():
     """A deviation needs two values; an untrained head costs nothing."""
     free = climb("untrained", 0, right=range(20), seconds=None, cpu=None, memory=None, size=None)
-    table = summarise([free, climb("lora", 0, right=range(90))])
+    table = summarize([free, climb("lora", 0, right=range(90))])
     assert [row[:3] for row in table.rows] == [["untrained", "1", "0.2000"], ["lora", "1", "0.9000"]]
     assert table.rows[0][5:] == ["-"] * 4
 
@@ -82,4 +82,4 @@ def test_a_curve_pairs_runs_of_one_number_of_rows_and_has_a_row_for_each():
     assert table.rows == [["50", "0.6000", "0.4000"], ["500", "0.6100", "0.9000"]]
     assert [round(each.found.change, 2) for each in duels(climbs, "probe")] == [-0.2, 0.29]
     assert [row[:2] for row in duel_table(duels(climbs, "probe")).rows] == [["50", "lora"], ["500", "lora"]]
-    assert summarise(climbs).header[0] == "rows"
+    assert summarize(climbs).header[0] == "rows"

@@ -7,7 +7,7 @@ import torch
 
 from lora_scratch.errors import DataError
 from lora_scratch.runs.logits import write_logits
-from lora_scratch.study.methods import LADDER, RUNGS, Step, read_climb
+from lora_scratch.study.methods import LADDER, RUNGS, Step, read_run_result
 
 LABELS = torch.tensor([0, 1, 2, 1])
 SAID = {"baseline": [0, 0, 0, 0], "probe": [0, 1, 0, 0], "adapted": [0, 1, 2, 0]}  # 1, 2 and 3 of 4 right
@@ -42,7 +42,7 @@ def folder(tmp_path):
 )
 def test_a_climb_has_the_accuracy_and_the_costs_of_its_own_model(folder, rung, accuracy, trained, size, cpu):
     """Untrained and probe are measured on the run of `lora`, and cost none of its training."""
-    climb = read_climb(Step(rung, 0), folder)
+    climb = read_run_result(Step(rung, 0), folder)
     assert climb.metrics.accuracy == accuracy
     assert (climb.trained, climb.file_bytes, climb.cpu_seconds) == (trained, size, cpu)
     assert climb.labels.tolist() == LABELS.tolist()
@@ -50,7 +50,7 @@ def test_a_climb_has_the_accuracy_and_the_costs_of_its_own_model(folder, rung, a
 
 def test_a_climb_leaves_the_rows_behind(folder):
     """comparison.json is to be shared; the data set may not be."""
-    found = read_climb(Step("lora", 0), folder).as_json()
+    found = read_run_result(Step("lora", 0), folder).as_json()
     assert found.keys() & {"logits", "labels"} == set()
     assert (found["rung"], found["seed"], found["accuracy"], found["n"]) == ("lora", 0, 0.75, 4)
 
@@ -59,7 +59,7 @@ def test_a_run_without_its_logits_is_named(folder):
     """A folder that somebody tidied up."""
     (Step("lora", 0).place(folder) / "logits.safetensors").write_bytes(b"half")
     with pytest.raises(DataError, match=r"lora/seed-0/logits\.safetensors: can't be read .*train it again"):
-        read_climb(Step("lora", 0), folder)
+        read_run_result(Step("lora", 0), folder)
 
 
 def test_a_step_says_where_its_run_is_and_how_it_is_made(tmp_path):

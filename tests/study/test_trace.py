@@ -8,8 +8,7 @@ from support.tiny import tiny_conv1d
 from torch import nn
 
 from lora_scratch.layers import DoRALinear, LoRAConv1D, LoRAEmbedding, LoRALinear, NF4Linear, OffsetLoRALinear
-from lora_scratch.study import trace as walk
-from lora_scratch.study.trace import scaling_in_words
+from lora_scratch.study.trace import scaling_in_words, trace
 
 KINDS = {
     "lora": lambda: LoRALinear(nn.Linear(6, 4), rank=3, alpha=5),
@@ -53,7 +52,7 @@ def test_walk_steps_equal_the_dense_formula(kind):
     """x Aᵀ, (x Aᵀ) Bᵀ, s times it, x Wᵀ + b and their sum, each to 1e-12."""
     layer, x = trained(KINDS[kind]), torch.randn(2, 5, 6)
     weight, lora_A, lora_B, bias = dense(layer)
-    rows, found = x.reshape(10, 6).double(), walk(layer, x)
+    rows, found = x.reshape(10, 6).double(), trace(layer, x)
     base = rows @ weight.T + (0 if bias is None else bias.detach().double())
     scaling = 5 / math.sqrt(3) if kind == "rslora" else 5 / 3
     steps = named(found)
@@ -73,7 +72,7 @@ def test_walk_through_dora_equals_the_dense_formula(kind):
     weight, lora_A, lora_B, bias = dense(layer)
     direction = weight + 5 / 3 * lora_B @ lora_A
     gain = layer.magnitude.detach().double() / direction.square().sum(1).sqrt()
-    found, rows = walk(layer, x), x.double()
+    found, rows = trace(layer, x), x.double()
     steps = named(found)
     near(steps["g = m / ‖W + s B A‖"][3], gain)
     near(steps["(g − 1) ⊙ x Wᵀ"], rows @ ((gain - 1)[:, None] * weight).T)
@@ -86,7 +85,7 @@ def test_walk_gives_a_row_of_zeros_in_dora_the_gain_zero():
     """A row without a direction stays zero."""
     layer = trained(KINDS["dora"])
     layer.weight.data[1], layer.lora_B.data[1] = 0, 0
-    found = walk(layer, torch.randn(5, 6))
+    found = trace(layer, torch.randn(5, 6))
     assert named(found)["g = m / ‖W + s B A‖"][:, 1].tolist() == [0.0] * 5
     assert found.update[:, 1].tolist() == [0.0] * 5
 
@@ -96,14 +95,14 @@ def test_walk_ends_at_what_the_layer_says(kind):
     """In float32, to rounding."""
     layer, x = trained(KINDS[kind]), torch.randn(2, 5, 6)
     expected = layer(x).detach().reshape(10, 4).double()
-    torch.testing.assert_close(walk(layer, x).output, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(trace(layer, x).output, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_walk_through_an_embedding_takes_columns_of_A():
     """Row i of the table plus s · B A[:, i]."""
     layer = trained(lambda: LoRAEmbedding(nn.Embedding(9, 4), rank=2, alpha=3))
     ids = torch.tensor([[3, 0, 8]])
-    found, lora_A, lora_B = walk(layer, ids), layer.lora_embedding_A.double(), layer.lora_embedding_B.double()
+    found, lora_A, lora_B = trace(layer, ids), layer.lora_embedding_A.double(), layer.lora_embedding_B.double()
     near(found.update, 1.5 * (lora_B @ lora_A).T[ids[0]].detach())
     near(found.base, layer.weight.double()[ids[0]])
     near(found.output, found.base + found.update)
@@ -119,8 +118,8 @@ def test_walk_says_what_it_does_not_show():
         def forward(self, x):
             return self.base(x) + 1
 
-    assert "plain LoRA of twice the rank" in walk(trained(KINDS["offset"]), torch.randn(2, 6)).unseen
-    found = walk(trained(lambda: Other(nn.Linear(6, 4), rank=3)), torch.randn(2, 6))
+    assert "plain LoRA of twice the rank" in trace(trained(KINDS["offset"]), torch.randn(2, 6)).unseen
+    found = trace(trained(lambda: Other(nn.Linear(6, 4), rank=3)), torch.randn(2, 6))
     assert "the steps inside a Other" in found.unseen
     torch.testing.assert_close(found.update, torch.ones(2, 4, dtype=torch.float64))
 
@@ -131,7 +130,7 @@ def test_moved_is_the_norm_of_the_update_over_that_of_the_base_by_row():
     layer.weight.data.copy_(torch.tensor([[3.0, 0.0], [4.0, 0.0]]))
     layer.lora_A.data.copy_(torch.tensor([[1.0, 0.0]]))
     layer.lora_B.data.copy_(torch.tensor([[0.0], [1.0]]))
-    moved = walk(layer, torch.tensor([[1.0, 0.0], [0.0, 1.0]])).moved()
+    moved = trace(layer, torch.tensor([[1.0, 0.0], [0.0, 1.0]])).moved()
     assert moved.tolist() == [pytest.approx(0.2), 0.0]
 
 

@@ -23,7 +23,7 @@ from lora_scratch.data import collate
 from lora_scratch.evaluation import Predictor
 from lora_scratch.fast import onednn
 from lora_scratch.model.sharding import shard_base
-from lora_scratch.runtime.distributed import from_main, gathered, is_main, is_sharded, rank, sum_over_processes, world_size
+from lora_scratch.runtime.distributed import broadcast, gathered, is_main, is_sharded, rank, sum_over_processes, world_size
 from lora_scratch.runtime.precision import Precision
 from lora_scratch.runtime.ranks import check_same, check_same_settings
 from lora_scratch.serialization import fingerprint, save_adapter
@@ -47,7 +47,7 @@ def summed(*shapes):
 
 
 def told(content):
-    return from_main(content if is_main() else b"not this")
+    return broadcast(content if is_main() else b"not this")
 
 
 def same(*contents):

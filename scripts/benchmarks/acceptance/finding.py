@@ -30,7 +30,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Gate:
+class MergeCheck:
     """A figure that has to be at least `bound` on a GPU."""
 
     figure: str
@@ -57,7 +57,7 @@ class Part:
     budget_s: float
     run: Callable[[Setup], Finding]
     lacks: Callable[[Setup], str] = lambda setup: ""
-    gate: Gate | None = None
+    gate: MergeCheck | None = None
     sees_all_gpus: bool = False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from lora_scratch.commands.benchmarks.acceptance.equality import fallback, graph_against_eager
-from lora_scratch.commands.benchmarks.acceptance.finding import MEASURE, PROOF, Gate, Part
+from lora_scratch.commands.benchmarks.acceptance.finding import MEASURE, PROOF, MergeCheck, Part
 from lora_scratch.commands.benchmarks.acceptance.gpu_tests import gpu_tests, lacks_tests
 from lora_scratch.commands.benchmarks.acceptance.loop_proofs import cpu_against_cuda, no_host_wait, resume
 from lora_scratch.commands.benchmarks.acceptance.memory_proofs import out_of_memory, reserved_memory
@@ -29,7 +29,7 @@ def _speed_parts() -> list[Part]:
             MEASURE,
             75,
             partial(speed, batch_size=batch_size, small_batch_size=small),
-            gate=Gate(f"against_{BEST}", bound),
+            gate=MergeCheck(f"against_{BEST}", bound),
         )
         for batch_size, small, bound in SPEEDS
     ]

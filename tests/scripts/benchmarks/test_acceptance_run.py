@@ -9,7 +9,7 @@ import pytest
 import torch
 from lora_scratch.commands.benchmarks import process
 from lora_scratch.commands.benchmarks.acceptance import gpu_tests, runner, summary
-from lora_scratch.commands.benchmarks.acceptance.finding import Finding, Gate, Part, Result, judge
+from lora_scratch.commands.benchmarks.acceptance.finding import Finding, MergeCheck, Part, Result, judge
 from lora_scratch.commands.benchmarks.acceptance.machine import choose_device
 from lora_scratch.commands.benchmarks.acceptance.profiling import summarize_trace
 from lora_scratch.commands.benchmarks.acceptance.setup import Setup
@@ -47,13 +47,13 @@ def test_a_part_is_judged_by_its_proof_and_its_gate(holds, ratio, is_small, stat
     """A gate is met at its bound, missed below; in small form nothing is proven, but a failure is one all the same."""
     figures = {} if ratio is None else {"ratio": ratio}
     finding = found(holds=holds, **figures)["finding"]
-    assert judge(part(gate=Gate("ratio", 4.0)), finding, is_small=is_small)[0] == status
+    assert judge(part(gate=MergeCheck("ratio", 4.0)), finding, is_small=is_small)[0] == status
 
 
 def test_a_missed_gate_says_its_bound():
     """And what was found."""
     finding = found(ratio=3.0)["finding"]
-    _, line = judge(part(gate=Gate("ratio", 4.0)), finding, is_small=False)
+    _, line = judge(part(gate=MergeCheck("ratio", 4.0)), finding, is_small=False)
     assert line == "found; gate missed: ratio has to be at least 4"
 
 

@@ -27,7 +27,7 @@ from ..evaluation import Predictor
 from ..evaluation.regression import fit_regression
 from ..model.base import output_layer
 from ..model.forward import classify, evaluating
-from ..runtime.distributed import from_main, is_main
+from ..runtime.distributed import broadcast, is_main
 from ..runtime.seeds import named_generator
 from .config import LOADED
 
@@ -52,7 +52,7 @@ def start_head(predictor: Predictor, train_set: Encoded, *, seed: int) -> int:
     if is_main():  # elsewhere a library may round otherwise, and all processes have to start alike
         _, found = fit_regression([features], rows.labels.cpu(), classes=layer.out_features)
         fitted = {"weight": found.weight, "bias": found.bias}
-    fitted = load(from_main(save(fitted)))
+    fitted = load(broadcast(save(fitted)))
     with torch.no_grad():
         layer.weight.copy_(fitted["weight"])
         if layer.bias is not None:

@@ -1,4 +1,4 @@
-"""lora_scratch/layers/initialisation.py: where A and B start, and that the layer always starts as the base."""
+"""lora_scratch/layers/initialization.py: where A and B start, and that the layer always starts as the base."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from lora_scratch.layers import (
     NoRandomNumbers,
     OffsetLoRALinear,
     PrincipalInputs,
-    initialise,
+    initialize,
     lora_scaling,
     stored_alpha,
 )
@@ -36,7 +36,7 @@ PAIRS = [(kind, method) for kind in LAYERS for method in METHODS if (method in O
 def test_every_initialisation_starts_from_exactly_the_base(kind, method, rslora):
     """Bit for bit, in float32 and under autocast, in training with dropout too; and something is there to learn from."""
     layer = LAYERS[kind](rslora=rslora, dropout=0.3).train()
-    initialise(layer, method, torch.Generator().manual_seed(1))
+    initialize(layer, method, torch.Generator().manual_seed(1))
     x = torch.randn(5, 12)
     assert torch.equal(layer(x), layer.base(x))
     with torch.autocast("cpu", torch.bfloat16):
@@ -50,7 +50,7 @@ def test_random_start_comes_from_the_generator_alone(method):
     """One seed, one start; torch's global state is not drawn from."""
     layers, state = [LAYERS["linear"]() for _ in range(3)], torch.get_rng_state()
     for layer, seed in zip(layers, (1, 1, 2), strict=True):
-        initialise(layer, method, torch.Generator().manual_seed(seed))
+        initialize(layer, method, torch.Generator().manual_seed(seed))
     assert torch.equal(torch.get_rng_state(), state)
     first, same, other = ([*layer.adapter_tensors().values()] for layer in layers)
     assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True))
@@ -60,7 +60,7 @@ def test_random_start_comes_from_the_generator_alone(method):
 def test_gaussian_has_a_deviation_of_one_over_rank():
     """PEFT's reading of the paper's random Gaussian."""
     layer = LoRALinear(nn.Linear(4000, 8), 4)
-    initialise(layer, "gaussian", torch.Generator().manual_seed(1))
+    initialize(layer, "gaussian", torch.Generator().manual_seed(1))
     assert layer.lora_A.std().item() == pytest.approx(1 / 4, rel=0.05)
     assert not layer.lora_B.any()
 
@@ -69,7 +69,7 @@ def test_gaussian_has_a_deviation_of_one_over_rank():
 def test_peft_start_is_the_third_draw_from_the_seed(kind):
     """PEFT builds an nn.Linear for A and one for B, which draw a weight each, and then draws A again; nothing else moves."""
     layer, generator, state = LAYERS[kind](), torch.Generator().manual_seed(7), torch.get_rng_state()
-    initialise(layer, "peft", generator)
+    initialize(layer, "peft", generator)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(7)
     lora_A, _ = nn.Linear(12, 4, bias=False), nn.Linear(4, 8, bias=False)
@@ -82,7 +82,7 @@ def test_peft_start_is_the_third_draw_from_the_seed(kind):
 def test_peft_start_of_an_embedding_is_the_third_draw_from_the_seed():
     """There A, B and B again are drawn, all normal; A stays zero."""
     layer, generator, state = LoRAEmbedding(nn.Embedding(9, 4), 2), torch.Generator().manual_seed(7), torch.get_rng_state()
-    initialise(layer, "peft", generator)
+    initialize(layer, "peft", generator)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(7)
     _, _, lora_B = torch.randn(2, 9), torch.randn(4, 2), torch.randn(4, 2)
@@ -94,7 +94,7 @@ def test_peft_start_of_an_embedding_is_the_third_draw_from_the_seed():
 def test_orthogonal_leaves_neither_factor_zero_and_both_with_a_gradient():
     """B A is exactly zero although neither is: they live on different directions of rank space."""
     layer = LAYERS["linear"]()
-    initialise(layer, "orthogonal")
+    initialize(layer, "orthogonal")
     assert layer.lora_A.any()
     assert layer.lora_B.any()
     assert not (layer.lora_B @ layer.lora_A).any()
@@ -106,7 +106,7 @@ def test_orthogonal_leaves_neither_factor_zero_and_both_with_a_gradient():
 def test_orthogonal_shares_out_the_directions_in_turn():
     """Even rows of A and odd columns of B are normal/10, all of them; the others are zero."""
     layer = LoRALinear(nn.Linear(2000, 1500), 6)
-    initialise(layer, "orthogonal", torch.Generator().manual_seed(1))
+    initialize(layer, "orthogonal", torch.Generator().manual_seed(1))
     for directions, zeros in ((layer.lora_A[0::2], layer.lora_A[1::2]), (layer.lora_B.T[1::2], layer.lora_B.T[0::2])):
         assert directions.std(dim=1).tolist() == pytest.approx([0.1] * 3, rel=0.08)
         assert not zeros.any()
@@ -115,14 +115,14 @@ def test_orthogonal_shares_out_the_directions_in_turn():
 def test_orthogonal_refuses_an_odd_rank():
     """The directions are shared out in pairs."""
     with pytest.raises(ValueError, match="even rank"):
-        initialise(LoRALinear(nn.Linear(12, 8), 3), "orthogonal")
+        initialize(LoRALinear(nn.Linear(12, 8), 3), "orthogonal")
 
 
 @pytest.mark.parametrize("kind", ["offset", "offset_conv1d"])
 def test_pissa_starts_at_the_best_approximation_of_the_weight(kind):
     """scaling · B₀ A₀ = U_r S_r V_rᵀ, split evenly by the root."""
     layer = LAYERS[kind]()
-    initialise(layer, "pissa")
+    initialize(layer, "pissa")
     weight = layer.weight if kind == "offset" else layer.weight.T
     u, s, v = torch.linalg.svd(weight)
     torch.testing.assert_close(layer.scaling * layer.lora_B @ layer.lora_A, u[:, :4] * s[:4] @ v[:4], rtol=1e-4, atol=1e-5)
@@ -132,7 +132,7 @@ def test_pissa_starts_at_the_best_approximation_of_the_weight(kind):
 def test_olora_starts_at_the_first_part_of_the_qr_decomposition():
     """B₀ has orthonormal columns and B₀ A₀ holds the first rank columns of W."""
     layer = LAYERS["offset"]()
-    initialise(layer, "olora")
+    initialize(layer, "olora")
     torch.testing.assert_close(layer.lora_B.T @ layer.lora_B, torch.eye(4), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close((layer.lora_B @ layer.lora_A)[:, :4], layer.weight[:, :4], rtol=1e-4, atol=1e-5)
 
@@ -142,7 +142,7 @@ def test_pissa_and_olora_never_touch_the_base(method):
     """The same object with the same bits, unlike PEFT's."""
     layer = LAYERS["offset"]()
     weight, before = layer.weight, layer.weight.clone()
-    initialise(layer, method)
+    initialize(layer, method)
     assert layer.weight is weight
     assert torch.equal(weight, before)
 
@@ -157,18 +157,18 @@ def test_stored_alpha_keeps_the_scaling_at_twice_the_rank(rslora):
 def test_initialise_refuses_what_it_does_not_know():
     """A typo, and methods that a layer can't have, are named."""
     with pytest.raises(ValueError, match=r"'pisa'; expected one of default, peft, gaussian, "):
-        initialise(LAYERS["linear"](), "pisa")
+        initialize(LAYERS["linear"](), "pisa")
     with pytest.raises(ValueError, match="need an OffsetLoRALinear, not a LoRALinear"):
-        initialise(LAYERS["linear"](), "pissa")
+        initialize(LAYERS["linear"](), "pissa")
     with pytest.raises(ValueError, match="on an embedding"):
-        initialise(LoRAEmbedding(nn.Embedding(9, 4), 2), "orthogonal")
+        initialize(LoRAEmbedding(nn.Embedding(9, 4), 2), "orthogonal")
 
 
 def test_embedding_keeps_its_own_start_with_gaussian():
     """As in PEFT, where gaussian concerns linear layers alone."""
     layer = LoRAEmbedding(nn.Embedding(9, 4), 2)
     before = layer.lora_embedding_B.clone()
-    initialise(layer, "gaussian")
+    initialize(layer, "gaussian")
     assert not layer.lora_embedding_A.any()
     assert torch.equal(layer.lora_embedding_B, before)
 

@@ -1,8 +1,8 @@
 """Four bits for the frozen base: every linear layer outside the head, before the adapter goes in; and the way back.
 
-report = quantise_base(model)       # in place; print(report) says what it saves and what it costs
-inject(model, config)               # the adapter learns on the quantised base
-dequantise_base(model)              # plain linear layers again, with the quantised numbers: now merging is possible
+report = quantize_base(model)       # in place; print(report) says what it saves and what it costs
+inject(model, config)               # the adapter learns on the quantized base
+dequantize_base(model)              # plain linear layers again, with the quantized numbers: now merging is possible
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FULL, NF4 = BASE_PRECISIONS = ("full", "nf4")
 
 
 @dataclass(frozen=True)
-class QuantisedLayer:
+class QuantizedLayer:
     """What four bits did to one weight W, now Ŵ.
 
     Args:
@@ -43,19 +43,19 @@ class QuantisedLayer:
 
 
 @dataclass(frozen=True)
-class QuantisationReport:
+class QuantizationReport:
     """What four bits did to a model. `str(report)` is one line."""
 
-    layers: tuple[QuantisedLayer, ...]
+    layers: tuple[QuantizedLayer, ...]
 
     @property
     def share_of_float32(self) -> float:
-        """Bytes of the quantised weights over what they take in float32."""
+        """Bytes of the quantized weights over what they take in float32."""
         return sum(each.bytes_after for each in self.layers) / (4 * sum(each.parameters for each in self.layers))
 
     @property
     def relative_error(self) -> float:
-        """‖Ŵ − W‖ / ‖W‖ over all quantised weights together."""
+        """‖Ŵ − W‖ / ‖W‖ over all quantized weights together."""
         return math.hypot(*(each.error for each in self.layers)) / (math.hypot(*(each.norm for each in self.layers)) or 1.0)
 
     def summary(self) -> dict[str, float]:
@@ -76,7 +76,7 @@ class QuantisationReport:
         ).format(before=self.summary()["bytes_before"] / 1e6, after=self.summary()["bytes_after"] / 1e6, **self.summary())
 
 
-def quantise_base(model: nn.Module, *, heads: Sequence[str] | None = None) -> QuantisationReport:
+def quantize_base(model: nn.Module, *, heads: Sequence[str] | None = None) -> QuantizationReport:
     """Replace every `nn.Linear` outside the head modules by its NF4 version, in place.
 
     Embeddings, norms and biases stay; so does a linear layer that shares its weight with another module.
@@ -85,29 +85,29 @@ def quantise_base(model: nn.Module, *, heads: Sequence[str] | None = None) -> Qu
         heads: the modules that are to be trained in full; by default those outside the encoder.
 
     Raises:
-        ConfigError: an adapted model, one that is quantised already, one with nothing to quantise, a weight that is not
+        ConfigError: an adapted model, one that is quantized already, one with nothing to quantize, a weight that is not
             finite. The model is as it was then.
     """
     if is_adapted(model) or base_precision(model) == NF4:
-        raise ConfigError("the model is adapted or quantised already", where="quantise_base", expected="a plain model")
+        raise ConfigError("the model is adapted or quantized already", where="quantize_base", expected="a plain model")
     outside = tuple(default_heads(model) if heads is None else heads)
     linears = {name: m for name, m in model.named_modules() if type(m) is nn.Linear and not _inside(name, outside)}
-    made = {name: _quantised(name, linear) for name, linear in linears.items() if not shared_names(model, name)}
+    made = {name: _quantized(name, linear) for name, linear in linears.items() if not shared_names(model, name)}
     if not made:
-        raise ConfigError("there is no linear layer outside the head", where="quantise_base")
-    report = QuantisationReport(tuple(_compare(name, linears[name], layer) for name, layer in made.items()))
+        raise ConfigError("there is no linear layer outside the head", where="quantize_base")
+    report = QuantizationReport(tuple(_compare(name, linears[name], layer) for name, layer in made.items()))
     for name, layer in made.items():
         model.set_submodule(name, layer.train(linears[name].training))
     return report
 
 
-def dequantise_base(model: nn.Module) -> list[str]:
-    """Replace every four-bit layer, adapted or not, by an `nn.Linear` with the quantised numbers in float32, in place.
+def dequantize_base(model: nn.Module) -> list[str]:
+    """Replace every four-bit layer, adapted or not, by an `nn.Linear` with the quantized numbers in float32, in place.
 
-    The model computes what it did. What was lost in quantising stays lost.
+    The model computes what it did. What was lost in quantizing stays lost.
 
     Returns:
-        The names of the layers; none if nothing was quantised.
+        The names of the layers; none if nothing was quantized.
     """
     found = {name: module for name, module in model.named_modules() if isinstance(module, NF4Linear)}
     for name, layer in found.items():
@@ -127,7 +127,7 @@ def _inside(name: str, heads: Sequence[str]) -> bool:
     return any(name == head or name.startswith(f"{head}.") for head in heads)
 
 
-def _quantised(name: str, linear: nn.Linear) -> NF4Linear:
+def _quantized(name: str, linear: nn.Linear) -> NF4Linear:
     try:
         return NF4Linear(linear)
     except ValueError as error:
@@ -135,10 +135,10 @@ def _quantised(name: str, linear: nn.Linear) -> NF4Linear:
 
 
 @torch.no_grad()
-def _compare(name: str, linear: nn.Linear, layer: NF4Linear) -> QuantisedLayer:
+def _compare(name: str, linear: nn.Linear, layer: NF4Linear) -> QuantizedLayer:
     weight = linear.weight.float()
     difference = layer.weight - weight
-    return QuantisedLayer(
+    return QuantizedLayer(
         name,
         parameters=weight.numel(),
         bytes_before=linear.weight.nbytes,

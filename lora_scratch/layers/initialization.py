@@ -30,7 +30,7 @@ EMBEDDING_METHODS = ("default", "peft", "gaussian")  # an embedding starts in on
 
 
 @torch.no_grad()
-def initialise(layer: AdapterLayer, method: str, generator: torch.Generator | None = None) -> None:
+def initialize(layer: AdapterLayer, method: str, generator: torch.Generator | None = None) -> None:
     """Give A and B of a new layer the start that `method` stands for; `default` and `eva` leave what the layer drew.
 
     Raises:
@@ -61,7 +61,7 @@ def orthogonal(layer: AdapterLayer, generator: torch.Generator | None = None) ->
 
     Raises:
         ValueError: an odd rank.
-    Source: datta0, Rethinking LoRA initialisation, 2024, https://datta0.github.io/posts/rethink-lora-init
+    Source: datta0, Rethinking LoRA initialization, 2024, https://datta0.github.io/posts/rethink-lora-init
     """
     if layer.rank % 2:
         raise ValueError(f"rank is {layer.rank}; expected an even rank for init 'orthogonal'")

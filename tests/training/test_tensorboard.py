@@ -1,4 +1,4 @@
-"""lora_scratch/training/board.py: what TensorBoard reads is what metrics.jsonl holds, also after a resume."""
+"""lora_scratch/training/tensorboard.py: what TensorBoard reads is what metrics.jsonl holds, also after a resume."""
 
 import json
 
@@ -9,7 +9,7 @@ from support.folders import save_base, save_rows
 
 from lora_scratch.errors import ConfigError
 from lora_scratch.runtime import extras
-from lora_scratch.training import MetricsLog, board, check_board
+from lora_scratch.training import MetricsLog, check_tensorboard, tensorboard_listener
 
 pytest.importorskip("tensorboard")
 
@@ -24,7 +24,7 @@ def scalars(folder):
 
 def test_board_shows_the_figures_of_the_log(tmp_path):
     """Every number of every event, float32 as TensorBoard stores it; a number that is not finite too."""
-    with board(tmp_path, wanted=True) as listener:
+    with tensorboard_listener(tmp_path, wanted=True) as listener:
         log = MetricsLog(listener=listener)
         log.write(event="step", step=1, epoch=1, loss=2.5, modules={"q": {"delta_weight": 0.25}})
         log.write(event="step", step=2, epoch=1, loss=float("inf"))
@@ -39,7 +39,7 @@ def test_board_shows_the_figures_of_the_log(tmp_path):
 def test_a_run_that_goes_on_shows_every_step_once(tmp_path):
     """Steps 2 and 3 were written by a process that was killed; the next one begins again at 2."""
     for first, values in ((1, (1.0, 9.0, 9.0)), (2, (4.0, 5.0))):
-        with board(tmp_path, wanted=True) as listener:
+        with tensorboard_listener(tmp_path, wanted=True) as listener:
             for step, value in enumerate(values, first):
                 listener({"event": "step", "step": step, "loss": value})
     assert scalars(tmp_path)["step/loss"] == {1: 1.0, 2: 4.0, 3: 5.0}
@@ -47,17 +47,17 @@ def test_a_run_that_goes_on_shows_every_step_once(tmp_path):
 
 def test_nothing_is_written_unless_it_is_wanted(tmp_path):
     """No folder, and no listener."""
-    with board(tmp_path / "tensorboard", wanted=False) as listener:
+    with tensorboard_listener(tmp_path / "tensorboard", wanted=False) as listener:
         assert listener is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_board_is_refused_before_the_work_without_its_package(monkeypatch):
     """With the command that installs it."""
-    check_board()
+    check_tensorboard()
     monkeypatch.setattr(extras, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"--tensorboard: tensorboard not installed; pip install .lora-scratch\[te"):
-        check_board()
+        check_tensorboard()
 
 
 def test_train_writes_the_board_of_the_run(tmp_path):

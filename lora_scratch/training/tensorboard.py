@@ -14,7 +14,7 @@ Listener = Callable[[Mapping[str, Any]], None]
 POSITION = ("event", "step", "epoch", "modules")
 
 
-def check_board() -> None:
+def check_tensorboard() -> None:
     """Refuse --tensorboard before the work that it would watch.
 
     Raises:
@@ -25,7 +25,7 @@ def check_board() -> None:
 
 
 @contextmanager
-def board(folder: Path, *, wanted: bool) -> Iterator[Listener | None]:
+def tensorboard_listener(folder: Path, *, wanted: bool) -> Iterator[Listener | None]:
     """Yield what writes events into `folder`, as scalars `step/loss`, `validation/accuracy`, `modules/<name>/delta_weight`.
 
     A run that goes on begins a new file there, and what an earlier one holds of the steps to come is not shown any more.

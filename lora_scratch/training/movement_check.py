@@ -26,7 +26,7 @@ STEPS = 3  # at step 1 only B can move, since A's gradient is proportional to B;
 BITS = {1: torch.uint8, 2: torch.int16}  # the dtype to see bits in, by the bytes of an entry; longer ones are several int32
 
 
-class MovementGuard:
+class MovementCheck:
     """Remembers the tensors of a model before training and compares after a few steps."""
 
     def __init__(self, model: nn.Module) -> None:

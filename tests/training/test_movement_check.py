@@ -1,4 +1,4 @@
-"""lora_scratch/training/guard.py: an adapter that does not learn is an error, and so is a frozen weight that moves."""
+"""lora_scratch/training/movement_check.py: an adapter that does not learn is an error, and so is a frozen weight that moves."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
 from lora_scratch.errors import TrainingError
-from lora_scratch.training.guard import BLOCK, ROW, MovementGuard
+from lora_scratch.training.movement_check import BLOCK, ROW, MovementCheck
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def adapted():
 def test_guard_is_silent_when_every_adapter_tensor_moved():
     """The healthy case."""
     model = adapted()
-    guard = MovementGuard(model)
+    guard = MovementCheck(model)
     move_adapter(model)
     guard.check()
 
@@ -34,7 +34,7 @@ def test_guard_is_silent_when_every_adapter_tensor_moved():
 def test_guard_names_the_modules_that_stand_still():
     """A dead module is named, with its tensors."""
     model = adapted()
-    guard = MovementGuard(model)
+    guard = MovementCheck(model)
     dead = "distilbert.transformer.layer.1.attention.k_lin"
     move_adapter(model, but=[dead])
     with pytest.raises(TrainingError, match=f"2 adapter tensors have not moved, first {dead}.lora_A.weight"):
@@ -45,7 +45,7 @@ def test_guard_names_the_modules_that_stand_still():
 def test_guard_names_a_frozen_weight_that_changed(change):
     """One changed bit is enough, and so is a mere change of order."""
     model = adapted()
-    guard = MovementGuard(model)
+    guard = MovementCheck(model)
     move_adapter(model)
     weight = model.distilbert.transformer.layer[0].ffn.lin1.weight.data
     if change == "one bit":
@@ -72,7 +72,7 @@ def many(seed=0):
 def test_guard_names_the_one_of_many_that_changed(name):
     """Tensors that are looked at together are told apart, at their last entry too."""
     model = many()
-    guard = MovementGuard(model)
+    guard = MovementCheck(model)
     guard.check()
     model[name].data.view(-1)[-1:].view(torch.int32)[0] ^= 1
     with pytest.raises(TrainingError, match=rf"frozen weights have changed: {name}$"):
@@ -96,7 +96,7 @@ DTYPES = [
 def test_guard_sees_every_bit_of_every_dtype(dtype, shape):
     """The lowest bit of the last entry, of scalars too, beside tensors of other dtypes."""
     model = frozen(a=torch.ones(3), b=torch.ones(shape).to(dtype), empty=torch.empty(0, dtype=torch.int16))
-    guard = MovementGuard(model)
+    guard = MovementCheck(model)
     guard.check()
     model["b"].data.view(-1).view(torch.uint8)[-model["b"].element_size()] ^= 1
     with pytest.raises(TrainingError, match="frozen weights have changed: b"):
@@ -106,7 +106,7 @@ def test_guard_sees_every_bit_of_every_dtype(dtype, shape):
 def test_guard_sees_a_change_in_a_tensor_that_is_not_contiguous():
     """Its entries are read in their order."""
     model = frozen(turned=torch.randn(6, 5).T, spread=torch.randn(20)[::2])
-    guard = MovementGuard(model)
+    guard = MovementCheck(model)
     guard.check()
     model["turned"].data[0, 0], model["turned"].data[0, 1] = model["turned"][0, 1].clone(), model["turned"][0, 0].clone()
     with pytest.raises(TrainingError, match="frozen weights have changed: turned"):
@@ -117,7 +117,7 @@ def test_guard_launches_a_few_operators_for_all_tensors():
     """For 301 tensors a tenth as many operators, and no question to the device for any one of them."""
     model = many()
     with dispatched() as begun:
-        guard = MovementGuard(model)
+        guard = MovementCheck(model)
     with dispatched() as checked:
         guard.check()
     work = [name for name in begun.kernels if name != "new_zeros"]
@@ -129,7 +129,7 @@ def test_guard_launches_a_few_operators_for_all_tensors():
 def test_guard_sees_changes_that_cancel_in_a_sum_weighted_by_position():
     """Entry 1 less 2 and entry 2 more 1: either sum alone would miss some change."""
     model = frozen(whole=torch.tensor([5, 5, 5], dtype=torch.int32))
-    guard = MovementGuard(model)
+    guard = MovementCheck(model)
     model["whole"].data += torch.tensor([-2, 1, 0], dtype=torch.int32)
     with pytest.raises(TrainingError, match="frozen weights have changed: whole"):
         guard.check()
