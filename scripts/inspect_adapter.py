@@ -33,8 +33,7 @@ from lora_scratch.runs import (
 )
 from lora_scratch.runtime.atomic import write_bytes, write_json
 from lora_scratch.serialization import problems_in_folder
-from lora_scratch.study import anatomy
-from lora_scratch.study.anatomy import Anatomy, shares_by_depth, shares_by_projection
+from lora_scratch.study.anatomy import Anatomy, anatomy, shares_by_depth, shares_by_projection
 
 COLUMNS = f"{'rank':>5} {'|dW|/|W|':>9} {'stable':>7} {'effective':>9} {'aligned':>8} {'intruders':>9}"
 

@@ -11,7 +11,7 @@ from support.folders import save_base
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
 from lora_scratch.deploy.classify import Classifier, windows
-from lora_scratch.fast import frozen_weights as storage
+from lora_scratch.fast import frozen_weights
 from lora_scratch.runs import TrainedAdapter, open_base
 from lora_scratch.runtime.precision import Precision
 
@@ -48,11 +48,11 @@ def alone(saved, text):
     return saved.base.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[0].softmax(-1)
 
 
-@pytest.mark.skipif(not storage.can_be_packed(torch.empty(2, 2), torch.bfloat16), reason="nothing is packed here")
+@pytest.mark.skipif(not frozen_weights.can_be_packed(torch.empty(2, 2), torch.bfloat16), reason="nothing is packed here")
 def test_weights_are_packed_by_the_first_call_for_all(saved, monkeypatch):
     """Someone who asks for one text after another does not wait for all weights each time."""
-    packed, pack = [], storage.pack_weight
-    monkeypatch.setattr(storage, "pack_weight", lambda weight: packed.append(weight.shape) or pack(weight))
+    packed, pack = [], frozen_weights.pack_weight
+    monkeypatch.setattr(frozen_weights, "pack_weight", lambda weight: packed.append(weight.shape) or pack(weight))
     classify = Classifier(saved, precision=Precision(torch.bfloat16, torch.device("cpu")))
     first, count = list(classify(["so happy"])), len(packed)
     assert list(classify(["so happy"])) == first

@@ -7,7 +7,7 @@ import torch
 from support.families import tiny
 from support.folders import save_base
 
-from lora_scratch.deploy import formats as program
+from lora_scratch.deploy import formats
 from lora_scratch.deploy.formats import check_format, write_plain
 from lora_scratch.errors import ConfigError, MergeError
 from lora_scratch.runs import open_base
@@ -59,7 +59,7 @@ def test_the_file_says_what_the_model_says_for_any_number_of_rows_and_tokens(bas
 
 def test_a_file_that_says_something_else_is_refused(base, tmp_path, monkeypatch):
     """The check runs the file, not the model again."""
-    monkeypatch.setattr(program, "_program", lambda model, path, longest: lambda ids, mask: model(ids, mask) * 1.01)
+    monkeypatch.setattr(formats, "_program", lambda model, path, longest: lambda ids, mask: model(ids, mask) * 1.01)
     with pytest.raises(MergeError, match=r"--format program: a logit of 1 rows of 2 tokens is off by .*nothing was written"):
         write_plain(base, tmp_path, form="program", tolerance=1e-4)
 

@@ -10,14 +10,14 @@ from support.passes import adapted, batch_of, logits_and_gradients
 
 from lora_scratch.adapter import LoRAConfig, inject
 from lora_scratch.deploy.bank import AdapterBank
-from lora_scratch.fast import frozen_weights as storage
+from lora_scratch.fast import frozen_weights
 from lora_scratch.fast.frozen_weights import PackedLinear, with_frozen_weights_in
 from lora_scratch.serialization import fingerprint
 
 
 def packs(dtype):
     """Skips where weights of `dtype` are not packed."""
-    return pytest.mark.skipif(not storage.can_be_packed(torch.empty(2, 2), dtype), reason=f"this CPU packs no {dtype}")
+    return pytest.mark.skipif(not frozen_weights.can_be_packed(torch.empty(2, 2), dtype), reason=f"this CPU packs no {dtype}")
 
 
 needs_packing = packs(torch.bfloat16)
@@ -31,7 +31,7 @@ ROWS = batch_of([7, 3, 5, 2] * 5)  # more tokens than FEW_ROWS
 def test_logits_and_gradients_are_those_of_autocast_in_every_bit(family, variant, packed, monkeypatch):
     """Autocast rounds the same numbers to the same numbers; DoRA's norm is still that of the unrounded weight."""
     if not packed:
-        monkeypatch.setattr(storage, "can_be_packed", lambda linear, dtype: False)
+        monkeypatch.setattr(frozen_weights, "can_be_packed", lambda linear, dtype: False)
     model = inject(tiny(family), LoRAConfig(rank=4, alpha=12, dropout=0.0, variant=variant)).train()
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -71,7 +71,7 @@ def test_prediction_packs_nothing_for_a_backward_pass():
 @pytest.mark.parametrize("shape", [(24, 40), (768, 96), (7, 5)])
 def test_packed_product_and_its_gradient_are_those_of_f_linear(shape, rows, bias, dtype, monkeypatch):
     """In every bit in bfloat16; in float32 to 1e-5 of the largest entry, which is another order of summation."""
-    monkeypatch.setattr(storage, "FEW_ROWS", 0)
+    monkeypatch.setattr(frozen_weights, "FEW_ROWS", 0)
     linear = torch.nn.Linear(shape[1], shape[0], bias=bias).requires_grad_(requires_grad=False)
     x, g = torch.randn(*rows, shape[1]), torch.randn(*rows, shape[0])
     plain, packed = (x.to(dtype).requires_grad_() for _ in range(2))
@@ -91,7 +91,7 @@ def test_packed_product_and_its_gradient_are_those_of_f_linear(shape, rows, bias
 def test_few_rows_with_a_gradient_take_one_copy_for_both_directions(few, dtype):
     """No layout of oneDNN's but the weight as it lies, in float32 the parameter itself; without a gradient it is packed."""
     layer = PackedLinear(torch.nn.Linear(6, 4).requires_grad_(requires_grad=False), dtype)
-    x = torch.randn(storage.FEW_ROWS + (not few), 6).requires_grad_()
+    x = torch.randn(frozen_weights.FEW_ROWS + (not few), 6).requires_grad_()
     layer(x).sum().backward()
     made = 2 if not few else int(dtype is torch.bfloat16)
     assert [len(layer.copies), *{copy.is_mkldnn for copy in layer.copies}] == [made, *([not few] if made else [])]
@@ -106,7 +106,7 @@ def test_few_rows_with_a_gradient_take_one_copy_for_both_directions(few, dtype):
 @pytest.mark.parametrize("few", [0, 64])
 def test_output_of_a_packed_product_may_be_changed_in_place(few, monkeypatch):
     """As that of F.linear: the update of an adapter is added into it."""
-    monkeypatch.setattr(storage, "FEW_ROWS", few)
+    monkeypatch.setattr(frozen_weights, "FEW_ROWS", few)
     linear = torch.nn.Linear(6, 4).requires_grad_(requires_grad=False)
     x = torch.randn(2, 3, 6, requires_grad=True)
     y = PackedLinear(linear, torch.float32)(x)
@@ -120,7 +120,7 @@ def test_weights_are_rounded_once_where_nothing_can_be_packed(dtype, monkeypatch
     """Another version of torch may not have these operators, another CPU no bfloat16 for them: same bits without."""
     model = adapted("bert")
     expected = logits_and_gradients(model, ROWS, autocast=dtype is torch.bfloat16)
-    monkeypatch.setattr(storage, "can_be_packed", lambda linear, dtype: False)
+    monkeypatch.setattr(frozen_weights, "can_be_packed", lambda linear, dtype: False)
     with with_frozen_weights_in(model, dtype):
         found = logits_and_gradients(model, ROWS, autocast=dtype is torch.bfloat16)
     assert all(torch.equal(found[name], expected[name]) for name in expected)

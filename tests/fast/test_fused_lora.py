@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lora_scratch.fast import fused_lora as fused
+from lora_scratch.fast import fused_lora
 from lora_scratch.fast.dropout import _native_mask, keep_mask
 from lora_scratch.fast.fused_lora import _AddUpdate, fused_updates
 from lora_scratch.layers import DoRALinear, LoRALinear
@@ -131,7 +131,7 @@ def test_a_gpus_mask_has_the_gradients_of_the_layer(monkeypatch):
         masks.append(_native_mask(x, p))
         return masks[-1], 1 - p
 
-    monkeypatch.setattr(fused, "keep_mask", on_a_gpu)
+    monkeypatch.setattr(fused_lora, "keep_mask", on_a_gpu)
     layer, x = layer_of(dropout=0.25).double().train(), torch.randn(2, 3, 12, dtype=torch.float64)
     with fused_updates(nn.ModuleList([layer])):
         found = output_and_gradients(layer, x)
@@ -176,8 +176,8 @@ def test_dropout_keeps_the_mean_and_has_the_variance_of_the_layers_own():
     with fused_updates(nn.ModuleList([layer])):
         fused = layer(x).detach()
     without = layer.eval()(x[:1]).detach()[0]
-    assert torch.allclose(fused.mean(0), without, atol=4 * float(fused.std(0).max()) / 4000**0.5)
-    assert torch.allclose(fused.var(0), plain.var(0), rtol=0.15)
+    assert torch.allclose(fused_lora.mean(0), without, atol=4 * float(fused_lora.std(0).max()) / 4000**0.5)
+    assert torch.allclose(fused_lora.var(0), plain.var(0), rtol=0.15)
 
 
 def test_layers_that_read_the_same_x_share_one_copy_of_it():

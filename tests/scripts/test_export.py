@@ -80,14 +80,14 @@ def test_above_the_tolerance_nothing_is_written(job, tmp_path, capsys):
 
 def test_a_merge_gone_wrong_is_refused_with_the_labels_that_flip(job, tmp_path, capsys, monkeypatch):
     """The twin: a head that is not the trained one does not get through."""
-    from lora_scratch.deploy import merge_check as gate
+    from lora_scratch.deploy import merge_check
 
     def wrongly(model):
         model.classifier.weight.data.neg_()
         return merge(model)
 
-    merge = gate.merge_and_remove
-    monkeypatch.setattr(gate, "merge_and_remove", wrongly)
+    merge = merge_check.merge_and_remove
+    monkeypatch.setattr(merge_check, "merge_and_remove", wrongly)
     assert call(export, job.adapter, "--merged", tmp_path / "plain") == 1
     flips = re.search(r"and (\d+) of 24 labels flip", capsys.readouterr().err)
     assert int(flips[1]) > 0

@@ -12,8 +12,8 @@ from torch import nn
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
 from lora_scratch.layers import DoRALinear, LoRALinear
-from lora_scratch.study import anatomy
 from lora_scratch.study.anatomy import (
+    anatomy,
     effective_rank,
     examine,
     intruder_dimensions,

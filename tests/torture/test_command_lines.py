@@ -29,7 +29,7 @@ from support.typed_flags import SCRIPTS as SCRIPT_NAMES
 from support.typed_flags import flags_of as flags_in
 
 from lora_scratch.errors import LoraScratchError
-from lora_scratch.study import sweep as trainings
+from lora_scratch.study import sweep
 
 SHORT, FULL = 40, 1000
 SCRIPTS = Path(train.__file__).parent
@@ -138,7 +138,7 @@ def in_process(monkeypatch, tmp_path):
             if code:
                 raise LoraScratchError(log.read().strip().splitlines()[-1], where="train.py")
 
-    monkeypatch.setattr(trainings, "_train", run_one)
+    monkeypatch.setattr(sweep, "_train", run_one)
 
 
 @pytest.fixture

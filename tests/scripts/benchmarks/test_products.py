@@ -8,11 +8,11 @@ from lora_scratch.commands.benchmarks import products
 from lora_scratch.commands.benchmarks.products import Operand, ProductRecorder
 from lora_scratch.commands.benchmarks.watch import Clock
 
-from lora_scratch.fast import frozen_weights as storage
+from lora_scratch.fast import frozen_weights
 from lora_scratch.fast.frozen_weights import PackedLinear
 
 needs_packing = pytest.mark.skipif(
-    not storage.can_be_packed(torch.empty(2, 2), torch.bfloat16), reason="this CPU or torch packs nothing in bfloat16"
+    not frozen_weights.can_be_packed(torch.empty(2, 2), torch.bfloat16), reason="this CPU or torch packs nothing in bfloat16"
 )
 
 
@@ -62,7 +62,7 @@ def test_what_warm_steps_multiply_is_no_part_of_the_floor_or_of_the_time():
 def test_a_product_with_a_packed_weight_is_counted_and_repeated_packed():
     """As many operations as without packing, forward and backward; the weight is packed again for the repetition."""
     linear = torch.nn.Linear(24, 40).requires_grad_(requires_grad=False)
-    x = torch.randn(70, 24, requires_grad=True)  # more than storage.FEW_ROWS
+    x = torch.randn(70, 24, requires_grad=True)  # more than frozen_weights.FEW_ROWS
     products = recorded(lambda: PackedLinear(linear, torch.bfloat16)(x).float().sum().backward())
     assert [product.flops for product in products] == [2 * 70 * 24 * 40] * 2
     weights = [product.arguments[1].fill() for product in products]

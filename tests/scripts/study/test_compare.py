@@ -9,7 +9,7 @@ from support.command_line import call, train_arguments
 
 from lora_scratch.evaluation import mcnemar
 from lora_scratch.runs import read_logits
-from lora_scratch.study import sweep as trainings
+from lora_scratch.study import sweep
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def in_process(monkeypatch):
         places.append(place)
         assert call(train, *flags, "--resume", place, "--output_dir", place) == 0
 
-    monkeypatch.setattr(trainings, "_train", run)
+    monkeypatch.setattr(sweep, "_train", run)
     return places
 
 

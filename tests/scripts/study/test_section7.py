@@ -12,7 +12,7 @@ from support.report_pages import Outline
 
 from lora_scratch.adapter import adapter_layers
 from lora_scratch.runs import open_adapter
-from lora_scratch.study import sweep as trainings
+from lora_scratch.study import sweep
 
 SMALL = ["--budget", 4, "--ranks", 1, 2, "--layer", 1, "--limit_train", 16, "--limit_eval", 8, "--epochs", 1]
 SMALL += ["--max_tokens", 32, "--learning_rate", 1e-2, "--precision", "fp32"]
@@ -31,7 +31,7 @@ def replay(job, tmp_path_factory):
         arguments = ["--model", job.base, "--dataset", job.data, "--output_dir", folder, "--processes", 1, *SMALL, *more]
         return call(section7, *arguments)
 
-    patch.setattr(trainings, "_train", in_process)
+    patch.setattr(sweep, "_train", in_process)
     assert again() == 0
     yield folder, calls, again
     patch.undo()
