@@ -108,6 +108,13 @@ class PackedLinear:
         """W as it lies, in `dtype`; in float32 the parameter itself."""
         return self.linear.weight.detach().to(self.dtype)
 
+    @property
+    def copies(self) -> list[Tensor]:
+        """Return those of the three that exist and are copies."""
+        made = [vars(self).get(name) for name in ("weight", "turned", "rounded")]
+        own_dtype = self.dtype is self.linear.weight.dtype
+        return [copy for copy in made if copy is not None and (copy.is_mkldnn or not own_dtype)]
+
     def __call__(self, x: Tensor) -> Tensor:
         """Shape: x (..., in) -> (..., out) in `dtype`."""
         if torch.is_grad_enabled() and x.requires_grad and x.numel() <= FEW_ROWS * x.shape[-1]:

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Batch
-from ..model.forward import Backward, ForwardPath
+from ..model.path import Backward, ForwardPath
 from ..runtime.distributed import world_size
 from ..runtime.precision import Precision
 from . import onednn

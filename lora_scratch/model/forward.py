@@ -10,18 +10,17 @@ that trains and predicts is the same on both paths.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from ..runtime.precision import Precision
+from .path import ForwardPath
 
 if TYPE_CHECKING:
     from ..data import Batch
-
-Backward = Callable[["Batch", int], Tensor]  # the loss of a batch; adds its gradients to the parameters
 
 
 def classify(model: Any, batch: Batch) -> Tensor:
@@ -40,25 +39,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-class ForwardPath:
-    """What a training has to know of its path. This class is the plain path: it changes nothing."""
-
-    width_multiple = 1  # batches are padded to a multiple of this many tokens
-    keeps_gradients = False  # whether gradients are zeroed in place instead of set to None
-
-    def backward(self, run: Backward, batch: Batch, rows: int) -> Tensor:
-        """Return what `run(batch, rows)` does: the loss, with its gradients added to the parameters."""
-        return run(batch, rows)
-
-    def free_memory(self, reason: str) -> bool:
-        """Free what the path keeps, after the device ran out of memory. Return whether there was anything."""
-        return False
-
-    def choices(self) -> dict[str, Any]:
-        """Return what the path chose by measuring, which a resumed run must repeat to get the same bits."""
-        return {}
 
 
 @contextmanager

@@ -33,7 +33,8 @@ from ..adapter.state import adapter_state
 from ..data import Batch, Encoded, plan_batches, shard_batch
 from ..errors import ConfigError, TrainingError
 from ..evaluation import Metrics, Predictor, measure
-from ..model.forward import ForwardPath, forward_path
+from ..model.forward import forward_path
+from ..model.path import ForwardPath
 from ..runtime.device import peak_memory_bytes, resolve_device, use_device
 from ..runtime.distributed import is_main, rank, world_size
 from ..runtime.memory import trim_heap

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ..data import Batch
 from ..errors import TrainingError
-from ..model.forward import ForwardPath, classify
+from ..model.forward import classify
+from ..model.path import ForwardPath
 from ..runtime.device import is_out_of_memory
 from ..runtime.distributed import is_sharded, sum_over_processes
 from ..runtime.precision import Precision

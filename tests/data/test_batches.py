@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.tiny import tiny_rows
 from torch import Tensor
 
-from lora_scratch.data import Encoded, collate, plan_batches, plan_eval_batches
+from lora_scratch.data import Encoded, collate, plan_batches, plan_eval_batches, shard_batch
 from lora_scratch.data.batches import IGNORED
 from lora_scratch.errors import ConfigError
 

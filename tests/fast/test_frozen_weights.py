@@ -17,7 +17,9 @@ from lora_scratch.serialization import fingerprint
 
 def packs(dtype):
     """Skips where weights of `dtype` are not packed."""
-    return pytest.mark.skipif(not frozen_weights.can_be_packed(torch.empty(2, 2), dtype), reason=f"this CPU packs no {dtype}")
+    return pytest.mark.skipif(
+        not frozen_weights.can_be_packed(torch.empty(2, 2), dtype), reason=f"this CPU packs no {dtype}"
+    )
 
 
 needs_packing = packs(torch.bfloat16)
