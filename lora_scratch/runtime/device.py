@@ -52,12 +52,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether this is a device that has no memory left. The CPU's allocator has no error of its own, only a message."""
     messages = ("DefaultCPUAllocator: ", "Storage size calculation overflowed")  # the second: more bytes than 64 bits count
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(each in str(error) for each in messages)
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory held so far: CUDA's allocator peak, or the process's peak resident set on a CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    import resource  # POSIX only
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

@@ -1,4 +1,8 @@
-"""How much memory this process holds, and the most it has held since a moment of our choosing."""
+"""How much memory is held now, and the most that was held since a chosen moment.
+
+On a CPU this is the resident set of the process. On a GPU it is what CUDA's allocator has reserved:
+memory that recorded graphs keep counts there, but not as allocated.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,31 @@ import resource  # POSIX only
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
+CPU = torch.device("cpu")
 PROCESS = Path("/proc/self")  # Linux; elsewhere only the peak since the start of the process is known
 
 
-def resident_bytes() -> int:
-    """Memory held now; without /proc the most that was ever held."""
+def resident_bytes(device: torch.device = CPU) -> int:
+    """Return the memory held now; on a CPU without /proc, the most that was ever held."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_reserved(device))
     return _status("VmRSS") or _peak_of_process()
 
 
-def peak_bytes() -> int:
-    """The most memory held since the last `restart_peak`, or since the start."""
+def peak_bytes(device: torch.device = CPU) -> int:
+    """Return the most memory held since the last `restart_peak`, or since the start."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
     return _status("VmHWM") or _peak_of_process()
 
 
-def restart_peak() -> None:
+def restart_peak(device: torch.device = CPU) -> None:
     """Count the peak from now on, where the system can. Source: proc(5), clear_refs, value 5."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
     with suppress(OSError):
         (PROCESS / "clear_refs").write_text("5")
 

@@ -35,9 +35,9 @@ from ..errors import ConfigError, TrainingError
 from ..evaluation import Metrics, Predictor, measure
 from ..model.forward import forward_path
 from ..model.path import ForwardPath
-from ..runtime.device import peak_memory_bytes, resolve_device, use_device
+from ..runtime.device import resolve_device, use_device
 from ..runtime.distributed import is_main, rank, world_size
-from ..runtime.memory import trim_heap
+from ..runtime.memory import peak_bytes, trim_heap
 from ..runtime.precision import Precision, resolve_precision
 from ..runtime.ranks import check_same_settings, check_same_tensors
 from ..runtime.seeds import named_seed, seed_everything
@@ -216,7 +216,7 @@ class _Loop:
             cpu_seconds=state.cpu_seconds,
             examples=state.examples,
             tokens=state.tokens,
-            peak_memory_bytes=peak_memory_bytes(self.device),
+            peak_memory_bytes=peak_bytes(self.device),
         )
 
     def _start_head(self) -> None:

@@ -1,4 +1,4 @@
-"""lora_scratch/runtime/memory.py: what the process holds, and its peak since a moment of our choosing."""
+"""lora_scratch/runtime/memory.py: what the process or the GPU holds, and its peak since a chosen moment."""
 
 import ctypes
 
@@ -56,3 +56,19 @@ def test_without_proc_the_peak_of_the_process_is_what_is_known(tmp_path, monkeyp
     monkeypatch.setattr(memory, "PROCESS", tmp_path / "absent")
     memory.restart_peak()
     assert memory.resident_bytes() == memory.peak_bytes() > 50 * MIB
+
+
+def test_peak_memory_counts_bytes():
+    """The peak is above what torch alone takes (50 MiB) and below any test machine's memory (1 TiB)."""
+    assert 50 * MIB < memory.peak_bytes() < 2**40
+
+
+def test_memory_on_a_gpu_is_what_its_allocator_has_reserved(monkeypatch):
+    """Recorded graphs keep reserved memory that does not count as allocated; the process's own is not read."""
+    gpu, restarted = torch.device("cuda", 1), []
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: {gpu: 100}[device])
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: {gpu: 300}[device])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", restarted.append)
+    assert (memory.resident_bytes(gpu), memory.peak_bytes(gpu)) == (100, 300)
+    memory.restart_peak(gpu)
+    assert restarted == [gpu]
