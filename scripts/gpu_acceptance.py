@@ -29,6 +29,7 @@ from lora_scratch.benchmark.acceptance import (
     AcceptanceOptions,
     Result,
     Setup,
+    choose_device,
     describe_machine,
     is_accepted,
     line_of,
@@ -41,14 +42,13 @@ from lora_scratch.benchmark.acceptance import (
 from lora_scratch.errors import LoraScratchError
 from lora_scratch.jobs import check_file, flag_parser, parse_flags, run_command
 from lora_scratch.runtime.atomic import write_json
-from lora_scratch.runtime.device import resolve_device
 
 
 def main() -> None:
     """Every part in turn, or just one in this process."""
     (options,) = parse_flags(flag_parser((AcceptanceOptions,), str(__doc__)))
     check_file(options.json)
-    setup = Setup(resolve_device(options.device), options.model, options.dataset)
+    setup = Setup(choose_device(options.device), options.model, options.dataset)
     if options.part:
         (part,) = (part for part in PARTS if part.name == options.part)
         finding = asdict(part.run(setup))

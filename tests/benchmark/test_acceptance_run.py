@@ -11,10 +11,11 @@ import torch
 from lora_scratch.benchmark import process
 from lora_scratch.benchmark.acceptance import gpu_tests, runner, summary
 from lora_scratch.benchmark.acceptance.finding import Finding, Gate, Part, Result, judge
+from lora_scratch.benchmark.acceptance.machine import choose_device
 from lora_scratch.benchmark.acceptance.profiling import summarize_trace
 from lora_scratch.benchmark.acceptance.setup import Setup
 from lora_scratch.benchmark.process import ProcessError, in_a_process
-from lora_scratch.errors import LoraScratchError
+from lora_scratch.errors import ConfigError, LoraScratchError
 
 CPU = Setup(torch.device("cpu"))
 GPU = Setup(torch.device("cuda"))
@@ -100,6 +101,17 @@ def test_a_part_sees_one_gpu(visible, sees_all, shown, monkeypatch):
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert runner.visible_gpus(part(sees_all_gpus=sees_all)) == shown
+
+
+def test_the_device_is_chosen_without_touching_the_gpu(monkeypatch):
+    """The process that starts the parts holds no memory there; a GPU that is asked for and absent is one clear line."""
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: pytest.fail("the GPU is touched"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [str(choose_device(name)) for name in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert str(choose_device("auto")) == "cpu"
+    with pytest.raises(ConfigError, match="--device cuda: no GPU here; expected a GPU that torch sees; use --device cpu"):
+        choose_device("cuda")
 
 
 def test_the_table_tells_rows_that_were_skipped_and_parts_that_prove_nothing():

@@ -7,6 +7,7 @@ order, budgets and gates; `runner.py` each in a process of its own; `summary.py`
 
 from .finding import Part as Part
 from .finding import Result as Result
+from .machine import choose_device as choose_device
 from .machine import describe_machine as describe_machine
 from .machine import machine_in_words as machine_in_words
 from .options import AcceptanceOptions as AcceptanceOptions

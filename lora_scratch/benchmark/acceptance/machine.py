@@ -9,9 +9,24 @@ from typing import Any
 
 import torch
 
+from ...errors import ConfigError
 from ...evaluation import versions
 
 PEERS = ("peft", "accelerate")
+
+
+def choose_device(name: str) -> torch.device:
+    """`cuda` where there is a GPU and `name` is not `cpu`, else `cpu`.
+
+    The GPU is not touched: the process that starts the parts must hold none of its memory, nor the GPU itself where only
+    one process may use it.
+
+    Raises:
+        ConfigError: `cuda` where there is no GPU.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("no GPU here", where="--device cuda", expected="a GPU that torch sees", remedy="use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

@@ -61,6 +61,8 @@ def _busy_share(spans: Sequence[tuple[float, float]]) -> float:
 
 
 def _profile(setup: Setup, steps: Sequence[Sequence[Batch]], *, recorded: bool) -> dict[str, float]:
+    with profile(activities=_activities(setup)):
+        pass  # what the profiler loads once has to be there before a graph is recorded
     model, precision = build_model(setup, dropout=0.1), resolve_precision("bf16", setup.device)
     stepper = Stepper(model, TrainingConfig(warmup_ratio=0), precision=precision, total_steps=1000)
     if recorded:
@@ -85,8 +87,7 @@ def _host_seconds(stepper: Stepper, steps: Sequence[Sequence[Batch]]) -> float:
 
 
 def _trace(setup: Setup, stepper: Stepper, steps: Sequence[Sequence[Batch]]) -> list[dict[str, Any]]:
-    activities = [ProfilerActivity.CPU, *([] if setup.is_small else [ProfilerActivity.CUDA])]
-    with profile(activities=activities) as profiler:
+    with profile(activities=_activities(setup)) as profiler:
         for step in steps:
             stepper.launch(step)
         stepper.read()
@@ -95,6 +96,10 @@ def _trace(setup: Setup, stepper: Stepper, steps: Sequence[Sequence[Batch]]) -> 
         profiler.export_chrome_trace(str(path))
         events: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
     return events
+
+
+def _activities(setup: Setup) -> list[ProfilerActivity]:
+    return [ProfilerActivity.CPU, *([] if setup.is_small else [ProfilerActivity.CUDA])]
 
 
 def _in_words(figures: Mapping[str, float]) -> str:
