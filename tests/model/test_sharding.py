@@ -17,10 +17,10 @@ from lora_scratch.model.sharding import shard_base
     "adapter", [{}, {"variant": "dora", "targets": ["all-linear"]}, {"init": "pissa", "bias": "lora_only"}], ids=str
 )
 def test_a_sharded_base_trains_as_a_whole_one(adapter):
-    """Losses to 1e-6 and counts exactly; of the frozen encoder each process holds a part, of what is trained all."""
+    """Losses to 1e-5 and counts exactly; of the frozen encoder each process holds a part, of what is trained all."""
     alone = rank_work.trained(adapter=adapter)
     main, other = in_processes(rank_work.trained, sharded=True, adapter=adapter)
-    np.testing.assert_allclose(main["losses"], alone["losses"], rtol=1e-6)
+    np.testing.assert_allclose(main["losses"], alone["losses"], rtol=1e-5)
     assert main["result"].best.accuracy == alone["result"].best.accuracy
     assert all(np.array_equal(tensor, other["tensors"][name]) for name, tensor in main["tensors"].items())
     frozen = [name for name, p in rank_work.adapted(**adapter).named_parameters() if not p.requires_grad]
@@ -33,7 +33,7 @@ def test_the_adapter_of_a_sharded_base_is_that_of_a_whole_one(tmp_path):
     base_logits, _ = in_processes(rank_work.saved_adapter, tmp_path / "adapter")
     model = tiny_distilbert()
     of_base = predict_logits(model, tiny_rows(19, seed=1), precision=rank_work.FP32, pad_token_id=0)
-    np.testing.assert_allclose(base_logits, of_base.numpy(), atol=1e-6)
+    np.testing.assert_allclose(base_logits, of_base.numpy(), atol=1e-5)
     load_adapter(model, tmp_path / "adapter")
     alone = rank_work.trained()
     for name, tensor in alone["tensors"].items():
