@@ -25,7 +25,7 @@ def main() -> None:
     for name in given.modules:
         try:
             importlib.import_module(name)
-        except (ImportError, TypeError, ValueError) as error:  # not there, or a path in place of a name
+        except (ImportError, TypeError, ValueError, RecursionError) as error:  # not there, or a path in place of a name
             parser.error(f"--import {name}: {error}")
     path = str(scripts[given.script])
     sys.argv = [path, *given.words]

@@ -53,7 +53,7 @@ def check_free(folder: Path, *, flag: str = "--output_dir") -> Path:
     typed_path(folder, flag=flag, written=True)
     try:
         str(folder).encode()  # the tokenizer and safetensors can write nowhere else
-        taken = folder.exists() and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir()))
+        taken = os.path.lexists(folder) and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir()))
     except (OSError, UnicodeEncodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError(f"can't be used ({reason})", where=f"{flag} {folder}", remedy="choose another") from error

@@ -312,7 +312,7 @@ class TestDropout:
         torch.manual_seed(7)
         dropped = nn.functional.dropout(x, 0.25)
         update = layer.scaling * (dropped @ layer.lora_A.T @ layer.lora_B.T)
-        assert relative_error(y, layer.base(x) + update) < 1e-6
+        assert relative_error(y, layer.base(x) + update) < 1e-5
 
     def test_no_dropout_draws_no_random_number(self):
         """p = 0 leaves the random state, so a run without dropout is the same with and without the module."""

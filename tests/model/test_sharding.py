@@ -33,7 +33,7 @@ def test_the_adapter_of_a_sharded_base_is_that_of_a_whole_one(tmp_path):
     base_logits, _ = in_processes(rank_work.saved_adapter, tmp_path / "adapter")
     model = tiny_distilbert()
     of_base = Predictor(model, rank_work.FP32, 0).logits(tiny_rows(19, seed=1))
-    np.testing.assert_allclose(base_logits, of_base.numpy(), atol=1e-6)
+    np.testing.assert_allclose(base_logits, of_base.numpy(), atol=1e-5)
     load_adapter(model, tmp_path / "adapter")
     alone = rank_work.trained()
     for name, tensor in alone["tensors"].items():

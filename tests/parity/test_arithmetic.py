@@ -44,10 +44,10 @@ def test_a_combined_folder_loads_in_peft_with_the_same_updates(tmp_path, family,
     update = update if rank is None else recompress(update, rank)[0]
     model = install_update(tiny(family), update)
     theirs = peft.PeftModel.from_pretrained(tiny(family), save_adapter(model, tmp_path / "sum")).eval()
-    assert relative_error(logits(theirs), logits(model).double()) <= 1e-6
+    assert relative_error(logits(theirs), logits(model).double()) <= 1e-5
     for name, layer in adapter_layers(model).items():
         delta = theirs.get_submodule(f"base_model.model.{name}").get_delta_weight("default")
-        assert relative_error(delta, layer.delta_weight()) <= 1e-6
+        assert relative_error(delta, layer.delta_weight()) <= 1e-5
 
 
 @pytest.mark.parametrize("weights", [[0.5, 0.5], [2.0, 1.0]], ids=str)
@@ -61,4 +61,4 @@ def test_the_sum_is_pefts_combination_of_kind_cat(tmp_path, weights):
     ours = install_update(tiny("distilbert"), combine(list(map(take_update, models)), weights))
     for name, layer in adapter_layers(ours).items():
         delta = theirs.get_submodule(f"base_model.model.{name}").get_delta_weight("sum")
-        assert relative_error(layer.delta_weight(), delta) <= 1e-6
+        assert relative_error(layer.delta_weight(), delta) <= 1e-5

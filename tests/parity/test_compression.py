@@ -45,12 +45,12 @@ def test_a_compressed_folder_loads_in_peft_with_the_same_updates(tmp_path, famil
         ranks.values()
     ) - {0}
     theirs = peft.PeftModel.from_pretrained(tiny(family), folder).eval()
-    assert relative_error(logits(theirs), logits(ours).double()) <= 1e-6
+    assert relative_error(logits(theirs), logits(ours).double()) <= 1e-5
     adapted = {name for name, _ in theirs.named_modules() if name.endswith((".lora_A", ".lora_embedding_A"))}
     assert len({name.rpartition(".")[0] for name in adapted}) == len(adapter_layers(ours))
     for name, layer in adapter_layers(ours).items():
         delta = theirs.get_submodule(f"base_model.model.{name}").get_delta_weight("default")
-        assert relative_error(delta, layer.delta_weight()) <= 1e-6
+        assert relative_error(delta, layer.delta_weight()) <= 1e-5
     again = tiny(family)
     load_adapter(again, folder)
     assert torch.equal(logits(again.eval()), logits(ours))

@@ -40,4 +40,4 @@ def test_trainer_trains_adapter_and_head_alone_and_peft_reads_what_we_save(tmp_p
     save_adapter(model, tmp_path / "adapter", base_model="tiny")
     theirs = PeftModel.from_pretrained(tiny_distilbert(), str(tmp_path / "adapter")).eval()
     ids = torch.randint(1, 60, (2, 7), generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(theirs(input_ids=ids).logits, model.eval()(input_ids=ids).logits, atol=1e-6)
+    assert torch.allclose(theirs(input_ids=ids).logits, model.eval()(input_ids=ids).logits, atol=1e-5)

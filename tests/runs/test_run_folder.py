@@ -21,6 +21,7 @@ def test_a_new_or_empty_folder_is_free(tmp_path, name):
         ("full", "holds files already"),
         ("file", "holds files already"),
         ("pipe", "holds files already"),
+        ("link to nothing", "holds files already"),
         ("a" * 300, "can't be used .File name too long"),
         ("\udcff", "can't be used .not UTF-8"),
     ],
@@ -32,6 +33,7 @@ def test_a_place_that_is_taken_or_can_not_be_is_refused(tmp_path, name, message)
     (tmp_path / "full" / "x").touch()
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link to nothing").symlink_to("nothing")
     with pytest.raises(ConfigError, match=rf"--merged .*{message}"):
         check_free(tmp_path / name, flag="--merged")
 

@@ -14,6 +14,7 @@ from lora_scratch.errors import AdapterFileError, ConfigError, DataError, ModelE
 from lora_scratch.model import load_base
 from lora_scratch.runs import check_file, check_free, local_adapter
 from lora_scratch.runs.resume import recorded_run
+from lora_scratch.runtime import paths
 from lora_scratch.runtime.paths import path_fault, shown_path, typed_path
 from lora_scratch.serialization import save_adapter
 
@@ -32,9 +33,9 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_path_that_the_system_refuses_is_one_line(tmp_path, kind):
     """The flag, the path, the reason and what to do; never OSError or ValueError from below."""
-    paths = hostile_paths(tmp_path)
-    assert list(paths) == KINDS
-    path, reason = paths[kind]
+    hostile = hostile_paths(tmp_path)
+    assert list(hostile) == KINDS
+    path, reason = hostile[kind]
     with pytest.raises(
         ConfigError, match=rf"^--output .*: can't be used \({reason}\); expected .*; choose another$"
     ) as caught:
@@ -77,10 +78,10 @@ def test_a_folder_that_may_not_be_looked_into_is_refused(tmp_path):
 def test_an_error_without_a_clause_of_its_own_is_one_line_too(monkeypatch):
     """A network drive that has gone, say."""
 
-    def stat(path):
+    def look(path, *, in_a_file):
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
 
-    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(paths, "_look", look)
     with pytest.raises(ConfigError, match=r"--json x: can't be used \(Stale file handle\); expected a path that the oper"):
         typed_path("x", flag="--json")
 

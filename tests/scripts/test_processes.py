@@ -40,7 +40,7 @@ def counts(path):
 
 @pytest.mark.parametrize("flags", [[], ["--fsdp", "True"]], ids=["whole", "fsdp"])
 def test_two_processes_train_as_one_and_one_of_them_speaks_and_writes(job, alone, tmp_path, flags):
-    """Losses to 1e-6, counts exactly, with accumulation; the same files, and the second process in an empty folder."""
+    """Losses to 1e-5, counts exactly, with accumulation; the same files, and the second process in an empty folder."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (tmp_path / "here").mkdir()
@@ -54,7 +54,7 @@ def test_two_processes_train_as_one_and_one_of_them_speaks_and_writes(job, alone
     assert "baseline:" not in other[2]
     assert list(elsewhere.iterdir()) == []
     assert {path.name for path in run.rglob("*")} == {path.name for path in alone.rglob("*")}
-    np.testing.assert_allclose(losses(run), losses(alone), rtol=1e-6)
+    np.testing.assert_allclose(losses(run), losses(alone), rtol=1e-5)
     assert counts(run / "report.json") == counts(alone / "report.json")
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     assert config["processes"] == 2
@@ -78,7 +78,7 @@ def test_an_evaluation_shared_by_two_processes_is_that_of_one(job, tmp_path, fla
     assert shared.pop("command").startswith("torchrun --nproc_per_node 2 ")
     alone.pop("command")
     assert shared == alone or flags
-    assert shared["adapted"]["loss"] == pytest.approx(alone["adapted"]["loss"], rel=1e-6)
+    assert shared["adapted"]["loss"] == pytest.approx(alone["adapted"]["loss"], rel=1e-5)
     assert counts(tmp_path / "shared.json") == counts(tmp_path / "alone.json")
 
 
@@ -115,7 +115,7 @@ def test_a_shared_base_classifies_as_a_whole_one(job):
     assert other[1] == ""
     for ours, theirs in zip(shares[1].splitlines(), whole[1].splitlines(), strict=True):
         assert json.loads(ours)["label"] == json.loads(theirs)["label"]
-        assert json.loads(ours)["scores"] == pytest.approx(json.loads(theirs)["scores"], abs=2e-6)
+        assert json.loads(ours)["scores"] == pytest.approx(json.loads(theirs)["scores"], abs=1e-5)
 
 
 def test_processes_started_with_different_flags_are_refused_with_both_values(job, tmp_path):

@@ -29,12 +29,12 @@ def counted(run):
 
 
 def test_two_machines_of_one_process_train_as_one_process(job, tmp_path):
-    """Two agents on loopback: every loss to 1e-6, with accumulation; all counts exactly."""
+    """Two agents on loopback: every loss to 1e-5, with accumulation; all counts exactly."""
     flags = ["--dropout", 0, "--accumulation_steps", 2, "--batch_size", 8]
     assert call(train, *arguments(job, tmp_path / "alone", *flags)) == 0
     ended = in_agents("train", *arguments(job, tmp_path / "run", *flags), folder=tmp_path / "said", nodes=2)
     assert ended.codes == [0, 0], ended.said
-    np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "alone"), rtol=1e-6)
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "alone"), rtol=1e-5)
     assert counted(tmp_path / "run") == counted(tmp_path / "alone")
     assert json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["command"].startswith(
         "torchrun --nnodes 2 "

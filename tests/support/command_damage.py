@@ -182,6 +182,7 @@ def command_lines(base: Path, data: Path, adapter: Path, out: Path) -> dict[str,
         "section7": [*job, "--output_dir", out / "replay", "--ranks", "1", "2", "--budget", "4", "--processes", "1"],
         "rounding": ["--model", base, "--rank", "2", "--json", out / "rounding.json"],
         "memory": ["--model", base, "--rows", "2", "--tokens", "8", "--rank", "2", "--json", out / "x.json"],
+        "gpu_acceptance": ["--only", "memory", "--device", "cpu", "--json", out / "acceptance.json"],
         "predict_bank": ["--adapters", f"one={adapter}", "--file", data.parent / "rows.jsonl"],
     }
     return {script: [str(word) for word in line] for script, line in lines.items()}

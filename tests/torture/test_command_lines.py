@@ -117,7 +117,7 @@ def inputs(desk: Desk) -> dict[str, bytes]:
 def run_one(desk: Desk, script: str, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> int:
     """Run the command in an empty folder, with an empty standard input; its exit code."""
     monkeypatch.chdir(desk.clear())
-    with no_hang(), open(os.devnull) as nothing:
+    with no_hang(within_s=300), open(os.devnull) as nothing:  # 11 trainings of section7 on a busy machine
         monkeypatch.setattr("sys.stdin", nothing)
         code = call(importlib.import_module(script), *line)
     check_ending(code, capsys.readouterr().err)

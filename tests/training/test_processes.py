@@ -31,10 +31,10 @@ def same_bits(ours, theirs):
     ],
 )
 def test_several_processes_with_the_same_global_batch_train_as_one(size, settings):
-    """Every loss to 1e-6, steps, examples, tokens and accuracy exactly; and all processes end with the same bits."""
+    """Every loss to 1e-5, steps, examples, tokens and accuracy exactly; and all processes end with the same bits."""
     alone = rank_work.trained(**settings)
     main, *others = in_processes(rank_work.trained, size=size, **settings)
-    close(main, alone, rtol=1e-6)
+    close(main, alone, rtol=1e-5)
     for other in others:
         assert same_bits(other, main)
         assert other["losses"] == []  # process 0 writes
