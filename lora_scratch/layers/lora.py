@@ -41,13 +41,13 @@ def lora_scaling(alpha: float, rank: int, *, rslora: bool = False) -> float:
 
 
 class AdapterLayer(nn.Module, ABC):
-    """What every adapter layer is: a frozen `base`, a trained update of its weight, and how to fold the one into the other.
+    """A frozen `base` layer with a trained update of its weight, which can be merged into one weight.
 
-    A subclass says what its effective weight is and which tensors are the adapter. It inherits `merge` and `unmerge`, and
-    obeys two switches in `forward`: `enabled` (False: exactly the base layer) and `merged`.
+    A subclass defines the effective weight and the adapter tensors. Its `forward` must obey `enabled` (False: compute
+    exactly what the base computes) and `merged`.
 
-    The base keeps the caller's own `weight` and `bias` objects, and nothing here ever writes to them: merging puts the
-    folded weight beside the frozen one, so unmerging only drops it, and `state_dict()` is always unmerged.
+    Nothing here writes to the base's `weight` and `bias`, which are the caller's own objects. A merge keeps the folded
+    weight next to the frozen one, so `unmerge` only drops it, and `state_dict()` is always unmerged.
     """
 
     base: nn.Module
@@ -64,15 +64,15 @@ class AdapterLayer(nn.Module, ABC):
 
     @abstractmethod
     def delta_weight(self) -> Tensor:
-        """ΔW, the update of the base weight, in the shape of the base weight and at least float32."""
+        """Return ΔW, in the shape of the base weight and at least float32."""
 
     @abstractmethod
     def effective_weight(self) -> Tensor:
-        """The weight that the adapted layer acts with, in the shape of the base weight and at least float32."""
+        """Return the weight of the adapted layer, in the shape of the base weight and at least float32."""
 
     @abstractmethod
     def adapter_tensors(self) -> dict[str, nn.Parameter]:
-        """The tensors that make up the adapter, under the suffixes they have in an adapter file."""
+        """Return the adapter's tensors by the suffix that they have in an adapter file."""
 
     @property
     def merged(self) -> bool:
@@ -81,11 +81,10 @@ class AdapterLayer(nn.Module, ABC):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Fold the update into one weight: computed in float32 (or wider), rounded once to the dtype of the base.
+        """Fold the update into one weight: computed in float32 (or wider), rounded once to the base's dtype.
 
         Raises:
-            RuntimeError: already merged, a base that holds no weight to fold into (a quantized one), or a folded weight that
-                is not finite. Nothing has changed then.
+            RuntimeError: already merged, a quantized base, or a folded weight that is not finite. Nothing has changed.
         """
         if self.merged:
             raise RuntimeError("merge: already merged; call unmerge() first")
@@ -93,15 +92,12 @@ class AdapterLayer(nn.Module, ABC):
             raise RuntimeError("merge: the base is quantized; call dequantize_base(model) first")
         folded = self.effective_weight().to(self.weight.dtype).contiguous()
         if not folded.isfinite().all():
-            raise RuntimeError(f"merge: the folded weight is not finite in {folded.dtype}; look for NaN or inf in A and B")
+            message = f"merge: the folded weight is not finite in {folded.dtype}; look for NaN or inf in A and B"
+            raise RuntimeError(message)
         self.merged_weight = folded
 
     def unmerge(self) -> None:
-        """Go back to base and update apart. The base weight was never touched: every bit of it is as before.
-
-        Raises:
-            RuntimeError: not merged.
-        """
+        """Drop the folded weight. The base weight was never changed. Raise RuntimeError if not merged."""
         if not self.merged:
             raise RuntimeError("unmerge: not merged; call merge() first")
         self.merged_weight = None
@@ -118,7 +114,7 @@ class AdapterLayer(nn.Module, ABC):
 
 
 class LowRankLayer(AdapterLayer):
-    """An adapter layer with factors A and B: what all variants of LoRA construct in the same way.
+    """An adapter layer with the factors A and B: what all variants of LoRA construct in the same way.
 
     Args:
         base: the layer to adapt, with the same tensors, frozen.
@@ -174,7 +170,10 @@ class LoRALinear(LowRankLayer):
         return self.base.in_features, self.base.out_features  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
-        """x Wᵀ + b + scaling · (dropout(x) Aᵀ) Bᵀ. Shape: x (..., in) -> (..., out). Dtype: autocast's, else that of x."""
+        """x Wᵀ + b + scaling · (dropout(x) Aᵀ) Bᵀ.
+
+        Shape: x (..., in) -> (..., out). Dtype: autocast's, else that of x.
+        """
         if self.merged_weight is not None and self.enabled:
             return F.linear(x, self.merged_weight, self.bias)
         y: Tensor = self.base(x)  # (..., out)
@@ -199,14 +198,15 @@ class LoRALinear(LowRankLayer):
 
 
 def kaiming_uniform(rank: int, in_features: int, generator: torch.Generator | None) -> Tensor:
-    """A's first value: uniform in ±1/√in, Kaiming's bound √(6 / ((1 + a²)·in)) at a = √5. Shape (rank, in), float32.
+    """Draw A uniform in ±1/√in: Kaiming's bound √(6 / ((1 + a²)·in)) at a = √5. Shape: (rank, in), float32.
+
     Source: He et al. 2015, arXiv:1502.01852; a = √5 is the default of nn.Linear and of PEFT.
     """
     return nn.init.kaiming_uniform_(torch.empty(rank, in_features), a=math.sqrt(5), generator=generator)
 
 
 def check_lora_arguments(rank: int, alpha: float, dropout: float, *, widest_rank: int) -> None:
-    """A ValueError that says which of rank, alpha and dropout is out of bounds, and why."""
+    """Raise a ValueError that names which of rank, alpha and dropout is out of bounds, and why."""
     if not 1 <= rank <= widest_rank:
         raise ValueError(f"rank is {rank}; expected 1 to {widest_rank}, the smaller side of the layer")
     if not 0 < alpha < math.inf:
@@ -216,5 +216,5 @@ def check_lora_arguments(rank: int, alpha: float, dropout: float, *, widest_rank
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or in its own dtype where that is wider."""
+    """Return the tensor in float32, or in its own dtype where that is wider."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
