@@ -1,26 +1,22 @@
-"""The fast path: the same training, sooner. Each lever is a file of its own that says why it may be and what it is worth.
+"""The fast path: the same training, sooner. Each lever is a file that says why it is allowed and what it is worth.
 
-How many times faster a training step gets, in CPU time against the plain path in the same run (bf16, 32 rows of the emotion
-data, dropout 0.1, one thread of an AMD EPYC, medians):
+How many times as fast a training step gets: CPU time against the plain path in the same run (bf16, 32 rows of the
+emotion data, dropout 0.1, one thread of an AMD EPYC, medians):
 
-                                                                                  MiniLM   DistilBERT
-    fast/dropout.py    cheap dropout masks                     equal in law           1.17         1.11
-    fast/packed.py      no padding, attention written out       equal to rounding      1.10         1.07
-                         and first tokens alone in the last block                       1.16         1.19
-    fast/frozen_weights.py     frozen weights rounded once             equal in bits          1.00         1.05
-    fast/fused_lora.py      the update in one node of the graph     equal to rounding      1.08         1.02
-    all four                                                                            1.51         1.32
-    fast/onednn.py    float32 through oneDNN, in float32      equal to rounding         -         1.16
-    fast/frozen_weights.py     and its frozen weights packed for that  equal to rounding: a product takes 0.6 to 0.8 of the time
-                         packed in bf16                          equal in bits          1.05         1.05
-    fast/attention.py   attention as one node of the graph      equal to rounding: 132 kB kept a token in place of 160
-    fast/first_tokens.py  the last block's keys and values      equal to rounding          -         1.02
-                         absorbed into its query
-    fast/onednn.py    few compiled kernels kept               equal in bits: memory that does not grow with the steps
+    file                 lever                                          equal in    MiniLM  DistilBERT
+    dropout.py           cheap dropout masks                            law           1.17        1.11
+    packed.py            no padding, attention written out              rounding      1.10        1.07
+                         and first tokens alone in the last block       rounding      1.16        1.19
+    frozen_weights.py    frozen weights rounded once                    bits          1.00        1.05
+    fused_lora.py        the update as one node of the graph            rounding      1.08        1.02
+    all of these                                                                      1.51        1.32
+    onednn.py            float32 products through oneDNN                rounding         -        1.16
+    frozen_weights.py    weights packed for oneDNN, bf16                bits          1.05        1.05
+    first_tokens.py      the last block's keys and values absorbed      rounding         -        1.02
+    attention.py         attention as one node: 132 kB kept a token, not 160
+    onednn.py            few compiled kernels kept: memory does not grow with the steps
 
-On a GPU, fast/cuda_graphs.py is a lever too; loop.py and step.py never wait for the device with any of them.
-
-`TrainingConfig(plain=True)`, the flag `--plain`, turns all of them off.
+On a GPU, cuda_graphs.py replays recorded steps. The flag `--plain` turns all of it off.
 """
 
 from __future__ import annotations
