@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from ..evaluation import versions
 from ..runs.model_card import combined_card
 from ..runs.trained_adapter import open_adapter, open_base_of
-from ..serialization import save_adapter
+from ..serialization import Provenance, save_adapter
 from .operations import combine, recompress, update_norm
 from .update import AdapterUpdate, install_update, take_update
 
@@ -22,14 +22,13 @@ class Part:
 
     Args:
         base: the name of its base.
-        notes: its provenance.json.
     """
 
     folder: str
     weight: float
     update: AdapterUpdate
     base: str
-    notes: dict[str, Any]
+    provenance: Provenance
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def open_parts(folders: Sequence[str], weights: Sequence[float], *, model: str |
     parts = []
     for folder, weight in zip(folders, weights, strict=True):
         saved = open_adapter(folder, model=model)
-        parts.append(Part(folder, weight, take_update(saved.base.model), saved.base.name, saved.notes))
+        parts.append(Part(folder, weight, take_update(saved.base.model), saved.base.name, saved.provenance))
     return parts
 
 
@@ -107,11 +106,11 @@ def save_combination(found: Combination, folder: Path, *, command: str, model: s
     Raises:
         LoraScratchError: the folder can't be written.
     """
-    notes = found.holder.notes
-    base = open_base_of(notes, model or found.holder.base)
-    install_update(base.model, found.update, seed=notes["seed"])
+    holder = found.holder.provenance
+    base = open_base_of(holder, model or found.holder.base)
+    install_update(base.model, found.update, seed=holder.seed)
     history: dict[str, Any] = {
-        **{name: notes[name] for name in ("labels", "data", "training") if name in notes},
+        **holder.select("labels", "data", "training"),
         "versions": versions(),
         "command": command,
         "combined": {
@@ -121,22 +120,22 @@ def save_combination(found: Combination, folder: Path, *, command: str, model: s
         },
     }
     origins = [(part.folder, part.weight) for part in found.parts]
-    card = combined_card(base.name, notes["labels"], origins, residual=found.residual, command=command)
+    card = combined_card(base.name, holder.labels, origins, residual=found.residual, command=command)
     return save_adapter(base.model, folder, base_model=base.name, notes=history, card=card)
 
 
 def _origin(part: Part) -> dict[str, Any]:
-    kept = ("adapter_sha256", "data", "training", "combined")
-    return {"folder": part.folder, "weight": part.weight} | {name: part.notes[name] for name in kept if name in part.notes}
+    recorded = part.provenance.select("adapter_sha256", "data", "training", "combined")
+    return {"folder": part.folder, "weight": part.weight, **recorded}
 
 
 def _check_labels(parts: list[Part]) -> None:
     first = parts[0]
     for other in parts[1:]:
-        if other.notes["labels"] != first.notes["labels"]:
+        if other.provenance.labels != first.provenance.labels:
             raise ConfigError(
-                f"its labels are {', '.join(other.notes['labels'])}",
+                f"its labels are {', '.join(other.provenance.labels)}",
                 where=other.folder,
-                expected=f"those of {first.folder}, in their order: {', '.join(first.notes['labels'])}",
+                expected=f"those of {first.folder}, in their order: {', '.join(first.provenance.labels)}",
                 remedy="say whose head to take: --heads_from FOLDER",
             )

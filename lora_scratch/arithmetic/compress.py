@@ -15,15 +15,14 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from ..adapter import adapter_layers, remove_adapter
+from ..adapter import remove_adapter
 from ..data import Encoded
 from ..errors import ConfigError
 from ..evaluation import Interval, Paired, measure, paired, paired_intervals, versions
 from ..evaluation.verdict import BETTER, WORSE
-from ..layers import stored_tensors
 from ..runs.model_card import compressed_card
 from ..runs.trained_adapter import TrainedAdapter
-from ..serialization import save_adapter, weights_file
+from ..serialization import AdapterContents, save_adapter
 from .truncation import allot, decompose, kept_energy, truncate
 from .update import AdapterUpdate, install_update, take_update
 
@@ -121,7 +120,7 @@ def compress(
         chosen=chosen,
         rows=len(test),
         tested=paired(whole_test, logits, test.labels),
-        interval=paired_intervals(whole_test, logits, test.labels)["accuracy"],
+        interval=paired_intervals(whole_test, logits, test.labels).accuracy,
     )
 
 
@@ -131,14 +130,13 @@ def save_compression(saved: TrainedAdapter, found: Compression, folder: Path, *,
     Raises:
         LoraScratchError: the folder can't be written.
     """
-    notes = saved.notes
-    kept = ("adapter_sha256", "validation", "combined", "compressed")
+    origin = saved.provenance.select("adapter_sha256", "validation", "combined", "compressed")
     history: dict[str, Any] = {
-        **{name: notes[name] for name in ("labels", "data", "training") if name in notes},
+        **saved.provenance.select("labels", "data", "training"),
         "versions": versions(),
         "command": command,
         "compressed": {
-            "from": {"folder": str(saved.folder)} | {name: notes[name] for name in kept if name in notes},
+            "from": {"folder": str(saved.folder), **origin},
             **found.record(),
         },
     }
@@ -173,10 +171,9 @@ def _chosen(candidates: list[Candidate]) -> Candidate:
 
 
 def _put(saved: TrainedAdapter, update: AdapterUpdate) -> None:
-    install_update(remove_adapter(saved.base.model), update, seed=saved.notes.get("seed", 0)).eval()
+    install_update(remove_adapter(saved.base.model), update, seed=saved.provenance.seed).eval()
 
 
 def _size(saved: TrainedAdapter) -> Size:
-    model = saved.base.model
-    numbers = sum(tensor.numel() for layer in adapter_layers(model).values() for tensor in stored_tensors(layer).values())
-    return Size(numbers, len(weights_file(model)))
+    contents = AdapterContents.of(saved.base.model)
+    return Size(sum(tensor.numel() for tensor in contents.adapter.values()), len(contents.as_bytes()))

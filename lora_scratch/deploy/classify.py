@@ -34,7 +34,7 @@ class Classified:
     scores: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
-        """What scripts/predict.py writes of it."""
+        """Return what the command predict writes for the text."""
         scores = {label: round(score, 6) for label, score in self.scores.items()}
         return {"text": self.text, "label": self.label, "score": scores[self.label], "scores": scores}
 
@@ -64,7 +64,7 @@ class Classifier:
             model = saved.base.model.to(precision.device)
             # four bits can't hold W + ΔW: there the adapter stays beside its base
             self.model = (model if base_precision(model) == NF4 else merge_and_remove(model)).requires_grad_(False)
-        self.base, self.labels, self.max_tokens = saved.base, saved.labels, saved.noted("data", "max_tokens", int)
+        self.base, self.labels, self.max_tokens = saved.base, saved.labels, saved.max_tokens
         self.precision, self.batch_tokens, self.plain = precision, batch_tokens, plain
         self._copies = ExitStack()  # made by the first call and kept: each time they would take a tenth of a second
         if not plain and stores_copies(self.model, precision):

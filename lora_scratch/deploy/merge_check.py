@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,6 @@ from ..data import Encoded
 from ..errors import ConfigError, DataError, MergeError
 from ..evaluation import Predictor
 from ..runs.loading import encode_rows, open_splits
-from ..runs.options import DataOptions
 from ..runs.trained_adapter import TrainedAdapter
 from ..runtime.precision import Precision
 from ..testing import relative_error
@@ -92,7 +91,7 @@ def merge_if_equal(
     model = saved.base.model.to(device)
     if base_precision(model) == NF4:
         remedy = "pass --dequantize: its numbers in plain weights"
-        raise MergeError("the base is quantized to four bits, which hold no update", where="--merged", remedy=remedy)
+        raise MergeError("the base is quantized to four bits, which hold no update", where="export merge", remedy=remedy)
     logits = partial(_logits, saved, device=device)
     expected = None if rows is None else logits(rows)
     layers = survival(model, DTYPES[dtype])
@@ -111,13 +110,11 @@ def merge_check_rows(saved: TrainedAdapter, *, dataset: str | None, count: int) 
     Raises:
         DataError: they can't be had.
     """
-    notes = saved.notes.get("data")
-    recorded = {each.name: notes[each.name] for each in fields(DataOptions) if each.name in notes} if notes else {}
+    options = saved.data_options(dataset=dataset, limit_eval=count)
     try:
-        if not (dataset or recorded.get("dataset")):
+        if not options.dataset:
             raise DataError("the adapter does not say what it was trained with", where="provenance.json")
-        options = DataOptions(**{**recorded, "dataset": dataset or recorded["dataset"], "limit_eval": count})
-        splits = open_splits(options, seed=saved.notes.get("training", {}).get("seed", 0))
+        splits = open_splits(options, seed=saved.provenance.training.seed or 0)
     except (DataError, ConfigError) as error:
         remedy = "pass --dataset with such rows, or --no_rows to export without comparing logits"
         raise DataError(error.found, where=error.where, expected=error.expected, remedy=remedy) from error

@@ -1,4 +1,4 @@
-"""Adapter folders opened side by side over one base, and rows classified by the adapter that each one names."""
+"""Open several adapter folders over one base, and classify rows, each by the adapter that it names."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..adapter import NF4, quantize_base
-from ..adapter.quantize import FULL
 from ..data import Batch, encode
 from ..errors import AdapterFileError, ConfigError, DataError
 from ..evaluation import Predictor
@@ -22,7 +20,7 @@ from ..model.forward import evaluating
 from ..runs.hub import local_adapter
 from ..runs.loading import open_base
 from ..runtime.precision import Precision
-from ..serialization import read_provenance
+from ..serialization import Provenance, read_provenance
 from .bank import BASE, AdapterBank
 from .classify import Classified
 
@@ -32,8 +30,9 @@ class ServedBank:
     """Adapters that are ready for rows.
 
     Args:
-        base: with the bank's model in it, and its own head where it has one.
-        max_tokens: what each adapter's rows are cut to, as in its training; for `base` the most of these.
+        base: the bank's model, with its own head where it has one.
+        max_tokens: the length that an adapter's rows are cut to, as in its training; for `base` the
+            largest of these.
     """
 
     base: Base
@@ -47,26 +46,26 @@ def open_bank(
     """Load the base that the adapters name (or `model`), with a bank of these adapters in it.
 
     Args:
-        folders: by the names that rows will use; as scripts/train.py writes them, or `hub:owner/name`.
+        folders: by the names that rows will use; as the command train writes them, or `hub:owner/name`.
 
     Raises:
         ConfigError: adapters of different bases. AdapterFileError, ModelError: as for `open_adapter`.
     """
-    folders = {name: local_adapter(folder) for name, folder in folders.items()}
-    notes = {name: _notes(folder) for name, folder in folders.items()}
-    bases = {f"{model or each['base']['name']} ({each['base'].get('precision', FULL)})": each for each in notes.values()}
+    places = {name: local_adapter(folder) for name, folder in folders.items()}
+    recorded = {name: _provenance(folder) for name, folder in places.items()}
+    bases = {f"{model or p.base.name} ({p.base.precision})": p for p in recorded.values()}
     if len(bases) != 1:
         raise ConfigError(
             f"the adapters are for different bases: {', '.join(sorted(bases))}", remedy="name one that fits all with --model"
         )
     (first,) = bases.values()
-    base = open_base(model or first["base"]["name"])
-    if first["base"].get("precision") == NF4:
-        quantize_base(base.model, heads=first["config"]["head_modules"])
-    bank = AdapterBank(base.model.to(device), capacity=len(folders), must_cover=base.newly_initialized)
-    for name, folder in folders.items():
+    base = open_base(model or first.base.name)
+    if first.base.precision == NF4:
+        quantize_base(base.model, heads=first.head_modules)
+    bank = AdapterBank(base.model.to(device), capacity=len(places), must_cover=base.newly_initialized)
+    for name, folder in places.items():
         bank.add(name, folder)
-    limits = {name: int(each["data"]["max_tokens"]) for name, each in notes.items()}
+    limits = {name: provenance.data.max_tokens or 0 for name, provenance in recorded.items()}
     return ServedBank(base, bank, {**limits, BASE: max(limits.values())})
 
 
@@ -78,7 +77,7 @@ def classify_rows(
     precision: Precision,
     batch_tokens: int | None = None,
 ) -> list[Classified]:
-    """Every text with the label that the adapter it names gives it, in the order of the texts.
+    """Return every text with the label that its adapter gives it, in the order of the texts.
 
     Raises:
         DataError: a row for `base`, whose own head would be random.
@@ -90,7 +89,7 @@ def classify_rows(
             expected=f"one of {', '.join(served.bank.adapters)}",
         )
     limits = [served.max_tokens[adapter] for adapter in adapters]
-    found: dict[int, Classified] = {}
+    classified: dict[int, Classified] = {}
     pad_token_id = served.base.pad_token_id
     predictor = Predictor(served.base.model, precision, pad_token_id, batch_tokens=batch_tokens)
     with evaluating(served.base.model), fast_products(served.base.model, precision):
@@ -101,32 +100,28 @@ def classify_rows(
             answer = partial(_answer, served.bank, named)
             logits = predictor.map_rows(answer, encoded)
             for row, adapter, own in zip(rows, named, logits, strict=True):
-                found[row] = _classified(texts[row], own, served.bank.labels[adapter])
-    return [found[row] for row in range(len(texts))]
+                classified[row] = _classified(texts[row], own, served.bank.labels[adapter])
+    return [classified[row] for row in range(len(texts))]
 
 
 def _answer(bank: AdapterBank, named: Sequence[str], batch: Batch) -> Tensor:
-    """The logits of a batch of rows; `named` are the adapters of all rows."""
+    """Return the logits of a batch of rows; `named` are the adapters of all rows."""
     with bank.rows([named[row] for row in batch.rows.tolist()]) as model:
         return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits  # type: ignore[no-any-return]
 
 
 def _classified(text: str, logits: Tensor, labels: Sequence[str]) -> Classified:
-    """The label of one row. Shape: logits (widest,), -inf behind the labels of its adapter."""
+    """Return the label of one row. Shape: logits (widest,), -inf after the labels of its adapter."""
     scores = logits.softmax(-1).tolist()
     return Classified(text, labels[int(logits.argmax())], dict(zip(labels, scores, strict=False)))
 
 
-def _notes(folder: str | Path) -> dict[str, Any]:
-    if not Path(folder).is_dir():
-        raise AdapterFileError(["no such folder"], where=str(folder), expected="an adapter folder")
-    notes = read_provenance(Path(folder))
-    data = notes.get("data")
-    limit = data.get("max_tokens") if isinstance(data, dict) else None
-    if not (notes.get("labels") and notes["base"]["name"] and isinstance(limit, int)):
+def _provenance(folder: Path) -> Provenance:
+    provenance = read_provenance(folder)
+    if not (provenance and provenance.labels and provenance.base.name and provenance.data.max_tokens):
         raise AdapterFileError(
             ["provenance.json does not name the labels, the base model and the length of its rows"],
             where=str(folder),
-            expected="an adapter folder that scripts/train.py wrote",
+            expected="an adapter folder that `train` wrote",
         )
-    return notes
+    return provenance

@@ -1,7 +1,7 @@
-"""An adapter as it works, without the model it is for: a twin of the base with the adapter in it.
+"""Load an adapter into a copy of the base that shares its memory.
 
-The twin has the base's own memory, all but the few tensors that an adapter replaces (head, biases), so it costs next to
-nothing; and it is read by `load_adapter`, so every check of an adapter folder is made.
+Only the few tensors that an adapter replaces (head, biases) are new, so the copy costs little memory.
+The adapter is read by `load_adapter`, so every check of an adapter folder is made.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from torch import Tensor, nn
 
 from ..adapter.config import LoRAConfig
 from ..errors import AdapterFileError
+from ..serialization import Provenance, load_adapter, read_provenance, save_adapter
+from ..serialization.adapter_folder import read_tensors
 from ..serialization.peft_format import PREFIX
-from ..serialization.save_load import load_adapter, read_provenance, read_tensors, save_adapter
 from .bank_layers import BankLayer
 
 
 @dataclass(frozen=True)
 class SharedCopy:
-    """A twin of a base, adapted.
+    """A copy of a base with an adapter in it.
 
     Args:
-        labels: the names of the head's outputs: from provenance.json, or transformers' LABEL_0, ... where it has none.
+        labels: the names of the head's outputs: from provenance.json, or transformers' LABEL_0, ...
     """
 
     model: nn.Module
@@ -38,9 +39,9 @@ class SharedCopy:
 def load_into_shared_copy(
     model: nn.Module, source: str | Path | nn.Module, *, verify_base: bool = True, must_cover: Collection[str] = ()
 ) -> SharedCopy:
-    """A twin of `model` (plain, or in a bank) with the adapter of `source` in it; the model is not touched.
+    """Load the adapter of `source` into a copy of `model` (plain, or in a bank), which stays as it is.
 
-    The head may have another number of outputs than the model's own.
+    The adapter's head may have another number of outputs than the model's own.
 
     Args:
         source: an adapter folder, or a model that is adapted.
@@ -50,39 +51,40 @@ def load_into_shared_copy(
         AdapterFileError, BaseMismatchError: as for `load_adapter`.
     """
     with _as_folder(source) as folder:
-        tensors = read_tensors(folder)
-        twin = _plain_twin(model, tensors)
-        outputs = _fit_outputs(twin, tensors)
-        config = load_adapter(twin, folder, verify_base=verify_base, must_cover=must_cover)
-        return SharedCopy(twin, config, _labels_in(folder, outputs))
+        provenance = read_provenance(folder)
+        tensors = read_tensors(folder, provenance)
+        shared = _plain_copy(model, tensors)
+        outputs = _fit_outputs(shared, tensors)
+        config = load_adapter(shared, folder, verify_base=verify_base, must_cover=must_cover)
+        return SharedCopy(shared, config, _labels(provenance, outputs, where=str(folder)))
 
 
 def own_labels(model: nn.Module) -> tuple[str, ...]:
-    """The names of the model's own outputs, where its config has them."""
+    """Return the names of the model's own outputs, where its config has them."""
     return tuple(str(label) for label in getattr(getattr(model, "config", None), "id2label", {}).values())
 
 
-def _plain_twin(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of the model without its bank, in the same memory but for what the file's tensors will be written to."""
+def _plain_copy(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Copy the model without its bank. New memory is for the tensors alone that the file replaces."""
     memo: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     memo |= {id(buffer): buffer.detach() for buffer in model.buffers()}
     for layer in [module for module in model.modules() if isinstance(module, BankLayer)]:
         memo[id(layer)] = copy.deepcopy(layer.base, memo)
-    twin = copy.deepcopy(model, memo)
-    for name, tensor in (*twin.named_parameters(), *twin.named_buffers()):
+    shared = copy.deepcopy(model, memo)
+    for name, tensor in (*shared.named_parameters(), *shared.named_buffers()):
         if PREFIX + name in tensors or name.endswith("bias"):
             tensor.data = tensor.data.clone()
-    return twin
+    return shared
 
 
-def _fit_outputs(twin: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
-    """Give the twin's head as many outputs as the file's has; None if the model does not say how many it has itself."""
-    outputs = getattr(getattr(twin, "config", None), "num_labels", None)
+def _fit_outputs(shared: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
+    """Give the head as many outputs as the file's has. Return their number, None if it is not known."""
+    outputs = getattr(getattr(shared, "config", None), "num_labels", None)
     wanted: dict[nn.Module, int] = {}
-    for owner, module in twin.named_modules():
+    for owner, module in shared.named_modules():
         names = [name for name, p in module.named_parameters(recurse=False) if p.shape[:1] == (outputs,)]
         stored = {tensors[key].shape[:1] for name in names if (key := f"{PREFIX}{owner}.{name}") in tensors}
-        if len(stored) == 1 and stored != {(outputs,)}:  # weight and bias of one mind
+        if len(stored) == 1 and stored != {(outputs,)}:  # weight and bias agree
             wanted[module] = next(iter(stored)).numel()
     if len(set(wanted.values())) != 1:
         return outputs
@@ -93,19 +95,18 @@ def _fit_outputs(twin: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
     return next(iter(wanted.values()))
 
 
-def _labels_in(folder: Path, outputs: int | None) -> tuple[str, ...]:
-    """The label names in provenance.json, or transformers' own for a folder that has none."""
-    labels = read_provenance(folder).get("labels")
+def _labels(provenance: Provenance | None, outputs: int | None, *, where: str) -> tuple[str, ...]:
+    """Return the label names in provenance.json, or transformers' own for a folder that has none."""
+    labels = provenance.labels if provenance else ()
     if labels and outputs and len(labels) != outputs:
-        raise AdapterFileError(
-            [f"provenance.json has {len(labels)} labels and the head {outputs} outputs"], where=str(folder)
-        )
-    return tuple(map(str, labels or (f"LABEL_{index}" for index in range(outputs or 0))))
+        problem = f"provenance.json has {len(labels)} labels and the head {outputs} outputs"
+        raise AdapterFileError([problem], where=where)
+    return labels or tuple(f"LABEL_{index}" for index in range(outputs or 0))
 
 
 @contextmanager
 def _as_folder(source: str | Path | nn.Module) -> Iterator[Path]:
-    """The folder itself; an adapted model's adapter in one that is gone afterwards."""
+    """Yield the folder itself, or a temporary one with the adapter of an adapted model."""
     if not isinstance(source, nn.Module):
         yield Path(source)
         return

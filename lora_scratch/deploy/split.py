@@ -28,13 +28,13 @@ def save_split(saved: TrainedAdapter, place: Path) -> dict[str, str]:
     model = saved.base.model
     if not all(map(has_factors, adapter_layers(model).values())):
         found = f"variant {saved.config.variant} has other tensors than LoRA's A and B"
-        raise ConfigError(found, where="--split", remedy="pass --merged, which every server can hold")
+        raise ConfigError(found, where="export split", remedy="use `export merge`, which every server can hold")
     if base_precision(model) == NF4:
-        raise ConfigError("the base is quantized to four bits", where="--split", remedy="pass --dequantize")
+        raise ConfigError("the base is quantized to four bits", where="export split", remedy="pass --dequantize")
     give_head_to_base(model)
     needs = asks(saved)
     with new_folder(place) as folder:
-        save_adapter(model, folder / "adapter", base_model=str(place / "base"), notes=saved.notes)
+        save_adapter(model, folder / "adapter", base_model=str(place / "base"), notes=saved.provenance.as_json())
         remove_adapter(model)
         model.save_pretrained(folder / "base")
         saved.base.tokenizer.save_pretrained(folder / "base")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import AdapterFileError
 from ..runtime.paths import path_fault, shown_path
-from ..serialization.save_load import CARD, CONFIG, PROVENANCE, WEIGHTS
+from ..serialization.adapter_folder import CARD, CONFIG, PROVENANCE, WEIGHTS
 
 PREFIX = "hub:"
 FILES = [WEIGHTS, CONFIG, PROVENANCE, CARD]
@@ -41,13 +41,13 @@ def _existing(folder: Path) -> Path:
     if folder.is_file():
         found, remedy = "this is a file", f"name the folder that it lies in: {folder.parent}"
     elif not folder.is_dir():
-        found, remedy = "no such folder", "scripts/train.py writes one, to OUTPUT_DIR/adapter"
+        found, remedy = "no such folder", "`lora-scratch train` writes one, to OUTPUT_DIR/adapter"
     elif not (folder / LOG).exists():
         return folder
     elif (folder / "adapter").is_dir():
         found, remedy = "this is the folder of a run", f"its adapter is {folder / 'adapter'}"
     else:
-        found, remedy = "this run has no adapter yet", f"go on with scripts/train.py --resume {folder}"
+        found, remedy = "this run has no adapter yet", f"resume it: lora-scratch train --resume {folder}"
     raise AdapterFileError([found], where=str(folder), expected="an adapter folder", remedy=remedy)
 
 

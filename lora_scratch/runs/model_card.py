@@ -2,83 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ..adapter import LoRAConfig
+from ..serialization import Provenance
 from .loading import DEMO
 from .options import ADAPTER_AND_HEAD
 
 
-def model_card(base: str, config: LoRAConfig, notes: Mapping[str, Any], results: str) -> str:
-    """README.md of an adapter folder: what it adapts, how it was made, what it measured, how to load it. Markdown."""
-    training = notes["training"]
-    return f"""---
-base_model: {base}
-library_name: peft
-tags: [lora, text-classification]
----
+def model_card(provenance: Provenance, config: LoRAConfig, results: str) -> str:
+    """Write README.md of a trained adapter: what it adapts, how it was trained, what it measured, in Markdown."""
+    training, targets, heads = provenance.training, config.targets or [], config.head_modules or []
+    in_full = provenance.trainable in (None, ADAPTER_AND_HEAD)
+    text = f"""Rank {config.rank}, alpha {config.alpha:g}, dropout {config.dropout:g},
+{"rank-stabilized scaling, " if config.rslora else ""}on {", ".join(targets)}; {
+        "trained in full" if in_full else "not trained, but part of it"
+    }: {", ".join(heads) or "nothing else"}.
 
-# LoRA adapter for {base}
-
-Classifies texts as {", ".join(notes["labels"])}. Rank {config.rank}, alpha {config.alpha:g}, dropout {config.dropout:g},
-{"rank-stabilized scaling, " if config.rslora else ""}on {", ".join(config.targets or [])}; {
-        "trained in full" if notes.get("trainable", ADAPTER_AND_HEAD) == ADAPTER_AND_HEAD else "not trained, but part of it"
-    }: {", ".join(config.head_modules or []) or "nothing else"}.
-
-Data: {notes["data"]["source"]}. Training: {training["epochs"]} epochs, batch size {training["batch_size"]}, learning rate
-{training["learning_rate"]:g}, seed {training["seed"]}. Hashes and versions are in provenance.json.
+Data: {provenance.data.source}. Training: {training.epochs} epochs, batch size {training.batch_size}, learning rate
+{training.learning_rate:g}, seed {training.seed}. Hashes and versions are in provenance.json.
 
 ## Results on the test rows
 
-{results}
-
-{_load_it(base, notes["labels"])}
-
-Made with `{notes["command"]}`.
-"""
+{results}"""
+    return _card("LoRA adapter", provenance.base.name, provenance.labels, text, command=str(provenance.command))
 
 
 def combined_card(
     base: str, labels: Sequence[str], origins: Sequence[tuple[str, float]], *, residual: float, command: str
 ) -> str:
-    """README.md of a sum of adapters: of what it is the sum, what was lost, how to load it. Markdown."""
+    """Write README.md of a sum of adapters: of what it is the sum, and what was lost, in Markdown."""
     terms = "\n".join(f"| {folder} | {weight:g} |" for folder, weight in origins)
-    return f"""---
-base_model: {base}
-library_name: peft
-tags: [lora, text-classification]
----
-
-# A sum of LoRA adapters for {base}
-
-Classifies texts as {", ".join(labels)}. Its update of each weight is the weighted sum of the updates of these adapters,
+    text = f"""Its update of each weight is the weighted sum of the updates of these adapters,
 less {residual:.2%} of its Frobenius norm, which the rank it is written in could not hold:
 
 | adapter | weight |
 |---|---|
-{terms}
-
-{_load_it(base, labels)}
-
-Made with `{command}`.
-"""
+{terms}"""
+    return _card("A sum of LoRA adapters", base, labels, text, command=command)
 
 
 def compressed_card(base: str, labels: Sequence[str], origin: str, results: str, *, command: str) -> str:
-    """README.md of a compressed adapter: of what, what it costs, how to load it. Markdown."""
+    """Write README.md of a compressed adapter: of what, and what it costs, in Markdown."""
+    text = f"""Holds the strongest singular directions of the updates of {origin}, in every module
+as many as it needs, and of some modules none:
+
+{results}"""
+    return _card("A compressed LoRA adapter", base, labels, text, command=command)
+
+
+def _card(title: str, base: str, labels: Sequence[str], text: str, *, command: str) -> str:
     return f"""---
 base_model: {base}
 library_name: peft
 tags: [lora, text-classification]
 ---
 
-# A compressed LoRA adapter for {base}
+# {title} for {base}
 
-Classifies texts as {", ".join(labels)}. Holds the strongest singular directions of the updates of {origin}, in every module
-as many as it needs, and of some modules none:
-
-{results}
+Classifies texts as {", ".join(labels)}. {text}
 
 {_load_it(base, labels)}
 
@@ -93,7 +75,7 @@ def _load_it(base: str, labels: Sequence[str]) -> str:
 The demo's base is built by lora-scratch and is on no hub:
 
 ```python
-from lora_scratch.jobs import open_adapter
+from lora_scratch.runs import open_adapter
 
 model = open_adapter("path/to/this/folder").base.model
 ```"""

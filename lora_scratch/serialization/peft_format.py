@@ -21,13 +21,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..adapter.config import REGEX, LoRAConfig
-from ..adapter.state import adapter_layers, is_adapted, trained_biases
 from ..errors import AdapterFileError
-from ..layers import OFFSET_METHODS, AdapterLayer, adapter_variants, stored_alpha, stored_tensors
+from ..layers import OFFSET_METHODS, adapter_variants, stored_alpha
 
 PREFIX = "base_model.model."
 LORA, OWN = "LORA", "LORA_SCRATCH"  # peft_type: what PEFT computes too, and what it would misread
@@ -73,28 +71,6 @@ UNDERSTOOD: dict[str, str] = {
 OPTIONAL = {"alpha_pattern", "exclude_modules", "layers_to_transform", "rank_pattern"}  # None means that there are none
 
 
-def adapter_file_tensors(model: nn.Module, heads: Iterable[str]) -> dict[str, Tensor]:
-    """Every tensor of the adapter, the head modules and the trained biases, under its name in the file.
-
-    They share the model's memory, and writing to them counts as writing to the parameters; only what pissa and olora are
-    stored as is worked out anew.
-    """
-    layers = adapter_layers(model)
-    adapter = {
-        f"{PREFIX}{name}.{suffix}": tensor
-        for name, layer in layers.items()
-        for suffix, tensor in stored_tensors(layer).items()
-    }
-    biases = {}
-    for name, bias in (trained_biases(model) if is_adapted(model) else {}).items():
-        owner = name.rpartition(".")[0]
-        biases[f"{PREFIX}{owner}.{BASE_BIAS}" if owner in layers else f"{PREFIX}{name}"] = bias.detach()
-    head = {
-        f"{PREFIX}{name}.{key}": tensor for name in heads for key, tensor in model.get_submodule(name).state_dict().items()
-    }
-    return adapter | biases | head
-
-
 def stored_config(config: LoRAConfig) -> LoRAConfig:
     """The settings of the adapter as it is in the file: those of plain LoRA of twice the rank for pissa and olora."""
     if config.init not in OFFSET_METHODS:
@@ -107,11 +83,6 @@ def stored_config(config: LoRAConfig) -> LoRAConfig:
         rank_pattern={key: 2 * rank for key, rank in config.rank_pattern.items()},
         alpha_pattern={key: stored_alpha(alpha, rslora=config.rslora) for key, alpha in config.alpha_pattern.items()},
     )
-
-
-def is_lora(layers: Iterable[AdapterLayer]) -> bool:
-    """Whether the tensors in the file say by LoRA's own formula, ΔW = scaling · B A, what these layers compute."""
-    return all(_is_lora(layer) for layer in layers)
 
 
 def to_peft_config(
@@ -231,16 +202,6 @@ def _variant_problems(fields: Mapping[str, Any]) -> list[str]:
     return [f"variant is {variant!r}, and {known} are registered: {remedy}"]
 
 
-def _is_lora(layer: AdapterLayer) -> bool:
-    tensors = stored_tensors(layer)
-    if set(tensors) != {"lora_A.weight", "lora_B.weight"}:
-        return False
-    product = layer.scaling * tensors["lora_B.weight"] @ tensors["lora_A.weight"]
-    delta = layer.delta_weight().detach().to(product.dtype)
-    rounding = 1e-5 * float(product.abs().max())
-    return product.shape == delta.shape and torch.allclose(product, delta, rtol=0, atol=rounding)
-
-
 def _is(kind: str, value: object) -> bool:
     """Whether the value is of the kind, one of those in UNDERSTOOD."""
     several = value if isinstance(value, list) else [value]
@@ -248,9 +209,9 @@ def _is(kind: str, value: object) -> bool:
         "a text": isinstance(value, str),
         "a number": type(value) in (int, float) and abs(value) <= sys.float_info.max,  # type: ignore[arg-type]
         "true or false": isinstance(value, bool),
-        "numbers by name": isinstance(value, dict) and all(_is("a number", each) for each in value.values()),
-        "a whole number or a list of them": all(type(each) is int for each in several),
-        "a list of names or a regular expression": all(isinstance(each, str) for each in several),
+        "numbers by name": isinstance(value, dict) and all(_is("a number", number) for number in value.values()),
+        "a whole number or a list of them": all(type(item) is int for item in several),
+        "a list of names or a regular expression": all(isinstance(item, str) for item in several),
     }
     return holds[kind]
 

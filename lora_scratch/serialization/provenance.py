@@ -1,8 +1,9 @@
-"""What provenance.json has to hold, and the settings of each module in it.
+"""provenance.json: how an adapter came to be, and what PEFT's format has no field for.
 
-Alpha and rsLoRA show in no tensor: an adapter read with another alpha is silently too strong or too weak. So the scaling
-of every module is recorded and compared. And since this file decides what is checked (and says which label is which, in
-folders of scripts/train.py), it carries a digest of itself, and that and its form are checked first.
+Alpha and rsLoRA show in no tensor: an adapter read with another alpha is silently too strong or too
+weak. So the scaling of every module is recorded and compared. The labels say what the logits mean.
+Because this file decides what is checked, it carries a digest of itself, and that digest and every
+type are checked before anything else is read.
 """
 
 from __future__ import annotations
@@ -10,27 +11,130 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from ..adapter.config import LoRAConfig, alpha_of, rank_of
+from ..adapter.quantize import FULL
+from ..errors import AdapterFileError
 from ..layers import lora_scaling
 from .peft_format import stored_config
 
 FORMAT = 1
 SEAL = "provenance_sha256"
+REMEDY = "copy the adapter folder again, or train it again"
 
 Settings = dict[str, dict[str, float]]
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True)
+class BaseRecord:
+    """The base of an adapter: the name to load it by, its precision, the digests of its tensors."""
+
+    name: str = ""
+    precision: str = FULL
+    tensors: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """The rows that an adapter was trained with. None stands for what the folder does not say."""
+
+    dataset: str | None = None
+    source: str | None = None
+    text_column: str | None = None
+    label_column: str | None = None
+    max_tokens: int | None = None
+    skip_bad_rows: bool | None = None
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """The settings of the training that a reader asks for. None stands for what is not recorded."""
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | int | None = None
+    precision: str | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What provenance.json says, checked.
+
+    Args:
+        head_modules: the modules that were trained in full.
+        modules: rank, alpha and scaling of each adapted module, as the tensors in the file need them.
+        labels: the label names, in the order of the logits; empty if none are recorded.
+        trainable, command: how the command train was called.
+        document: the whole JSON object, unknown entries too; empty if nothing was saved yet.
+    """
+
+    adapter_sha256: str = ""
+    seed: int = 0
+    base: BaseRecord = BaseRecord()
+    head_modules: tuple[str, ...] = ()
+    modules: Settings = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    data: DataRecord = DataRecord()
+    training: TrainingRecord = TrainingRecord()
+    trainable: str | None = None
+    command: str | None = None
+    document: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], *, where: str = "provenance.json") -> Provenance:
+        """Check and read the JSON object.
+
+        Raises:
+            AdapterFileError: an entry is missing or of another type, or the object was changed.
+        """
+        problems = _problems(document)
+        data = _section(DataRecord, "data", document, problems)
+        training = _section(TrainingRecord, "training", document, problems)
+        if data.max_tokens is not None and data.max_tokens < 1:
+            problems.append(f"data.max_tokens is {data.max_tokens}, expected at least 1")
+        if problems:
+            raise AdapterFileError(problems, where=where, remedy=REMEDY)
+        base = document["base"]
+        return cls(
+            adapter_sha256=document["adapter_sha256"],
+            seed=document["seed"],
+            base=BaseRecord(base["name"], base.get("precision", FULL), base["tensors"]),
+            head_modules=tuple(document["config"]["head_modules"]),
+            modules=document["modules"],
+            labels=tuple(document.get("labels") or ()),
+            trainable=document.get("trainable"),
+            command=document.get("command"),
+            data=data,
+            training=training,
+            document=document,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object that it was read from."""
+        return dict(self.document)
+
+    def select(self, *names: str) -> dict[str, Any]:
+        """Return these entries of the JSON object, those that are there, for the notes of a new adapter."""
+        return {name: self.document[name] for name in names if name in self.document}
 
 
 def settings_by_module(names: Iterable[str], config: LoRAConfig) -> Settings:
-    """Rank, alpha and scaling of every adapted module, as the tensors in the file need them."""
+    """Return rank, alpha and scaling of every adapted module, as the tensors in the file need them."""
     config = stored_config(config)
-    return {name: _settings(rank_of(config, name), alpha_of(config, name), rslora=config.rslora) for name in names}
+    settings = {}
+    for name in names:
+        rank, alpha = rank_of(config, name), alpha_of(config, name)
+        scaling = lora_scaling(alpha, rank, rslora=config.rslora)
+        settings[name] = {"rank": rank, "alpha": alpha, "scaling": scaling}
+    return settings
 
 
-def differing_settings(names: Iterable[str], config: LoRAConfig, recorded: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """One clause for every module whose settings are not the recorded ones."""
-    present = settings_by_module(names, config)
+def differing_settings(present: Settings, recorded: Settings) -> list[str]:
+    """Return one clause for every module whose settings are not the recorded ones."""
     return [
         f"{name} has {_describe(present.get(name))}, and provenance.json says {_describe(recorded.get(name))}"
         for name in {**present, **recorded}
@@ -38,43 +142,60 @@ def differing_settings(names: Iterable[str], config: LoRAConfig, recorded: Mappi
     ]
 
 
-def sealed(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields with the SHA-256 of all of them under `provenance_sha256`; how the JSON is laid out does not count."""
-    content = json.loads(json.dumps({name: value for name, value in fields.items() if name != SEAL}))
+def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the object with the SHA-256 of its content as an entry. Its layout does not count."""
+    content = json.loads(json.dumps({name: value for name, value in document.items() if name != SEAL}))
     return {**content, SEAL: hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
 
 
-def problems_in(fields: Mapping[str, Any]) -> list[str]:
-    """What is missing from provenance.json or is not of its kind; that it is not what was written, if so."""
-    kinds = {
-        "format": (fields.get("format") == FORMAT, str(FORMAT)),
-        "adapter_sha256": (isinstance(fields.get("adapter_sha256"), str), "a SHA-256"),
-        "base": (_is_base(fields.get("base")), "name and tensors of the base"),
-        "config": (_is_config(fields.get("config")), "settings with the names of the head modules"),
-        "seed": (type(fields.get("seed")) is int, "a whole number"),
-        "modules": (_is_table(fields.get("modules")), "the settings of each module"),
+def _problems(document: Mapping[str, Any]) -> list[str]:
+    """Return what is missing or has another type, apart from the fields of the sections."""
+    config, labels = document.get("config"), document.get("labels")
+    heads = config.get("head_modules") if isinstance(config, dict) else None
+    different = labels is None or (_is_names(labels) and len({*labels}) == len(labels))
+    expected = {
+        "format": (document.get("format") == FORMAT, str(FORMAT)),
+        "adapter_sha256": (isinstance(document.get("adapter_sha256"), str), "a SHA-256"),
+        "base": (_is_base(document.get("base")), "name, precision and tensors of the base"),
+        "config": (_is_names(heads), "settings with the names of the head modules"),
+        "seed": (type(document.get("seed")) is int, "a whole number"),
+        "modules": (_is_table(document.get("modules"), (int, float)), "the settings of each module"),
+        "labels": (different, "a list of different names"),
+        "trainable": (isinstance(document.get("trainable", ""), str), "a text"),
+        "command": (isinstance(document.get("command", ""), str), "a text"),
+        SEAL: (document.get(SEAL) == sealed(document)[SEAL], "the SHA-256 of the other fields"),
     }
-    problems = [f"{name} is not {expected}" for name, (holds, expected) in kinds.items() if not holds]
-    whole = fields.get(SEAL) == sealed(fields)[SEAL]
-    return problems + ([] if whole else [f"{SEAL} is not the SHA-256 of the other fields"])
+    return [f"{name} is not {kind}" for name, (holds, kind) in expected.items() if not holds]
 
 
-def _settings(rank: int, alpha: float, *, rslora: bool) -> dict[str, float]:
-    return {"rank": rank, "alpha": alpha, "scaling": lora_scaling(alpha, rank, rslora=rslora)}
+def _section(kind: type[Section], name: str, document: Mapping[str, Any], problems: list[str]) -> Section:
+    """Read the fields of a section, and add a line to `problems` for each one of another type."""
+    section = {} if document.get(name) is None else document[name]
+    if not isinstance(section, dict):
+        problems.append(f"{name} is {section!r}, which is no object")
+        return kind()
+    types = {key: get_args(hint) for key, hint in get_type_hints(kind).items()}
+    wrong = [key for key in types if type(section.get(key)) not in types[key]]
+    problems += [f"{name}.{key} is {section[key]!r}, which is no {types[key][0].__name__}" for key in wrong]
+    return kind(**{key: section.get(key) for key in types if key not in wrong})
 
 
 def _describe(settings: Mapping[str, float] | None) -> str:
-    return "no adapter" if settings is None else ", ".join(f"{name} {value}" for name, value in sorted(settings.items()))
+    if settings is None:
+        return "no adapter"
+    return ", ".join(f"{name} {value}" for name, value in sorted(settings.items()))
 
 
 def _is_base(base: object) -> bool:
-    return isinstance(base, dict) and isinstance(base.get("name"), str) and _is_table(base.get("tensors"))
+    if not isinstance(base, dict) or not _is_table(base.get("tensors"), str):
+        return False
+    return isinstance(base.get("name"), str) and isinstance(base.get("precision", FULL), str)
 
 
-def _is_config(config: object) -> bool:
-    heads = config.get("head_modules") if isinstance(config, dict) else None
-    return isinstance(heads, list) and all(isinstance(head, str) for head in heads)
+def _is_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _is_table(table: object) -> bool:
-    return isinstance(table, dict) and all(isinstance(row, dict) for row in table.values())
+def _is_table(table: object, kind: type | tuple[type, ...]) -> bool:
+    rows = table.values() if isinstance(table, dict) else [None]
+    return all(isinstance(row, dict) and all(isinstance(v, kind) for v in row.values()) for row in rows)

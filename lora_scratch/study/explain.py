@@ -58,7 +58,7 @@ def explain(saved: TrainedAdapter, text: str, *, module: str | None = None) -> E
     model = saved.base.model
     name = find_layer(model, module)
     layer = adapter_layers(model)[name]
-    encoded = encode([checked], [0], saved.base.tokenizer, max_tokens=saved.noted("data", "max_tokens", int))
+    encoded = encode([checked], [0], saved.base.tokenizer, max_tokens=saved.max_tokens)
     ids = encoded.tokens.long()[None]  # (1, T)
     with recorded(layer) as calls:
         scores = {"adapter": _scores(model, ids, saved.labels)}

@@ -126,7 +126,7 @@ def test_adapter_of_a_quantized_base_is_saved_and_loaded_with_it(variant, tmp_pa
     quantize_base(again)
     load_adapter(again, tmp_path / "adapter")
     assert torch.equal(logits(again), logits(model))
-    assert read_provenance(tmp_path / "adapter")["base"]["precision"] == "nf4"
+    assert read_provenance(tmp_path / "adapter").base.precision == "nf4"
 
 
 def test_loading_on_a_base_in_another_precision_is_refused_and_says_so(tmp_path):

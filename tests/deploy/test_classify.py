@@ -14,6 +14,7 @@ from lora_scratch.deploy.classify import Classifier, windows
 from lora_scratch.fast import frozen_weights
 from lora_scratch.runs import TrainedAdapter, open_base
 from lora_scratch.runtime.precision import Precision
+from lora_scratch.serialization import DataRecord, Provenance
 
 FP32 = Precision(torch.float32, torch.device("cpu"))
 LABELS = ("no", "yes", "perhaps")
@@ -32,7 +33,7 @@ def saved(folder):
     inject(base.model, config := LoRAConfig(rank=4, alpha=8))
     for layer in adapter_layers(base.model).values():
         torch.nn.init.normal_(layer.lora_B)
-    return TrainedAdapter(base, config, LABELS, {"data": {"max_tokens": 32}})
+    return TrainedAdapter(base, config, Provenance(labels=LABELS, data=DataRecord(max_tokens=32)))
 
 
 def texts_of_uneven_length(count):
@@ -99,14 +100,17 @@ import torch
 from itertools import cycle, islice
 from pathlib import Path
 from lora_scratch.adapter import LoRAConfig, inject
-from lora_scratch.jobs import Classifier, TrainedAdapter, open_base
+from lora_scratch.deploy.classify import Classifier
+from lora_scratch.runs import TrainedAdapter, open_base
 from lora_scratch.runtime.memory import peak_bytes
 from lora_scratch.runtime.precision import Precision
+from lora_scratch.serialization import DataRecord, Provenance
 
 torch.set_num_threads(1)
 base = open_base(sys.argv[1])
 inject(base.model, config := LoRAConfig(rank=4, alpha=8))
-saved = TrainedAdapter(base, config, ("no", "yes", "perhaps"), {"data": {"max_tokens": 32}})
+rows = DataRecord(max_tokens=32)
+saved = TrainedAdapter(base, config, Provenance(labels=("no", "yes", "perhaps"), data=rows))
 classify = Classifier(saved, precision=Precision(torch.float32, torch.device("cpu")))
 peaks = []
 for count in (100, 10_000):

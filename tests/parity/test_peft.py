@@ -14,8 +14,7 @@ from support.adapter_loading import transformers_loads_adapters
 from support.families import logits, tiny, token_batch
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, merge_all
-from lora_scratch.serialization import load_adapter, save_adapter
-from lora_scratch.serialization.peft_format import adapter_file_tensors
+from lora_scratch.serialization import AdapterContents, load_adapter, save_adapter
 from lora_scratch.testing import TOLERANCE, move_adapter, relative_error
 
 peft = pytest.importorskip("peft")
@@ -92,7 +91,7 @@ def parameters(model):
     by_memory = {p.data_ptr(): p for p in model.parameters() if p.requires_grad}
     return {
         key: by_memory[t.data_ptr()]
-        for key, t in adapter_file_tensors(model, model._adapter_state.config.head_modules).items()
+        for key, t in AdapterContents.of(model).trained.items()
     }
 
 

@@ -156,12 +156,12 @@ def test_provenance_keeps_rank_alpha_scaling_and_dtype_of_the_file(tmp_path):
     """Per module, so they are not lost with adapter_config.json; and how the run started."""
     save_adapter(adapted(init="olora", rslora=True, rank_pattern={"k_lin": 3}), tmp_path / "a")
     provenance = read_provenance(tmp_path / "a")
-    module = provenance["modules"]["distilbert.transformer.layer.0.attention.k_lin"]
+    module = provenance.modules["distilbert.transformer.layer.0.attention.k_lin"]
     assert module["rank"] == 6
     assert module["scaling"] == pytest.approx(6 / 3**0.5)
     assert module["alpha"] / module["rank"] ** 0.5 == pytest.approx(module["scaling"])
-    assert provenance["dtypes"] == ["float32"]
-    assert provenance["config"]["init"] == "olora"
+    assert provenance.document["dtypes"] == ["float32"]
+    assert provenance.document["config"]["init"] == "olora"
 
 
 @pytest.mark.parametrize(

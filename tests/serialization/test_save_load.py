@@ -1,4 +1,4 @@
-"""lora_scratch/serialization/save_load.py: what is saved comes back bit for bit; what is damaged is refused and the model stays."""
+"""lora_scratch/serialization/{save,load,adapter_folder}.py: what is saved comes back bit for bit; damage is refused."""
 
 import errno
 import hashlib
@@ -19,8 +19,8 @@ from torch import nn
 from lora_scratch.adapter import LoRAConfig, adapter_layers, disabled, inject, is_adapted, merge_all, remove_adapter
 from lora_scratch.errors import AdapterFileError, BaseMismatchError, LoraScratchError
 from lora_scratch.serialization import load_adapter, read_provenance, save_adapter
+from lora_scratch.serialization.adapter_folder import _read_json as read_json
 from lora_scratch.serialization.provenance import sealed
-from lora_scratch.serialization.save_load import _read_json as read_json
 from lora_scratch.testing import move_adapter
 
 WEIGHTS, CONFIG, PROVENANCE = "adapter_model.safetensors", "adapter_config.json", "provenance.json"
@@ -174,11 +174,11 @@ class TestFolder:
         model = adapted(seed=5)
         place = save_adapter(model, tmp_path / "a", base_model="x/y", notes={"labels": ["joy"]}, card="# mine\n")
         history = read_provenance(place)
-        assert history["adapter_sha256"] == hashlib.sha256((place / WEIGHTS).read_bytes()).hexdigest()
-        assert history["base"]["name"] == "x/y"
-        assert history["seed"] == 5
-        assert history["labels"] == ["joy"]
-        assert history["modules"] == {name: {"rank": 4, "alpha": 6, "scaling": 1.5} for name in adapter_layers(model)}
+        assert history.adapter_sha256 == hashlib.sha256((place / WEIGHTS).read_bytes()).hexdigest()
+        assert history.base.name == "x/y"
+        assert history.seed == 5
+        assert history.labels == ("joy",)
+        assert history.modules == {name: {"rank": 4, "alpha": 6, "scaling": 1.5} for name in adapter_layers(model)}
         assert (place / "README.md").read_text(encoding="utf-8") == "# mine\n"
 
     def test_saving_twice_gives_the_same_bytes(self, tmp_path):
@@ -488,7 +488,7 @@ class TestConfig:
         """Two labels in each other's place: the tensors are the same and every answer is wrong."""
         notes = {"labels": ["joy", "anger"], "more": {"b": (1, 2.5), "a": "ü"}}
         place = save_adapter(adapted(), tmp_path / "a", notes=notes)
-        assert read_provenance(place)["more"] == {"b": [1, 2.5], "a": "ü"}
+        assert read_provenance(place).as_json()["more"] == {"b": [1, 2.5], "a": "ü"}
         text = (place / PROVENANCE).read_text(encoding="utf-8")
         (place / PROVENANCE).write_text(json.dumps(json.loads(text)))  # another layout is no other content
         read_provenance(place)

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.damage import damage_bytes, damage_place, reseal
 
+from lora_scratch.serialization.adapter_folder import CARD, CONFIG, PROVENANCE, WEIGHTS
 from lora_scratch.serialization.provenance import sealed
-from lora_scratch.serialization.save_load import CARD, CONFIG, PROVENANCE, WEIGHTS
 
 Kind = Callable[[Path, random.Random], str]
 

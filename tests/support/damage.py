@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from lora_scratch.serialization.adapter_folder import PROVENANCE, WEIGHTS
 from lora_scratch.serialization.provenance import sealed
-from lora_scratch.serialization.save_load import PROVENANCE, WEIGHTS
 
 Damage = Callable[[bytearray, random.Random], None]
 

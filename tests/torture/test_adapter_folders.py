@@ -21,12 +21,11 @@ from support.damage import copy, told
 from support.families import logits, record, tiny
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
-from lora_scratch.adapter.state import adapter_state
 from lora_scratch.errors import AdapterFileError
 from lora_scratch.layers import DoRALinear
-from lora_scratch.serialization import load_adapter, problems_in_folder, save_adapter
-from lora_scratch.serialization.peft_format import adapter_file_tensors, without_wrapper_copies
-from lora_scratch.serialization.save_load import CONFIG, PROVENANCE, WEIGHTS
+from lora_scratch.serialization import AdapterContents, load_adapter, problems_in_folder, save_adapter
+from lora_scratch.serialization.adapter_folder import CONFIG, PROVENANCE, WEIGHTS
+from lora_scratch.serialization.peft_format import without_wrapper_copies
 from lora_scratch.testing import move_adapter
 
 peft = pytest.importorskip("peft")
@@ -115,7 +114,7 @@ def as_the_files_say(model: torch.nn.Module, folder: Path) -> str:
     stored = load((folder / WEIGHTS).read_bytes())
     fields = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     used = set()
-    for name, tensor in adapter_file_tensors(model, adapter_state(model).config.head_modules or []).items():
+    for name, tensor in AdapterContents.of(model).trained.items():
         assert torch.equal(tensor, stored[name].to(tensor.dtype)), f"{name} is not the file's"
         used.add(name)
     assert used == set(without_wrapper_copies(stored)), "tensors of the file are passed over"

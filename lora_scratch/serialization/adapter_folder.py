@@ -1,0 +1,114 @@
+"""The files of an adapter folder, read without a model. Every fault is an AdapterFileError that names the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from ..adapter.config import LoRAConfig
+from ..errors import AdapterFileError
+from .fingerprint import file_sha256
+from .peft_format import from_peft_config, heads_in, without_wrapper_copies
+from .provenance import REMEDY, Provenance
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PROVENANCE, CARD = "provenance.json", "README.md"
+
+
+def read_provenance(folder: Path) -> Provenance | None:
+    """Read provenance.json. Return None for a folder that another tool wrote.
+
+    Raises:
+        AdapterFileError: it is there and is not what `save_adapter` writes.
+    """
+    path = folder / PROVENANCE
+    return Provenance.from_json(_read_json(path), where=str(path)) if os.path.lexists(path) else None
+
+
+def read_tensors(folder: Path, provenance: Provenance | None) -> dict[str, Tensor]:
+    """Read the tensors, all finite.
+
+    Raises:
+        AdapterFileError: no such file, not a whole safetensors file, other bytes than those that were
+            written, NaN or inf inside.
+    """
+    path = folder / WEIGHTS
+    content = _read(path)
+    tensors = _parse(content, path)
+    problems = [fault for name, tensor in tensors.items() if (fault := _fault(name, tensor))]
+    if provenance and provenance.adapter_sha256 != file_sha256(content):
+        problems.append(f"its SHA-256 is not the one in {PROVENANCE}")
+    if problems:
+        raise AdapterFileError(problems, where=str(path), remedy=REMEDY)
+    return without_wrapper_copies(tensors)
+
+
+def read_unchecked_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read the tensors, whatever their values are.
+
+    Raises:
+        AdapterFileError: no such file, or not a whole safetensors file.
+    """
+    return without_wrapper_copies(_parse(_read(folder / WEIGHTS), folder / WEIGHTS))
+
+
+def read_config(folder: Path, tensors: Mapping[str, Tensor], provenance: Provenance | None) -> LoRAConfig:
+    """Read adapter_config.json. The head modules come from provenance.json, or else from the tensors.
+
+    Raises:
+        AdapterFileError: a field of another kind of adapter, or a value out of bounds.
+    """
+    path = folder / CONFIG
+    fields = _read_json(path)
+    try:
+        heads = list(provenance.head_modules) if provenance else heads_in(tensors, bias=fields.get("bias", "none"))
+        return from_peft_config(fields, head_modules=heads)
+    except AdapterFileError as error:
+        raise AdapterFileError(error.problems, where=str(path)) from error
+
+
+def _parse(content: bytes, path: Path) -> dict[str, Tensor]:
+    try:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError, OverflowError) as error:
+        raise AdapterFileError([f"not a whole safetensors file ({error})"], where=str(path), remedy=REMEDY) from error
+
+
+def _fault(name: str, tensor: Tensor) -> str | None:
+    if tensor.is_complex() or (tensor.is_floating_point() and tensor.itemsize < 2):
+        return f"{name} is {tensor.dtype}, expected float32, float16 or bfloat16"  # torch has no isfinite of float8
+    return None if tensor.isfinite().all() else f"{name} holds NaN or inf"
+
+
+def _read(path: Path) -> bytes:
+    """Return the bytes of a regular file: reading a pipe or a device could take for ever."""
+    expected = "an adapter folder as save_adapter or PEFT writes it"
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+        content = path.read_bytes() if regular else b""
+    except (OSError, ValueError) as error:  # ValueError: NUL in the name
+        reason = getattr(error, "strerror", error)
+        raise AdapterFileError([f"can't be read ({reason})"], where=str(path), expected=expected) from error
+    if not regular:
+        raise AdapterFileError(["not a regular file"], where=str(path), expected=expected)
+    return content
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, AdapterFileError):  # of _read, and a ValueError too
+            raise
+        raise AdapterFileError([f"not valid JSON ({error})"], where=str(path), remedy=REMEDY) from error
+    if not isinstance(content, dict):
+        raise AdapterFileError(["not a JSON object"], where=str(path), remedy=REMEDY)
+    return content
