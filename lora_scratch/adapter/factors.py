@@ -28,6 +28,30 @@ class LowRankSVD:
     V: Tensor
 
 
+@dataclass(frozen=True)
+class AdapterSummary:
+    """The figures of one adapted layer that its factors and ‖W‖ give.
+
+    Args:
+        update_norm, base_norm: ‖ΔW‖ and ‖W‖ (Frobenius).
+        relative_norm: ‖ΔW‖ / ‖W‖.
+        singular_values: of ΔW, falling, as many as the stored rank.
+        stable_rank: ‖ΔW‖² / σ₁², from 1 to the rank; 0 without an update.
+        effective_rank: exp of the entropy of σ / Σσ, from 1 to the rank; 0 without an update.
+        energy: the share of ‖ΔW‖² that the first 1, 2, ... singular values hold.
+    """
+
+    name: str
+    rank: int
+    update_norm: float
+    base_norm: float
+    relative_norm: float
+    singular_values: list[float]
+    stable_rank: float
+    effective_rank: float
+    energy: list[float]
+
+
 def update_factors(layer: AdapterLayer) -> tuple[Tensor, Tensor]:
     """A (rank, in) and B (out, rank) with ΔW = B A, in float64: the scaling, and DoRA's gains, are in B.
 

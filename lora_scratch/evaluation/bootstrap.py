@@ -1,4 +1,4 @@
-"""How far the difference between two models could be off: bootstrap intervals over rows drawn again, both models together.
+"""Bootstrap confidence intervals of the difference between two models on the same rows.
 
 Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile intervals).
 """
@@ -16,50 +16,58 @@ from .metrics import measure
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-BATCH_NUMBERS = 2**22  # of rows in memory at a time
+BATCH_NUMBERS = 2**22  # resampled numbers in memory at a time
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference, adapted minus baseline, and the bounds between which it lies with the stated confidence."""
+    """A difference, adapted minus baseline, and its confidence bounds."""
 
     value: float
     low: float
     high: float
 
 
+@dataclass(frozen=True)
+class Differences:
+    """The intervals of accuracy, macro-F1 and mean cross entropy."""
+
+    accuracy: Interval
+    macro_f1: Interval
+    loss: Interval
+
+
 def paired_intervals(
     before: Tensor, after: Tensor, labels: Tensor, *, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, Interval]:
-    """95 % percentile intervals of after − before for accuracy, macro-F1 and mean cross entropy, under those names.
+) -> Differences:
+    """Return the 95 % percentile intervals of after − before.
 
-    A resample draws n rows with replacement and takes both models' answers to them: what makes a row hard for both cancels.
-    Accuracy and macro-F1 depend on a row only through (label, answer before, answer after), so the number of times that
-    each such triple is drawn is drawn instead, from the multinomial distribution: the same law without n·resamples draws.
-    A single row, or rows that all differ alike, give an interval of no width: they show no spread, not certainty.
+    A resample draws n rows with replacement and takes both models' predictions for them, so what makes
+    a row hard for both models cancels. Accuracy and macro-F1 depend on a row only through the triple
+    (label, prediction before, prediction after). So the counts of the triples are drawn instead, from the
+    multinomial distribution: the same law without n · resamples draws. One row, or rows that all differ by
+    the same amount, give an interval of no width. That shows no spread; it does not show certainty.
 
-    Shape: before, after (n, C) logits, labels (n,).
-
-    Raises:
-        DataError: no rows, logits that are not finite, or labels that do not fit.
+    Shape: before, after (n, C) logits, labels (n,). Errors as `measure`.
     """
     first, second = measure(before, labels), measure(after, labels)
     rng = np.random.default_rng(seed)
     accuracy, macro_f1 = _redrawn(before, after, labels, resamples=resamples, rng=rng)
     losses = [F.cross_entropy(logits.double(), labels, reduction="none").numpy() for logits in (before, after)]
-    return {
-        "accuracy": _interval(second.accuracy - first.accuracy, accuracy),
-        "macro_f1": _interval(second.macro_f1 - first.macro_f1, macro_f1),
-        "loss": _interval(second.loss - first.loss, _redrawn_means(losses[1] - losses[0], resamples=resamples, rng=rng)),
-    }
+    loss = _redrawn_means(losses[1] - losses[0], resamples=resamples, rng=rng)
+    return Differences(
+        _interval(second.accuracy - first.accuracy, accuracy),
+        _interval(second.macro_f1 - first.macro_f1, macro_f1),
+        _interval(second.loss - first.loss, loss),
+    )
 
 
 def _redrawn(
     before: Tensor, after: Tensor, labels: Tensor, *, resamples: int, rng: np.random.Generator
 ) -> tuple[Array, Array]:
-    """The differences in accuracy and macro-F1 of every resample. Shape: (resamples,) twice."""
+    """Return the differences in accuracy and in macro-F1 of every resample. Shape: (resamples,) twice."""
     classes = before.shape[1]
     answers = np.stack([labels.numpy(), before.argmax(-1).numpy(), after.argmax(-1).numpy()], 1)  # (n, 3)
     triples, counts = np.unique(answers, axis=0, return_counts=True)
@@ -70,7 +78,7 @@ def _redrawn(
 
 
 def _macro_f1(drawn: Array, truth: NDArray[np.int64], answers: NDArray[np.int64], classes: int) -> Array:
-    """Mean over classes of 2·TP / (truly there + answered), 0 for a class of neither. Shape: drawn (R, K) -> (R,)."""
+    """Mean over classes of 2·TP / (support + predictions), 0 if both are 0. Shape: drawn (R, K) -> (R,)."""
     one_hot = np.eye(classes)
     hits = drawn @ (one_hot[truth] * one_hot[answers])  # (R, C)
     either = drawn @ (one_hot[truth] + one_hot[answers])  # (R, C)
@@ -79,20 +87,14 @@ def _macro_f1(drawn: Array, truth: NDArray[np.int64], answers: NDArray[np.int64]
 
 
 def _redrawn_means(values: Array, *, resamples: int, rng: np.random.Generator) -> Array:
-    """The mean of every resample. Shape: (n,) -> (resamples,)."""
+    """Return the mean of every resample. Shape: (n,) -> (resamples,)."""
     if len(values) == 1:
-        return values  # SciPy wants two
-    from scipy.stats import bootstrap  # a second, for those alone who ask
+        return values  # SciPy needs two
+    from scipy.stats import bootstrap  # slow to import
 
-    found = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=resamples,
-        batch=max(1, BATCH_NUMBERS // len(values)),
-        method="percentile",
-        rng=rng,
-    )
-    return np.asarray(found.bootstrap_distribution, dtype=np.float64)
+    batch = max(1, BATCH_NUMBERS // len(values))
+    result = bootstrap((values,), np.mean, n_resamples=resamples, batch=batch, method="percentile", rng=rng)
+    return np.asarray(result.bootstrap_distribution, dtype=np.float64)
 
 
 def _interval(value: float, redrawn: Array) -> Interval:

@@ -1,8 +1,10 @@
-"""Is the difference between two classifiers more than luck? A test on the rows where exactly one of them is right."""
+"""Significance: McNemar's exact test of two classifiers on the same rows, and Holm's correction for many tests."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -20,26 +22,25 @@ class McNemar:
 
 
 def mcnemar(before: Tensor, after: Tensor) -> McNemar:
-    """McNemar's test, exact: under the null hypothesis `fixed` is Binomial(fixed + broken, 1/2).
+    """McNemar's exact test: under the null hypothesis `fixed` is Binomial(fixed + broken, 1/2).
 
-    The rows must be the same in both, in the same order. Rows that both have right, or both wrong, say nothing about the
-    difference and do not enter. Without any discordant row p = 1.
+    Rows that both models have right, or both wrong, do not enter. Without any other row p = 1.
 
-    Shape: before, after (n,) bool, which rows are classified rightly.
+    Shape: before, after (n,) bool, which rows are classified correctly; the same rows in the same order.
 
     Raises:
         DataError: not two boolean vectors of one length.
 
-    Source: McNemar 1947, Note on the sampling error of the difference between correlated proportions or percentages,
-        Psychometrika 12(2), 153-157; the exact binomial form instead of its chi-squared approximation.
+    Source: McNemar 1947, Note on the sampling error of the difference between correlated proportions or
+        percentages, Psychometrika 12(2), 153-157; exact binomial form, no chi-squared approximation.
     """
     if before.dim() != 1 or before.shape != after.shape or {before.dtype, after.dtype} != {torch.bool}:
         raise DataError(
-            f"{_described(before)} against {_described(after)}",
+            f"{before.dtype} {tuple(before.shape)} against {after.dtype} {tuple(after.shape)}",
             where="McNemar",
             expected="right or wrong for the same rows twice: two torch.bool vectors of one length",
         )
-    from scipy.stats import binomtest  # a second, for those alone who ask
+    from scipy.stats import binomtest  # slow to import
 
     fixed, broken = int((after & ~before).sum()), int((before & ~after).sum())
     discordant = fixed + broken
@@ -47,5 +48,15 @@ def mcnemar(before: Tensor, after: Tensor) -> McNemar:
     return McNemar(fixed, broken, p_value)
 
 
-def _described(rows: Tensor) -> str:
-    return f"{rows.dtype} {tuple(rows.shape)}"
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the order given: for the i-th smallest of m the largest (m − j) · p₍ⱼ₎, j <= i.
+
+    Reject those below α: with probability 1 − α no rejection is false, however the tests depend on each other.
+
+    Source: Holm 1979, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
+        Statistics 6(2), 65-70.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    multiplied = (min(1.0, (len(order) - place) * p_values[i]) for place, i in enumerate(order))
+    adjusted = dict(zip(order, accumulate(multiplied, max), strict=True))
+    return [adjusted[i] for i in range(len(p_values))]

@@ -1,4 +1,4 @@
-"""From logits and labels to figures. scikit-learn counts, torch takes the cross entropy."""
+"""Metrics from logits and labels. scikit-learn counts; torch computes the cross entropy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import DataError
 
-LISTED_ROWS = 5  # enough rows to look at, few enough for one line
+LISTED_ROWS = 5  # rows that an error names
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """Precision, recall and F1 of one class, and how many rows truly have it."""
+    """Precision, recall and F1 of one class, and the number of rows with this label."""
 
     label: str
     precision: float
@@ -36,10 +36,10 @@ class ClassRow:
 
 
 def measure(logits: Tensor, labels: Tensor) -> Metrics:
-    """Accuracy, macro-F1 and cross entropy of `logits` against `labels`.
+    """Return accuracy, macro-F1 and cross entropy of `logits` against `labels`.
 
-    Macro-F1 is the plain mean over all C classes. A class that is neither predicted nor there counts as 0, as in
-    scikit-learn with `labels=range(C)` and `zero_division=0`: rare classes are not dropped from the mean.
+    Macro-F1 is the plain mean over all C classes. A class without a label or a prediction counts as 0, as in
+    scikit-learn with `labels=range(C)` and `zero_division=0`.
 
     Shape: logits (n, C), labels (n,).
 
@@ -56,17 +56,14 @@ def measure(logits: Tensor, labels: Tensor) -> Metrics:
 
 
 def per_class(logits: Tensor, labels: Tensor, names: Sequence[str]) -> list[ClassRow]:
-    """One row for every class, in the order of `names`; a figure that would divide by zero is 0.
+    """Return one row for every class, in the order of `names`; a figure that would divide by zero is 0.
 
-    Shape: logits (n, C), labels (n,), C names.
-
-    Raises:
-        DataError: no rows, logits that are not finite, or labels or names that do not fit.
+    Shape: logits (n, C), labels (n,), C names. Errors as `measure`.
     """
     _check(logits, labels)
     if len(names) != logits.shape[1]:
         raise DataError(f"{len(names)} names for {logits.shape[1]} classes", where="evaluation")
-    from sklearn.metrics import precision_recall_fscore_support  # half a second, for those alone who ask
+    from sklearn.metrics import precision_recall_fscore_support  # slow to import
 
     columns = precision_recall_fscore_support(
         labels.numpy(), logits.argmax(-1).numpy(), labels=range(len(names)), zero_division=0
@@ -78,12 +75,9 @@ def per_class(logits: Tensor, labels: Tensor, names: Sequence[str]) -> list[Clas
 
 
 def confusion(logits: Tensor, labels: Tensor) -> Tensor:
-    """Counts: true class by row, predicted class by column.
+    """Count the rows: true class by row, predicted class by column.
 
-    Shape: logits (n, C), labels (n,) -> (C, C) int64.
-
-    Raises:
-        DataError: no rows, logits that are not finite, or labels that do not fit.
+    Shape: logits (n, C), labels (n,) -> (C, C) int64. Errors as `measure`.
     """
     _check(logits, labels)
     from sklearn.metrics import confusion_matrix
@@ -93,27 +87,25 @@ def confusion(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Which rows are classified rightly. Shape: (n, C), (n,) -> (n,) bool."""
+    """Return which rows are classified correctly. Shape: (n, C), (n,) -> (n,) bool."""
     return logits.argmax(-1) == labels
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:
     if logits.dim() != 2 or labels.shape != logits.shape[:1]:
-        raise DataError(
-            f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)}", where="evaluation", expected="(n, C) and (n,)"
-        )
+        shapes = f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)}"
+        raise DataError(shapes, where="evaluation", expected="(n, C) and (n,)")
     if not logits.numel():
         raise DataError("no rows to measure", where="evaluation", expected="at least one")
     if bad := _rows_where(~logits.isfinite().all(-1)):
-        raise DataError(
-            f"logits that are not finite in {bad}", where="evaluation", remedy="train with a lower learning rate"
-        )
+        remedy = "train with a lower learning rate"
+        raise DataError(f"logits that are not finite in {bad}", where="evaluation", remedy=remedy)
     if bad := _rows_where((labels < 0) | (labels >= logits.shape[1])):
         raise DataError(f"no such class in {bad}", where="evaluation", expected=f"labels 0 to {logits.shape[1] - 1}")
 
 
 def _rows_where(wrong: Tensor) -> str:
-    """`rows 3, 17, ... (12 of 2000)`, counted from 0; empty if none is wrong."""
+    """Return `rows 3, 17, ... (12 of 2000)`, counted from 0; empty if none is wrong."""
     rows = wrong.nonzero().flatten().tolist()
     if not rows:
         return ""

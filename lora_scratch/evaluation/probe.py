@@ -1,6 +1,6 @@
-"""What the frozen features alone can do: a linear classifier on top of the untouched encoder.
+"""The linear probe: a linear classifier on the features of the frozen encoder.
 
-The rung below LoRA: what the adapter gains over it is what changing the features gained, not what a new head gained.
+It separates two gains: what an adapter gains over the probe comes from changed features, not from a new head.
 """
 
 from __future__ import annotations
@@ -16,33 +16,28 @@ from .regression import fit_regression
 
 
 def linear_probe(predictor: Predictor, train: Encoded, test: Encoded, *, progress: str = "") -> Tensor:
-    """log softmax(W z + b) of the test rows, with z the standardized frozen features and W, b fitted to the training rows.
+    """Return log softmax(W z + b) of the test rows: z the standardized frozen features, W and b fitted to `train`.
 
-    The features are the encoder's last hidden state, either at the first token ([CLS]), where the heads of DistilBERT,
-    BERT, RoBERTa and ELECTRA read, or as the mean over the row's tokens, which is stronger where nothing has trained [CLS].
-    Of the two it takes the one that tells more about a fifth of the training rows (regression.py): a probe with the weaker
-    one would be too easy to beat. A class without a training row gets about the probability of one row in the training set,
-    so that its loss is finite.
+    The features are the encoder's last hidden state at the first token ([CLS]), which the heads of DistilBERT,
+    BERT, RoBERTa and ELECTRA read, or its mean over the row's tokens, which is stronger where [CLS] was not
+    trained. The probe takes the one with the lower loss on a fifth of the training rows (regression.py).
+    A class without a training row gets about the probability of one row, so that its loss is finite.
 
     Shape: -> (n, C) float32, row i for row i of `test`; C is the model's number of labels.
 
     Args:
-        predictor: of the model as it is now, so probe before injecting or while disabled.
-        progress: what the progress bars say; none if empty.
-
-    Raises:
-        DataError: no rows, or features that are not finite.
+        predictor: its model must be the base: probe before `inject`, or with the adapter disabled.
+        progress: the text of the progress bars; no bars if empty.
     """
     model = predictor.model
     with evaluating(model):
-        features, of_test = (_features(predictor, rows, progress=progress) for rows in (train, test))
-    kind, found = fit_regression(features, train.labels, classes=int(model.config.num_labels))
-    return found.log_probabilities(of_test[kind])
+        features, test_features = (_features(predictor, rows, progress=progress) for rows in (train, test))
+    kind, regression = fit_regression(features, train.labels, classes=int(model.config.num_labels))
+    return regression.log_probabilities(test_features[kind])
 
 
 def _features(predictor: Predictor, encoded: Encoded, *, progress: str) -> tuple[Tensor, ...]:
-    """The encoder's output at the first token, and its mean over the row's tokens. Shape: (n, width) each."""
-
+    """Return the encoder's output at the first token, and its mean over the tokens. Shape: (n, width) each."""
     model = predictor.model
 
     def poolings(batch: Batch) -> Tensor:

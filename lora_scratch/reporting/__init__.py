@@ -1,4 +1,4 @@
-"""report.html: a run, a measurement, a comparison or an adapter's anatomy as one file that needs nothing beside it."""
+"""report.html: a run, a measurement, a comparison or an adapter's anatomy as one self-contained file."""
 
 from .anatomy import anatomy_page as anatomy_page
 from .page import Page as Page

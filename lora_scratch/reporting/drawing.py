@@ -1,4 +1,4 @@
-"""The drawings, by matplotlib, as inline SVG. Lines and letters have the page's own colour, so they suit light and dark."""
+"""Drawings by matplotlib as inline SVG. Lines and letters have the page's color, for light and dark themes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-INK = "#010203"  # stands for the page's colour until the drawing is done
+INK = "#010203"  # replaced by the page's color when the drawing is done
 COLOURS = ("#3b8ad9", "#e07b28", "#2fa36b", "#b45fc9", "#8a8f98", "#d94f6b", "#9c8a1f", "#1aa3a8")  # on white and on black
 HEAT = "#3b8ad9"
-WIDTH = 7.0  # inches, at 10 points a letter: still readable on a phone
+WIDTH = 7.0  # inches, with letters of 10 points: readable on a phone
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve and its name; `quiet` if it is only there to compare with."""
+    """A curve and its name; `quiet` for a line of reference."""
 
     name: str
     x: Sequence[float]
@@ -29,8 +29,8 @@ class Line:
 
 @contextmanager
 def _canvas(panels: int, height: float, salt: str) -> Iterator[tuple[Any, list[Any]]]:
-    """A figure with its axes side by side, in the page's colours."""
-    import matplotlib as mpl  # here: an extra, and slow to import
+    """Yield a figure with its axes in one row, in the page's colors."""
+    import matplotlib as mpl  # an extra, and slow to import
     from matplotlib.figure import Figure
 
     inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color")
@@ -44,19 +44,19 @@ def _canvas(panels: int, height: float, salt: str) -> Iterator[tuple[Any, list[A
 
 
 def svg(draw: Callable[[list[Any]], object], *, words: str, panels: int = 1, height: float = 3.2) -> str:
-    """What `draw` puts on its axes, as an <svg> element with `words` for those who can't see it."""
+    """Return what `draw` puts on its axes as an <svg> element; `words` is its label for screen readers."""
     content = io.StringIO()
     with _canvas(panels, height, words) as (figure, axes):
         draw(axes)
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     drawn = content.getvalue()
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
-    drawn = re.sub(r"<style[^>]*>.*?</style>", "", drawn, flags=re.DOTALL)  # it would hold for the whole page
+    drawn = re.sub(r"<style[^>]*>.*?</style>", "", drawn, flags=re.DOTALL)  # it would style the whole page
     return f'<svg role="img" aria-label={quoteattr(words)}{drawn[len("<svg") :]}'.replace(INK, "currentColor")
 
 
 def line_panel(axes: Any, lines: Sequence[Line], *, title: str, x: str, y: str) -> None:
-    """Curves over a common axis; dots where there are few points."""
+    """Draw curves over a common axis; with dots if there are few points."""
     for line, colour in zip(lines, _colours(len(lines)), strict=True):
         style = {"linestyle": "--", "color": INK, "alpha": 0.6} if line.quiet else {"color": colour}
         axes.plot(line.x, line.y, marker="." if len(line.x) < 25 and not line.quiet else "", label=line.name, **style)
@@ -78,10 +78,10 @@ def heat_panel(
     number: str | None = None,
     full: float | None = None,
 ) -> None:
-    """A grid whose cells are the bluer the larger; None is left blank.
+    """Draw a grid: the larger the value, the bluer the cell; None is blank.
 
     Args:
-        number: the format of the number in each cell, if they have one.
+        number: the format of the number in each cell; no numbers if None.
         full: the value of the darkest blue; the largest in the grid if None.
     """
     import numpy as np
@@ -90,7 +90,7 @@ def heat_panel(
     grid = np.array([[np.nan if value is None else value for value in row] for row in values], dtype=float)
     shades = LinearSegmentedColormap.from_list("shades", [HEAT + "00", HEAT + "e0"])
     top = full or (float(np.nanmax(grid)) if np.isfinite(grid).any() else 0.0)
-    extent = (0, grid.shape[1], grid.shape[0], 0)  # a picture inside the drawing: small however many cells there are
+    extent = (0, grid.shape[1], grid.shape[0], 0)  # a bitmap inside the SVG: small for any number of cells
     axes.imshow(grid, cmap=shades, vmin=0, vmax=top or 1.0, extent=extent, aspect="auto", interpolation="none")
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.set_xticks(*_ticks(columns), **({"rotation": 35, "ha": "right"} if sum(map(len, columns)) > 30 else {}))
@@ -103,7 +103,7 @@ def heat_panel(
 
 
 def bar_panel(axes: Any, values: Mapping[str, float], *, x: str, errors: Sequence[float] | None = None) -> None:
-    """Horizontal bars from top to bottom."""
+    """Draw horizontal bars, the first on top."""
     axes.barh([short(name) for name in values], list(values.values()), xerr=errors, color=COLOURS[0], ecolor=INK)
     axes.set(xlabel=x)
     axes.tick_params(axis="y", length=0, labelsize=8)
@@ -111,12 +111,12 @@ def bar_panel(axes: Any, values: Mapping[str, float], *, x: str, errors: Sequenc
 
 
 def short(name: str, width: int = 24) -> str:
-    """The name, its middle left out if it is long."""
+    """Return the name; the middle of a long one is cut out."""
     return name if len(name) <= width else f"{name[: width // 2 - 1]}…{name[-(width // 2) :]}"
 
 
 def _ticks(names: Sequence[str], most: int = 30) -> tuple[list[float], list[str]]:
-    """Where names stand, every so many of them if there are many."""
+    """Return the places and names of the ticks, at most `most` of them."""
     every = -(-len(names) // most)
     return [i + 0.5 for i in range(0, len(names), every)], [short(names[i]) for i in range(0, len(names), every)]
 

@@ -1,4 +1,4 @@
-"""How the adapter moved while it was trained, as pictures: from the lines of metrics.jsonl that hold `modules`."""
+"""How the adapter moved during training, as pictures, from the lines of metrics.jsonl with `modules`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TITLES = {"gradient": "gradient norm", "update": "update / weight"}
 
 
 def dynamics_section(steps: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """The section, if the run measured any modules."""
+    """Return the section, in a list; an empty list if the run measured no modules."""
     measured = [event for event in steps if event.get("modules")]
     if not measured:
         return []
@@ -26,9 +26,9 @@ def dynamics_section(steps: Sequence[Mapping[str, Any]]) -> list[Section]:
 
 
 def _growth(measured: Sequence[Mapping[str, Any]]) -> Picture:
-    """‖ΔW‖ of every module over the steps."""
+    """Draw ‖ΔW‖ of every module over the steps."""
     every = -(-len(measured) // COLUMNS)
-    kept = measured[::-1][::every][::-1]  # the last is one of them
+    kept = measured[::-1][::every][::-1]  # the last one included
     names, steps = list(kept[-1]["modules"]), [f"{event['step']:,}" for event in kept]
     grid = [[_number(event["modules"].get(name, {}).get("delta_weight")) for event in kept] for name in names]
     words = f"Heat map of ‖ΔW‖ of each of {len(names)} modules, at {len(kept)} steps up to step {steps[-1]}."
@@ -42,7 +42,7 @@ def _growth(measured: Sequence[Mapping[str, Any]]) -> Picture:
 
 
 def _medians(measured: Sequence[Mapping[str, Any]]) -> Picture:
-    """The median over the modules of gradient norm and update-to-weight ratio, of A and of B."""
+    """Draw the median over the modules of gradient norm and update-to-weight ratio, for A and for B."""
     at = [event["step"] for event in measured]
     curves = {
         f"{kind}_{factor}": [_median(event["modules"].values(), f"{kind}_{factor}") for event in measured]
@@ -56,7 +56,7 @@ def _medians(measured: Sequence[Mapping[str, Any]]) -> Picture:
             line_panel(panel, [Line(f, at, curves[f"{kind}_{f}"]) for f in "AB"], title=title, x="step", y="")
             panel.set_yscale("log", nonpositive="mask")
             panel.yaxis.set_major_formatter("{x:g}")  # the usual labels are formulas
-            panel.minorticks_off()  # which take longer to place than all the rest to draw
+            panel.minorticks_off()  # slow to place
 
     header = ["step", *(f"{title} of {factor}" for title in TITLES.values() for factor in "AB")]
     cells = [[f"{step:,}", *(f"{curves[key][i]:.3g}" for key in curves)] for i, step in enumerate(at)]
@@ -64,21 +64,21 @@ def _medians(measured: Sequence[Mapping[str, Any]]) -> Picture:
 
 
 def _median(modules: Any, key: str) -> float:
-    values = [value for each in modules if (value := _number(each[key])) is not None]
+    values = [value for module in modules if (value := _number(module[key])) is not None]
     return median(values) if values else math.nan
 
 
 def _number(value: Any) -> float | None:
-    """A figure that is not finite stands in the log as its name."""
+    """Return the figure, or None if it is not finite: the log then holds text."""
     return float(value) if isinstance(value, float | int) else None
 
 
 def _places(names: Sequence[str]) -> list[str]:
-    """`3 q_lin` for each module: the number of its layer, and what it is called there."""
+    """Return `3 q_lin` for each module: the number of its layer and its name there."""
     return [f"{depth(name)} {kind}" for name, kind in projections(names).items()]
 
 
 def _thinned(names: Sequence[str], most: int = 12) -> list[str]:
-    """Every so many names, the others left empty."""
+    """Keep at most `most` names, evenly spaced; the others become empty."""
     every = -(-len(names) // most)
     return [short(name) if i % every == 0 else "" for i, name in enumerate(names)]

@@ -1,4 +1,4 @@
-"""A page: sections of sentences, pictures and tables, filled into page.html. Every text is escaped there."""
+"""A page: sections of sentences, pictures and tables for the template page.html, which escapes every text."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TEMPLATE = "page.html"
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing, what it shows in words, and the figures in it.
+    """A drawing, the same in words, and its figures as a table.
 
     Args:
-        svg: an <svg> element. It is put into the page as it stands: only `drawing.svg` makes one.
+        svg: an <svg> element, not escaped: only `drawing.svg` may make one.
     """
 
     title: str
@@ -31,7 +31,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Listing:
-    """A table under a heading; `texts` if its cells are words rather than figures."""
+    """A table under a heading; `texts` if its cells hold text, not figures."""
 
     title: str
     table: Table
@@ -50,7 +50,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A title, the answer (a word and a sentence), the sections, and a last line that says where it all comes from."""
+    """A title, the answer (a word and a sentence), the sections, and a last line with the source."""
 
     title: str
     answer: tuple[str, str]
@@ -59,41 +59,34 @@ class Page:
 
 
 def missing_packages() -> list[str]:
-    """What has to be installed before a page can be made."""
+    """Return the packages that a page needs and that are not installed."""
     return missing("report")
 
 
 def check_installed(flag: str) -> None:
-    """Refuse `flag` before the work whose page could not be made.
-
-    Raises:
-        ConfigError: a package of the extra `report` is not installed.
-    """
+    """Raise a ConfigError about `flag` if a package of the extra `report` is not installed."""
     if absent := missing_packages():
         raise ConfigError(f"{' and '.join(absent)} not installed", where=flag, remedy=REMEDY)
 
 
 def page_html(page: Page) -> str:
-    """The page as one HTML document: no script, nothing from anywhere else."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # here: an extra
+    """Return the page as one HTML document: no script, no outside resources."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # an extra
 
+    loader = PackageLoader("lora_scratch", "reporting")
     environment = Environment(
-        loader=PackageLoader("lora_scratch", "reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template(TEMPLATE).render(page=page)
 
 
 def write_page(path: Path, page: Page) -> None:
-    """Write the page to `path`, whole or not at all."""
+    """Write the page to `path` atomically."""
     write_text(path, page_html(page))
 
 
 def write_page_if_possible(path: Path, make: Callable[[], Page]) -> str:
-    """Write the page if its packages are there; either way a line that says what came of it."""
+    """Write the page if its packages are installed. Return a line that says whether it was written."""
     if absent := missing_packages():
         return f"{path} was not written: {' and '.join(absent)} not installed; {REMEDY}"
     write_page(path, make())

@@ -21,37 +21,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..adapter.factors import LowRankSVD, low_rank_svd, update_factors, weight_out_in
+from ..adapter.factors import AdapterSummary, LowRankSVD, low_rank_svd, update_factors, weight_out_in
 from ..adapter.state import adapter_layers
 from ..adapter.targets import layer_index
 from ..layers import AdapterLayer
 
 LEADING = 10  # leading directions of the adapted weight that are looked at for intruders
 INTRUDER_COSINE = 0.6  # below this a direction counts as new: it resembles no direction of the base
-
-
-@dataclass(frozen=True)
-class AdapterSummary:
-    """The figures of one adapted layer that its factors and ‖W‖ give.
-
-    Args:
-        update_norm, base_norm: ‖ΔW‖ and ‖W‖ (Frobenius).
-        relative_norm: ‖ΔW‖ / ‖W‖.
-        singular_values: of ΔW, falling, as many as the stored rank.
-        stable_rank: ‖ΔW‖² / σ₁², from 1 to the rank; 0 without an update.
-        effective_rank: exp of the entropy of σ / Σσ, from 1 to the rank; 0 without an update.
-        energy: the share of ‖ΔW‖² that the first 1, 2, ... singular values hold.
-    """
-
-    name: str
-    rank: int
-    update_norm: float
-    base_norm: float
-    relative_norm: float
-    singular_values: list[float]
-    stable_rank: float
-    effective_rank: float
-    energy: list[float]
 
 
 @dataclass(frozen=True)

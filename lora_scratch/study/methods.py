@@ -12,10 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..evaluation import Metrics, measure
+from ..evaluation import Metrics, Report, measure
 from ..runs.logits import read_logits
 from ..runs.resume import REPORT
-from ..runtime.atomic import read_json
 
 FULL_RATE = "5e-5"  # the largest that Devlin et al. 2019 (BERT, appendix A.3) try; --flags_of sets another
 
@@ -89,13 +88,13 @@ class RunResult:
 
     step: Step
     metrics: Metrics
-    trained: int
-    file_bytes: int | None
-    seconds: float | None
-    cpu_seconds: float | None
-    memory_bytes: int | None
     logits: Tensor
     labels: Tensor
+    trained: int = 0
+    file_bytes: int | None = None
+    seconds: float | None = None
+    cpu_seconds: float | None = None
+    memory_bytes: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The figures without the rows: the data set may not be one to share."""
@@ -104,32 +103,22 @@ class RunResult:
 
 
 def read_run_result(step: Step, folder: Path) -> RunResult:
-    """What the finished run of the step says of it.
+    """Read the result of a step from its finished run.
 
     Raises:
         DataError, LoraScratchError: a file of the run is gone or damaged.
     """
     place, model = step.place(folder), RUNGS[step.rung].model
-    found, report = read_logits(place), read_json(place / REPORT)
-    train, probe = report["train"], report.get("probe") or {}
-    costs: dict[str, Any] = {
-        "baseline": dict.fromkeys(("file_bytes", "seconds", "cpu_seconds", "memory_bytes")) | {"trained": 0},
-        "probe": {
-            "trained": probe.get("parameters"),
-            "file_bytes": None,
-            "seconds": probe.get("seconds"),
-            "cpu_seconds": probe.get("cpu_seconds"),
-            "memory_bytes": None,
-        },
-        "adapted": {
-            "trained": report["parameters"]["trainable"],
-            "file_bytes": _size(place),
-            "seconds": train["seconds"],
-            "cpu_seconds": train["cpu_seconds"],
-            "memory_bytes": train["peak_memory_bytes"],
-        },
-    }[model]
-    return RunResult(step, measure(found[model], found["labels"]), **costs, logits=found[model], labels=found["labels"])
+    logits, report = read_logits(place), Report.read(place / REPORT)
+    costs: dict[str, Any] = {}
+    if model == "probe" and report.probe:
+        costs = {"trained": report.probe.parameters, "cpu_seconds": report.probe.cpu_seconds}
+    if model == "adapted" and report.train:
+        train = report.train
+        costs = {"trained": report.parameters.trainable, "file_bytes": _size(place), "seconds": train.seconds}
+        costs |= {"cpu_seconds": train.cpu_seconds, "memory_bytes": train.peak_memory_bytes}
+    labels = logits["labels"]
+    return RunResult(step, measure(logits[model], labels), logits=logits[model], labels=labels, **costs)
 
 
 def _size(place: Path) -> int:

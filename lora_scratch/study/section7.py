@@ -19,11 +19,11 @@ from torch import Tensor
 from ..adapter import adapter_layers
 from ..adapter.targets import layer_index
 from ..errors import ConfigError, ModelError
+from ..evaluation import Report
 from ..layers import AdapterLayer
 from ..model.families import FAMILIES
 from ..runs.resume import REPORT
 from ..runs.trained_adapter import open_adapter
-from ..runtime.atomic import read_json
 from ..runtime.seeds import named_generator
 from .subspace import (
     amplification,
@@ -165,13 +165,13 @@ def collect(folder: Path, plan: Plan, family: str, *, depth: int | None = None) 
 
 def accuracies(folder: Path, variant: Variant, seeds: Sequence[int]) -> Figures:
     """A variant's parameters, and its test accuracy with every seed."""
-    reports = [read_json(run_place(folder, variant, seed) / REPORT) for seed in seeds]
+    reports = [Report.read(run_place(folder, variant, seed) / REPORT) for seed in seeds]
     return {
         "kinds": variant.kinds,
         "rank": variant.rank,
-        "parameters": reports[0]["parameters"]["lora"],
-        "n": reports[0]["adapted"]["n"],
-        "accuracy": [report["adapted"]["accuracy"] for report in reports],
+        "parameters": reports[0].parameters.lora,
+        "n": reports[0].adapted.n,
+        "accuracy": [report.adapted.accuracy for report in reports],
     }
 
 

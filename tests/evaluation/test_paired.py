@@ -1,4 +1,4 @@
-"""lora_scratch/evaluation/paired.py: a changed model against the model as it was."""
+"""lora_scratch/evaluation/verdict.py, paired: a changed model against the model as it was."""
 
 import pytest
 import torch

@@ -3,12 +3,13 @@ import itertools
 import pytest
 import torch
 
+from lora_scratch.adapter.state import ParameterCount
 from lora_scratch.errors import ConfigError, DataError
 from lora_scratch.evaluation import (
     Interval,
     McNemar,
     Metrics,
-    build_report,
+    Report,
     changed_by_class,
     changed_rows,
     judge,
@@ -16,7 +17,6 @@ from lora_scratch.evaluation import (
     render,
     render_markdown,
     require,
-    with_texts,
 )
 
 
@@ -70,17 +70,17 @@ def test_require_refuses_a_requirement_that_there_is_not():
 def test_changed_rows_are_those_that_one_model_alone_has_right():
     """By hand: rows 1 and 2 fixed, row 3 broken, with number, truth and both answers."""
     found = changed_rows(BEFORE, AFTER, LABELS, ("no", "yes"))
-    assert [(row.row, row.label, row.before, row.after) for row in found["fixed"]] == [
+    assert [(row.row, row.label, row.before, row.after) for row in found.fixed] == [
         (1, "yes", "no", "yes"),
         (2, "yes", "no", "yes"),
     ]
-    assert [(row.row, row.before, row.after) for row in found["broken"]] == [(3, "yes", "no")]
+    assert [(row.row, row.before, row.after) for row in found.broken] == [(3, "yes", "no")]
 
 
 def test_changed_rows_are_at_most_a_thousand_of_each_kind():
     """A report of a large data set stays one that can be opened."""
     found = changed_rows(BEFORE[1:2].repeat(1500, 1), AFTER[1:2].repeat(1500, 1), LABELS[1:2].repeat(1500), ("no", "yes"))
-    assert (len(found["fixed"]), found["fixed"][0].text, found["broken"]) == (1000, None, [])
+    assert (len(found.fixed), found.fixed[0].text, found.broken) == (1000, None, [])
 
 
 def test_changed_by_class_counts_by_the_true_label():
@@ -112,25 +112,23 @@ def test_length_slices_of_six_rows_are_those_worked_by_hand():
     assert (second.n, second.baseline, second.adapted, second.fixed, second.broken) == (2, 0.5, 0.5, 1, 1)
 
 
-def report(*, texts=None, **changes):
-    parameters = {"total": 100, "trainable": 3, "lora": 2, "head": 1}
-    arguments = {"baseline_logits": BEFORE, "adapted_logits": AFTER, "labels": LABELS, "names": ("no", "yes")}
-    built = build_report(**arguments, parameters=parameters, train=None, versions={}, command="", **changes)
-    return built if texts is None else with_texts(built, texts)
+def report(**changes):
+    parameters = ParameterCount(total=100, trainable=3, lora=2, head=1)
+    return Report.compare(BEFORE, AFTER, LABELS, names=("no", "yes"), parameters=parameters, command="", **changes)
 
 
 def test_report_holds_verdict_differences_and_calibration():
     """What is always there, and what comes with texts, lengths and validation rows."""
     plain = report()
-    assert plain["verdict"]["word"] == "not shown"
-    assert plain["difference"].keys() == {"accuracy", "macro_f1", "loss"}
-    assert plain["calibration"].keys() == {"baseline", "adapted"}
-    assert "lengths" not in plain
-    full = report(texts=TEXTS, lengths=torch.arange(6) + 2, validation_logits=AFTER, validation_labels=LABELS)
-    assert [row["text"] for row in full["changed"]["fixed"]] == ["bb", "c"]
-    assert full["changed"]["broken"][0]["text"] == "<script>"
-    assert full["calibration"]["tempered"]["loss"] < full["adapted"]["loss"]  # the same rows here, so it has to be
-    assert sum(each["n"] for each in full["lengths"]) == 6
+    assert plain.verdict.word == "not shown"
+    assert plain.as_json()["difference"].keys() == {"accuracy", "macro_f1", "loss"}
+    assert plain.as_json()["calibration"].keys() == {"baseline", "adapted"}
+    assert "lengths" not in plain.as_json()
+    full = report(texts=TEXTS, lengths=torch.arange(6) + 2, validation=(AFTER, LABELS))
+    assert [row.text for row in full.changed.fixed] == ["bb", "c"]
+    assert full.changed.broken[0].text == "<script>"
+    assert full.calibration.tempered.loss < full.adapted.loss  # the same rows here, so it has to be
+    assert sum(part.n for part in full.lengths) == 6
 
 
 @pytest.mark.parametrize("draw", [render, render_markdown])
@@ -157,9 +155,3 @@ def test_report_refuses_texts_or_lengths_of_other_rows(extra):
     """Row 3 of one list is not row 3 of another."""
     with pytest.raises(DataError, match=r"report: \d (texts|lengths) for 6 rows"):
         report(**extra)
-
-
-def test_report_refuses_validation_logits_without_labels():
-    """No temperature is better than one that was silently not fitted."""
-    with pytest.raises(ConfigError, match="report: validation logits without labels"):
-        report(validation_logits=AFTER)

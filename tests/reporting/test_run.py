@@ -27,7 +27,7 @@ def outline(html):
 
 def test_page_has_the_verdict_first_and_every_section(page):
     """What a reader looks for, in the order of the questions."""
-    assert page.answer == ("better", report()["verdict"]["sentence"])
+    assert page.answer == ("better", report().verdict.sentence)
     assert [section.title for section in page.sections] == [
         "The answer in figures",
         "Training",
@@ -52,7 +52,7 @@ def test_page_keeps_text_of_rows_and_labels_as_text(html, outline):
     assert outline.all("script") == []
     assert "<script" not in html.lower()
     shown = "".join(outline.words)
-    assert f"row {report()['changed']['fixed'][0]['row']} {EVIL}" in shown
+    assert f"row {report().changed.fixed[0].row} {EVIL}" in shown
     assert f"Run {EVIL}" in shown
 
 
@@ -78,8 +78,8 @@ def test_every_picture_has_words_and_its_figures_as_a_table(page, outline):
 def test_confusion_table_holds_the_counts_of_the_report(page):
     """Before, then after, truth by row."""
     (picture,) = next(section for section in page.sections if section.title == "Class by class").pictures
-    counts = report()["confusion"]
-    assert [list(map(int, row[1:])) for row in picture.table.rows] == counts["baseline"] + counts["adapted"]
+    counts = report().confusion
+    assert [list(map(int, row[1:])) for row in picture.table.rows] == counts.baseline + counts.adapted
     assert picture.table.rows[2][0] == "before: 怒り"
 
 

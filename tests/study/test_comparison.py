@@ -17,7 +17,8 @@ def climb(rung, seed, *, right, rows=None, seconds=10.0, cpu=20.0, memory=3 * 2*
     """A run that has the rows of `right`, and no others, right."""
     answers = torch.where(torch.isin(torch.arange(ROWS), torch.tensor(list(right))), labels, 1 - labels)
     logits = torch.eye(2)[answers]
-    return RunResult(Step(rung, seed, rows), measure(logits, labels), 221_184, size, seconds, cpu, memory, logits, labels)
+    costs = (221_184, size, seconds, cpu, memory)
+    return RunResult(Step(rung, seed, rows), measure(logits, labels), logits, labels, *costs)
 
 
 def test_summarise_gives_mean_and_sample_deviation_of_the_seeds():

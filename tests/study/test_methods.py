@@ -4,18 +4,21 @@ import json
 
 import pytest
 import torch
+from support.report_pages import report
 
+from lora_scratch.adapter.state import ParameterCount
 from lora_scratch.errors import DataError
+from lora_scratch.evaluation import ProbeCost, TrainingCost
 from lora_scratch.runs.logits import write_logits
 from lora_scratch.study.methods import LADDER, RUNGS, Step, read_run_result
 
 LABELS = torch.tensor([0, 1, 2, 1])
 SAID = {"baseline": [0, 0, 0, 0], "probe": [0, 1, 0, 0], "adapted": [0, 1, 2, 0]}  # 1, 2 and 3 of 4 right
-REPORT = {
-    "probe": {"cpu_seconds": 7.0, "parameters": 12},
-    "parameters": {"trainable": 99},
-    "train": {"seconds": 20.0, "cpu_seconds": 30.0, "peak_memory_bytes": 1000},
-}
+REPORT = report(
+    probe=ProbeCost(cpu_seconds=7.0, parameters=12),
+    parameters=ParameterCount(total=1000, trainable=99, lora=50, head=49),
+    train=TrainingCost(20.0, 30.0, 100, 100, 5.0, 1000),
+)
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def folder(tmp_path):
         place = Step(rung, 0).place(tmp_path)
         (place / kind).mkdir(parents=True)
         (place / kind / "x.safetensors").write_bytes(bytes(size))
-        (place / "report.json").write_text(json.dumps(REPORT))
+        (place / "report.json").write_text(json.dumps(REPORT.as_json()))
         answers = {name: torch.eye(3)[torch.tensor(said)] for name, said in SAID.items()}
         write_logits(place, labels=LABELS, **answers)
     return tmp_path

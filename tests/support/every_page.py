@@ -44,7 +44,7 @@ def _comparison() -> Page:
 
 
 def _ablation() -> Page:
-    parts = [("module", each["name"]) for each in MODULES] + [("projection", "query"), ("layer", "0")]
+    parts = [("module", each.name) for each in MODULES] + [("projection", "query"), ("layer", "0")]
     named = [("without", *part) for part in parts] + [("only", *part) for part in parts[-2:]]
     named += [("strength", "all", strength) for strength in ("0", "0.5", "1", "1.5")]
     trials = [

@@ -2,50 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import torch
 import torch.nn.functional as F
 
-from lora_scratch.evaluation import build_report, with_texts
+from lora_scratch.adapter.factors import AdapterSummary
+from lora_scratch.adapter.state import ParameterCount
+from lora_scratch.evaluation import Report, TrainingCost
 
 EVIL = "<script>alert(1)</script> & $x_1$ </td>"
 LABELS = ["joy", EVIL, "怒り"]
 VOID = {"meta", "wbr", "link", "br", "img", "hr", "input"}
 
 
-def report(**extra):
-    """Forty rows, three classes, an adapter that is right far more often; rows and a label full of markup."""
+def report(**fields):
+    """Return the report of forty rows and three classes, with an adapter that is often right; text full of markup."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(3, (40,), generator=generator)
     noise = torch.randn(2, 40, 3, generator=generator)
-    found = build_report(
-        baseline_logits=noise[0],
-        adapted_logits=noise[1] + 4 * F.one_hot(labels, 3),
-        labels=labels,
+    compared = Report.compare(
+        noise[0],
+        noise[1] + 4 * F.one_hot(labels, 3),
+        labels,
         names=LABELS,
-        parameters={"total": 1000, "trainable": 80, "lora": 50, "head": 30},
-        train=dict.fromkeys(("seconds", "examples", "tokens", "examples_per_second", "peak_memory_bytes"), 100.0),
-        versions={"torch": "2"},
+        parameters=ParameterCount(total=1000, trainable=80, lora=50, head=30),
+        train=TrainingCost(100.0, 100.0, 100, 100, 1.0, 100),
         command=f"python train.py --dataset '{EVIL}'",
+        texts=[f"row {i} {EVIL}" for i in range(40)],
         lengths=torch.arange(40),
-        validation_logits=noise[1],
-        validation_labels=labels,
-        **extra,
+        validation=(noise[1], labels),
     )
-    return with_texts(found, [f"row {i} {EVIL}" for i in range(40)])
+    return replace(compared, **fields)
 
 
 def module(name, relative_norm=0.1):
-    """The figures of a module, as report.json holds them."""
-    figures = {
-        "update_norm": 1.0,
-        "base_norm": 10.0,
-        "relative_norm": relative_norm,
-        "stable_rank": 1.5,
-        "effective_rank": 2.0,
-    }
-    return {"name": name, "rank": 2, "singular_values": [0.9, 0.4], "energy": [0.8, 1.0], **figures}
+    """Return the figures of an adapted module."""
+    return AdapterSummary(
+        name=name,
+        rank=2,
+        update_norm=1.0,
+        base_norm=10.0,
+        relative_norm=relative_norm,
+        singular_values=[0.9, 0.4],
+        stable_rank=1.5,
+        effective_rank=2.0,
+        energy=[0.8, 1.0],
+    )
 
 
 def events(steps=30):

@@ -1,9 +1,11 @@
 import unicodedata
+from dataclasses import replace
 
 import pytest
 import torch
 
-from lora_scratch.evaluation import build_report, render, render_markdown
+from lora_scratch.adapter.state import ParameterCount
+from lora_scratch.evaluation import Report, TrainingCost, render, render_markdown
 
 
 def logits(predictions):
@@ -12,22 +14,13 @@ def logits(predictions):
 
 def report(names=("joy", "fear", "love"), **changes):
     arguments = {
-        "baseline_logits": logits([0, 0, 0, 0, 0, 0, 1, 1]),
-        "adapted_logits": logits([0, 1, 2, 1, 1, 2, 0, 0]),
-        "labels": torch.tensor([0, 1, 2, 0, 1, 2, 0, 0]),
         "names": names,
-        "parameters": {"total": 67_768_324, "trainable": 813_314, "lora": 221_184, "head": 592_130},
-        "train": {
-            "seconds": 250.04,
-            "examples": 48_000,
-            "tokens": 1_040_000,
-            "examples_per_second": 192.0,
-            "peak_memory_bytes": 3 * 2**29,
-        },
-        "versions": {},
+        "parameters": ParameterCount(total=67_768_324, trainable=813_314, lora=221_184, head=592_130),
+        "train": TrainingCost(250.04, 900.0, 48_000, 1_040_000, 192.0, 3 * 2**29),
         "command": "",
     }
-    return build_report(**{**arguments, **changes})
+    before, after = logits([0, 0, 0, 0, 0, 0, 1, 1]), logits([0, 1, 2, 1, 1, 2, 0, 0])
+    return Report.compare(before, after, torch.tensor([0, 1, 2, 0, 1, 2, 0, 0]), **{**arguments, **changes})
 
 
 def cells(line):
@@ -72,13 +65,13 @@ def test_render_says_nothing_of_training_when_there_was_none(draw):
 def test_render_writes_p_so_that_it_is_never_zero(p, words):
     """No test gives a probability of zero: what underflowed is a bound."""
     found = report()
-    found["mcnemar"]["p_value"] = p
+    found = replace(found, mcnemar=replace(found.mcnemar, p_value=p))
     assert render(found).count(words) == 1
 
 
 def test_render_writes_trained_biases_when_there_are_some():
     """The parts add up to what is trained."""
-    found = report(parameters={"total": 1000, "trainable": 60, "lora": 30, "head": 20, "bias": 10})
+    found = report(parameters=ParameterCount(total=1000, trainable=60, lora=30, head=20, bias=10))
     assert row(render(found), "trained: biases") == ["trained: biases", "10", "1.00 %"]
 
 
@@ -94,9 +87,7 @@ def terminal_columns(line):
 @pytest.mark.parametrize("names", [("joy", "fear", "love"), ("x" * 300, "喜び" * 30, "é\n\x1b[31m")])
 def test_render_keeps_to_100_columns_with_columns_aligned(names):
     """Labels that are long, wide or hold control characters neither break a line nor push the figures aside."""
-    found = report(
-        names, probe_logits=logits([0] * 8), parameters={"total": 7 * 10**10, "trainable": 3, "lora": 2, "head": 1}
-    )
+    found = report(names, probe_logits=logits([0] * 8), parameters=ParameterCount(7 * 10**10, 3, 2, 1))
     text = render(found)
     lines = text.splitlines()
     assert max(map(terminal_columns, lines)) <= 100

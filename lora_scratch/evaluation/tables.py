@@ -1,0 +1,193 @@
+"""A report as text: `render` for the terminal, `render_markdown` for a model card. Both show the same tables."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from .bootstrap import Differences
+from .calibration import Calibrations
+from .mcnemar import McNemar
+from .report import Report, TrainingCost
+from .verdict import ChangedRow, LengthSlice
+
+WIDTH = 100  # columns of the terminal text, at most
+LABEL_WIDTH = 20  # columns of a label in a table; report.json holds the whole label
+LISTED_ROWS = 5  # changed rows of each kind; report.json holds more
+SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "loss": "loss (nats)"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text: a header and rows of the same length. The first column is aligned left, the others right."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def render(report: Report) -> str:
+    """Return the report as text of at most 100 columns, with some of the changed rows."""
+    parts = [*_parts(report, _aligned), *_changed(report)]
+    return "\n\n".join(part if "\n" in part else textwrap.fill(part, WIDTH) for part in parts)
+
+
+def render_markdown(report: Report) -> str:
+    """Return the report as Markdown, without rows: a model card is public, and the data set may be private."""
+    return "\n\n".join(_parts(report, markdown_table))
+
+
+def _parts(report: Report, draw: Callable[[Table], str]) -> Iterator[str]:
+    yield report.verdict.sentence
+    yield draw(scores_table(report))
+    yield mcnemar_line(report.mcnemar)
+    yield draw(difference_table(report.difference))
+    yield draw(calibration_table(report.calibration))
+    if report.lengths is not None:
+        yield draw(length_table(report.lengths))
+    yield "Per class: precision P, recall R and F1 of the baseline and, now, of the adapted model; rows fixed and broken"
+    yield draw(class_table(report))
+    yield draw(parameter_table(report))
+    if report.train is not None:
+        yield training_line(report.train)
+
+
+def _changed(report: Report) -> Iterator[str]:
+    changed, test = report.changed, report.mcnemar
+    for kind, rows, count in (("fixed", changed.fixed, test.fixed), ("broken", changed.broken, test.broken)):
+        if rows:
+            shown = rows[:LISTED_ROWS]
+            yield "\n".join([f"Rows {kind} ({len(shown)} of {count:,})", *map(_changed_line, shown)])
+
+
+def _changed_line(row: ChangedRow) -> str:
+    before, after, label = (_shortened(_printable(name)) for name in (row.before, row.after, row.label))
+    answers = f"  {row.row}: {before} -> {after}" + (f" (truth {label})" if row.after != row.label else "")
+    return answers if row.text is None else _shortened(f"{answers}  {_printable(row.text)}", WIDTH)
+
+
+def scores_table(report: Report) -> Table:
+    """Return the scores of the models and the change."""
+    models = {"baseline": report.baseline, "linear probe": report.linear_probe, "adapted": report.adapted}
+    measured = {name: metrics for name, metrics in models.items() if metrics is not None}
+    rows = [
+        [title, *(f"{getattr(m, score):.4f}" for m in measured.values()), _change(report.baseline, report.adapted, score)]
+        for score, title in SCORES.items()
+    ]
+    return Table([f"{report.adapted.n:,} rows", *measured, "adapted - baseline"], rows)
+
+
+def difference_table(difference: Differences) -> Table:
+    """Return the 95 % intervals of the change."""
+    intervals = {title: getattr(difference, score) for score, title in SCORES.items()}
+    rows = [[title, *(f"{number:+.4f}" for number in (i.value, i.low, i.high))] for title, i in intervals.items()]
+    return Table(["95 % interval", "adapted - baseline", "low", "high"], rows)
+
+
+def calibration_table(found: Calibrations) -> Table:
+    """Return calibration error and Brier score."""
+    models = {"baseline": found.baseline, "adapted": found.adapted}
+    if found.tempered:
+        models[f"adapted, T = {found.tempered.temperature:.3f}"] = found.tempered
+    rows = [[title, f"{model.ece:.4f}", f"{model.brier:.4f}"] for title, model in models.items()]
+    return Table(["calibration", "ECE", "Brier"], rows)
+
+
+def length_table(slices: Iterable[LengthSlice]) -> Table:
+    """Return both accuracies by the number of tokens."""
+    rows = []
+    for s in slices:
+        accuracy = (f"{s.baseline:.4f}", f"{s.adapted:.4f}")
+        rows.append([f"{s.shortest} to {s.longest} tokens", f"{s.n:,}", *accuracy, f"{s.fixed:,}", f"{s.broken:,}"])
+    return Table(["length", "rows", "accuracy before", "accuracy after", "fixed", "broken"], rows)
+
+
+def mcnemar_line(test: McNemar) -> str:
+    """Return the test and its figures as a sentence."""
+    p = f"p = {test.p_value:.4f}" if test.p_value >= 0.001 else f"p = {test.p_value:.1e}"
+    return (
+        f"McNemar's exact test, adapted against baseline: {test.fixed:,} rows fixed, {test.broken:,} broken, "
+        f"{p if test.p_value else 'p < 1e-300'}"  # 0 is an underflow
+    )
+
+
+def class_table(report: Report) -> Table:
+    """Return the scores of every class before and after."""
+    found = report.per_class
+    rows = [
+        [
+            _printable(before.label),
+            f"{before.support:,}",
+            *(f"{getattr(row, score):.4f}" for score in ("precision", "recall", "f1") for row in (before, after)),
+            _change(before, after, "f1"),
+            *(f"{count:,}" for count in counts),
+        ]
+        for before, after, *counts in zip(found.baseline, found.adapted, found.fixed, found.broken, strict=True)
+    ]
+    scores = [f"{score}{when}" for score in ("P", "R", "F1") for when in ("", " now")]
+    return Table(["class", "rows", *scores, "change", "fixed", "broken"], rows)
+
+
+def _change(before: object, after: object, score: str) -> str:
+    return f"{getattr(after, score) - getattr(before, score):+.4f}"
+
+
+def parameter_table(report: Report) -> Table:
+    """Return the numbers of parameters, and their share of all."""
+    counts = report.parameters
+    rows = {"all": counts.total, "trained": counts.trainable}
+    if counts.lora:  # else there is no adapter to tell apart
+        rows |= {"trained: LoRA": counts.lora, "trained: head": counts.head}
+    if counts.bias:
+        rows["trained: biases"] = counts.bias
+    cells = [[title, f"{count:,}", f"{100 * count / counts.total:.2f} %"] for title, count in rows.items()]
+    return Table(["parameters", "number", "of all"], cells)
+
+
+def training_line(train: TrainingCost) -> str:
+    """Return the cost of the training as a sentence."""
+    return (
+        f"Training: {train.examples:,} examples ({train.tokens:,} tokens), {train.seconds:,.1f} s, "
+        f"{train.examples_per_second:,.1f} examples/s, peak memory {train.peak_memory_bytes / 2**30:.2f} GiB"
+    )
+
+
+def _aligned(table: Table) -> str:
+    cells = [[_shortened(row[0]), *row[1:]] for row in (table.header, *table.rows)]
+    widths = [max(map(_columns, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(_padded(row[i], width, left=not i) for i, width in enumerate(widths)) for row in cells]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def markdown_table(table: Table) -> str:
+    """Return the table as Markdown, with Markdown's own characters escaped in the cells."""
+    rule = ["---", *["---:"] * (len(table.header) - 1)]
+    cells = [[re.sub(r"([\\|<*_`\[])", r"\\\1", cell) for cell in row] for row in table.rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (table.header, rule, *cells))
+
+
+def _printable(label: str) -> str:
+    """Return the label on one line, without control characters."""
+    return "".join(letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in label)
+
+
+def _columns(text: str) -> int:
+    """Count terminal columns: East Asian wide characters take two, combining marks none."""
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
+
+
+def _shortened(text: str, width: int = LABEL_WIDTH) -> str:
+    if len(text) <= 2 * width and _columns(text) <= width:
+        return text
+    text = text[: 2 * width]  # a row may hold megabytes
+    while _columns(text) > width - 3:
+        text = text[:-1]
+    return text + "..."
+
+
+def _padded(cell: str, width: int, *, left: bool) -> str:
+    space = " " * (width - _columns(cell))
+    return cell + space if left else space + cell

@@ -1,0 +1,49 @@
+"""Read plain JSON as typed dataclasses. Every key and every type is checked; an error names the place."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
+
+from ..errors import DataError
+
+
+def from_json(kind: Any, value: object, *, where: str) -> Any:
+    """Return `value`, as `json.loads` gives it, as an object of `kind`.
+
+    Args:
+        kind: a dataclass, list[T], dict[str, T], T | None, or int, float (finite) or str.
+        where: the place of `value`, for the error.
+
+    Raises:
+        DataError: a key is missing or unknown, or a value has another type.
+    """
+    arguments = get_args(kind)
+    if type(None) in arguments:
+        return None if value is None else from_json(arguments[0], value, where=where)
+    if is_dataclass(kind) and isinstance(value, dict):
+        return _from_fields(kind, value, where)
+    if get_origin(kind) is list and isinstance(value, list):
+        return [from_json(arguments[0], item, where=f"{where}[{i}]") for i, item in enumerate(value)]
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return {key: from_json(arguments[1], item, where=f"{where}.{key}") for key, item in value.items()}
+    if type(value) is kind and (kind is not float or math.isfinite(value)):  # type: ignore[arg-type]
+        return value
+    if kind is float and type(value) is int:
+        return value
+    raise DataError(f"found {value!r}", where=where, expected=_name(kind))
+
+
+def _from_fields(kind: Any, value: dict[str, Any], where: str) -> Any:
+    types = get_type_hints(kind)
+    known = {field.name: field.default is MISSING for field in fields(kind)}
+    if unknown := sorted(value.keys() - known.keys()):
+        raise DataError(f"unknown keys {', '.join(unknown)}", where=where, expected=", ".join(known))
+    if absent := [name for name, required in known.items() if required and name not in value]:
+        raise DataError(f"without {', '.join(absent)}", where=where)
+    return kind(**{name: from_json(types[name], item, where=f"{where}.{name}") for name, item in value.items()})
+
+
+def _name(kind: Any) -> str:
+    return "an object" if is_dataclass(kind) else str(getattr(kind, "__name__", kind))
