@@ -1,8 +1,8 @@
 """What an adapter learnt, module by module; or whether its folder is what it should be.
 
-python scripts/inspect_adapter.py checkpoints/demo/adapter
-python scripts/inspect_adapter.py checkpoints/demo/adapter --json anatomy.json --html anatomy.html --figures pictures
-python scripts/inspect_adapter.py checkpoints/demo/adapter --verify --model demo      exit code 1 if anything is wrong
+    lora-scratch inspect checkpoints/demo/adapter
+    lora-scratch inspect checkpoints/demo/adapter --json anatomy.json --html anatomy.html --figures pictures
+    lora-scratch inspect checkpoints/demo/adapter --verify --model demo      exit code 1 if anything is wrong
 
 Columns, dW the update and W the base weight:
   |dW|/|W|    how large the update is (Frobenius norms)
@@ -23,6 +23,8 @@ from typing import Any
 from lora_scratch.errors import AdapterFileError, ConfigError, printable
 from lora_scratch.reporting import anatomy_page, check_installed, write_page
 from lora_scratch.runs import (
+    add_adapter,
+    add_shared,
     argument_parser,
     check_file,
     check_given,
@@ -41,11 +43,9 @@ COLUMNS = f"{'rank':>5} {'|dW|/|W|':>9} {'stable':>7} {'effective':>9} {'aligned
 def main() -> None:
     """The table, or the problems."""
     parser = argument_parser(__doc__)
-    parser.add_argument("adapter", help="adapter folder, as scripts/train.py writes it")
-    parser.add_argument("--model", help="base model, if not the one the adapter names")
-    parser.add_argument("--json", metavar="FILE", help="write every figure to this file too, singular values among them")
-    parser.add_argument("--html", metavar="FILE", help="draw a page to this file too; needs the extra `report`")
-    parser.add_argument("--figures", metavar="DIR", help="draw pictures to this folder; needs matplotlib")
+    add_adapter(parser)
+    add_shared(parser, "json", "html", json={"help": "write every figure and singular value to this file too"})
+    parser.group("results").add_argument("--figures", metavar="DIR", help="draw pictures to this folder; needs matplotlib")
     parser.add_argument("--verify", action="store_true", help="report all that is wrong instead; the base only with --model")
     options = parser.parse_args()
     check_given(parser, options)
@@ -62,8 +62,7 @@ def main() -> None:
     if options.figures:
         draw(rows, Path(options.figures))
     if options.html:
-        modules = [asdict(row) for row in rows]
-        write_page(Path(options.html), anatomy_page(modules, title=printable(f"Anatomy of {options.adapter}")))
+        write_page(Path(options.html), anatomy_page(rows, title=printable(f"Anatomy of {options.adapter}")))
     if options.json:
         write_json(Path(options.json), {"modules": [asdict(row) for row in rows], "shares": shares})
 

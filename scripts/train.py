@@ -1,11 +1,13 @@
 """Adapt a pretrained classifier to a new task with LoRA, and say what that gained over the frozen model.
 
-    python scripts/train.py                                     the embedded demo: offline, under a minute
-    python scripts/train.py --preset emotion                    DistilBERT SST-2 to six emotions, from the hub
-    python scripts/train.py --model DIR --dataset DIR --rank 8 --alpha 16 --targets q_lin k_lin v_lin
-    python scripts/train.py --resume checkpoints/<run>          goes on where a run was stopped or killed
-    python scripts/train.py --trainable all --learning_rate 1e-4    full fine-tuning, to compare with
-    torchrun --nproc_per_node 2 scripts/train.py                two processes share every batch
+    lora-scratch train                                     the embedded demo: offline, under a minute
+    lora-scratch train --preset emotion                    DistilBERT SST-2 to six emotions, from the hub
+    lora-scratch train --model DIR --dataset DIR --rank 8 --alpha 16 --targets q_lin k_lin v_lin
+    lora-scratch train --config job.yaml --epochs 1        flags from a file; those typed count more
+    lora-scratch train --resume checkpoints/<run>          resume a run that was stopped or killed
+    lora-scratch train --trainable all --learning_rate 1e-4    full fine-tuning, to compare with
+    torchrun --nproc_per_node 2 -m lora_scratch train      two processes share every batch
+    python scripts/train.py                                the same from a checkout
 
 Writes checkpoints/<run>/: config.json, metrics.jsonl, state/ (what a resume needs), adapter/ (best by validation, loads in
 PEFT) and, last, logits.safetensors, report.json and report.html. Ctrl-C and SIGTERM save first.
@@ -14,33 +16,43 @@ PEFT) and, last, logits.safetensors, report.json and report.html. Ctrl-C and SIG
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import process_time
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lora_scratch.adapter import NF4, LoRAConfig, QuantizationReport, count_parameters, disabled, is_adapted, quantize_base
+from lora_scratch.adapter import (
+    NF4,
+    LoRAConfig,
+    QuantizationReport,
+    count_parameters,
+    disabled,
+    is_adapted,
+    quantize_base,
+)
 from lora_scratch.data import Encoded, Splits, collate, plan_batches
 from lora_scratch.errors import printable
 from lora_scratch.evaluation import (
     Metrics,
     Predictor,
-    build_report,
+    ProbeCost,
+    Report,
+    TrainingCost,
     linear_probe,
     render,
     render_markdown,
     versions,
-    with_texts,
 )
 from lora_scratch.model import Base
 from lora_scratch.model.sharding import shard_base
 from lora_scratch.reporting import run_page, write_page_if_possible
 from lora_scratch.runs import (
     ALL,
+    TRAIN_OPTIONS,
     DataOptions,
     ModelOptions,
     RunOptions,
@@ -66,7 +78,7 @@ from lora_scratch.runtime.atomic import write_json, write_text
 from lora_scratch.runtime.device import resolve_device, use_threads
 from lora_scratch.runtime.distributed import is_main, is_sharded, world_size
 from lora_scratch.runtime.precision import Precision, resolve_precision
-from lora_scratch.serialization import fingerprint, save_adapter
+from lora_scratch.serialization import fingerprint, read_provenance, save_adapter
 from lora_scratch.study.anatomy import summarize_adapter
 from lora_scratch.training import (
     Checkpoints,
@@ -78,76 +90,86 @@ from lora_scratch.training import (
     train,
 )
 
-OPTIONS = (ModelOptions, DataOptions, LoRAConfig, TrainingConfig, RunOptions)
-MEASURED = ("baseline", "probe", "adapted")  # the models whose logits a run keeps
+IN_PROCESSES = True
+HISTORY = ("labels", "data", "training", "trainable", "versions", "command")  # in config.json and provenance.json
+
+
+class Options(NamedTuple):
+    """Every option of the command, one dataclass a subject."""
+
+    model: ModelOptions
+    data: DataOptions
+    adapter: LoRAConfig
+    training: TrainingConfig
+    run: RunOptions
+
+
+class EncodedSplits(NamedTuple):
+    """The token ids of the rows."""
+
+    train: Encoded
+    validation: Encoded
+    test: Encoded
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run works with: options, texts, token ids, the base, and what four bits changed in it."""
+
+    options: Options
+    precision: Precision
+    splits: Splits
+    encoded: EncodedSplits
+    base: Base
+    quantized: QuantizationReport | None
+
+    @property
+    def predictor(self) -> Predictor:
+        """What runs rows through the model as it is now."""
+        return Predictor(self.base.model, self.precision, self.base.pad_token_id, plain=self.options.training.plain)
+
+
+class Baseline(NamedTuple):
+    """Logits of the test rows from the frozen base and, if asked for, from the linear probe. Shape: (n, C)."""
+
+    logits: Tensor
+    probe_logits: Tensor | None = None
+    probe_cost: ProbeCost | None = None
 
 
 def main() -> None:
-    """The whole job, top to bottom."""
-    model_options, data, adapter, training, run = parse(OPTIONS, str(__doc__))
-    use_threads(training.threads)
-    precision = resolve_precision(training.precision, resolve_device(training.device))
-    recorded = begun(run)
+    """Load, measure the frozen base, adapt it, train, measure again, and write the report."""
+    options = Options(*parse(TRAIN_OPTIONS, str(__doc__)))
+    run = options.run
+    use_threads(options.training.threads)
+    precision = resolve_precision(options.training.precision, resolve_device(options.training.device))
+    recorded = load_resume_record(run)
 
-    # text -> examples -> token ids
-    splits = open_splits(data, seed=training.seed)
-    base = open_base(model_options.model, labels=splits.labels, seed=training.seed)
-    adapter = resolve_trainable(base, run.trainable, adapter, base_precision=model_options.base_precision)
-    quantized = quantize_base(base.model, heads=adapter.head_modules) if model_options.base_precision == NF4 else None
-    sets = encode_splits(splits, base, max_tokens=data.max_tokens)
-    known = history(splits, data, training, run)
-    record = to_record((model_options, data, adapter, training, run), known, precision)
+    job = load(options, precision)
+    record = run_record(job)
     check_same_run(recorded, record, folder=run.resume)
     if run.resume and is_finished(run.resume):
         print(f"{run.resume} is finished: report.json is there, nothing is left to do")
         return
-    describe(base, splits, sets, quantized, run)
+    describe(job)
 
-    # the untouched model, measured before anything is changed
-    model, pad = base.model, base.pad_token_id
-    predictor = Predictor(model, precision, pad, plain=training.plain)
-    measure = partial(measure_frozen, predictor, sets, probe=run.linear_probe)
-    if not run.fsdp:
-        model.to(precision.device)
-        frozen = measure()
-
-    # freeze, inject, train; the best adapter by validation is on disk at every moment
-    first = first_batches(sets["train"], pad, model.device)
-    make_trainable(model, run.trainable, adapter, seed=training.seed, batches=first)
-    record["base"] = {"name": base.name, "tensors": fingerprint(model)}
-    if run.fsdp:  # only as shares does the model fit
-        shard_base(model, precision.device)
-        with disabled(model):
-            frozen = measure()
+    baseline, tensors = measure_and_adapt(job)
+    record["base"] = {"name": job.base.name, "tensors": tensors}
     check_same_run(recorded, record, folder=run.resume)
-    notes = {name: (recorded or record)[name] for name in known}
-    with (
-        run_folder(run, record) as folder,
-        tensorboard_listener(folder / "tensorboard", wanted=run.tensorboard and is_main()) as listener,
-    ):
-        place = folder / ("model" if run.trainable == ALL else "adapter")
-        keep = partial(save_best, base, place, notes=notes, tensors=record["base"]["tensors"])
-        checkpoints = Checkpoints(folder / "state", save_steps=run.save_steps, keep=run.keep)
-        if run.resume:
-            print(f"resume {folder}: {from_where(checkpoints)}")
-        log = MetricsLog(folder / "metrics.jsonl", listener=listener)
-        learn = partial(train, model, sets["train"], sets["validation"], training, pad_token_id=pad)
-        result = learn(log=log, on_best=keep, checkpoints=checkpoints)
 
-        # the same rows again, against the frozen baseline
-        measured = {**frozen, **measure_adapted(predictor, sets)}
-        report = report_on(model, splits, sets["test"], quantized, train=took(result), **measured)
-        if is_main():
-            card = model_card(base.name, adapter, notes, render_markdown(report)) if is_adapted(model) else ""
-            write_logits(folder, labels=sets["test"].labels, **{name: measured[f"{name}_logits"] for name in MEASURED})
-            shown = publish(report, place, card=card, events=log.events, title=f"{base.name} adapted to {splits.source}")
+    with run_folder(run, record) as folder:
+        result, events = train_adapter(job, folder, record=recorded or record)
+        adapted = job.predictor.logits(job.encoded.test, progress="adapted")
+        report = compare(job, baseline, adapted, result)
+        page_line = write_results(job, folder, report, events, baseline=baseline, adapted=adapted) if is_main() else ""
+    place = saved_folder(job, folder)
     print(f"{render(report)}\n\n{place.name}: {place}    report: {folder / 'report.json'}")
     if is_main():
-        print(shown)
+        print(page_line)
 
 
-def begun(run: RunOptions) -> dict[str, Any] | None:
-    """The record of the run to go on with; for a new one nothing, once its place is known to be free."""
+def load_resume_record(run: RunOptions) -> dict[str, Any] | None:
+    """Return config.json of the run to resume. For a new run return None, after a check that its folder is free."""
     if run.tensorboard:
         check_tensorboard()
     recorded = recorded_run(run.resume) if run.resume else None
@@ -156,126 +178,184 @@ def begun(run: RunOptions) -> dict[str, Any] | None:
     return recorded
 
 
-def encode_splits(splits: Splits, base: Base, *, max_tokens: int) -> dict[str, Encoded]:
-    """Token ids of the train, validation and test rows."""
-    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    return {name: encode_rows(each, base, max_tokens=max_tokens) for name, each in rows.items()}
+def load(options: Options, precision: Precision) -> Job:
+    """Read the rows and the base, quantize the base if asked to, and encode the rows."""
+    four_bits, seed = options.model.base_precision, options.training.seed
+    splits = open_splits(options.data, seed=seed)
+    base = open_base(str(options.model.model), labels=splits.labels, seed=seed)
+    adapter = resolve_trainable(base, options.run.trainable, options.adapter, base_precision=four_bits)
+    quantized = quantize_base(base.model, heads=adapter.head_modules) if four_bits == NF4 else None
+    texts = (splits.train, splits.validation, splits.test)
+    encoded = EncodedSplits(*(encode_rows(rows, base, max_tokens=options.data.max_tokens) for rows in texts))
+    return Job(options._replace(adapter=adapter), precision, splits, encoded, base, quantized)
 
 
-def measure_frozen(predictor: Predictor, sets: dict[str, Encoded], *, probe: bool) -> dict[str, Any]:
-    """Logits of the test rows, by the model as it came and, if asked for, by a linear probe on its features."""
-    baseline = predictor.logits(sets["test"], progress="baseline")
-    if not probe:
-        return {"baseline_logits": baseline, "probe_logits": None}
-    start = process_time()
-    probed = linear_probe(predictor, sets["train"], sets["test"], progress="linear probe")
-    model = predictor.model
-    took = {"cpu_seconds": process_time() - start, "parameters": (model.config.hidden_size + 1) * model.config.num_labels}
-    return {"baseline_logits": baseline, "probe_logits": probed, "probe": took}
-
-
-def measure_adapted(predictor: Predictor, sets: dict[str, Encoded]) -> dict[str, Tensor]:
-    """Logits of the test rows by the adapted model, and what its temperature is fitted to: no test row may choose it."""
-    validation = sets["validation"]
+def run_record(job: Job) -> dict[str, Any]:
+    """Return what config.json holds: all options as resolved, the history of the adapter, the compute dtype."""
+    options, splits = job.options, job.splits
     return {
-        "adapted_logits": predictor.logits(sets["test"], progress="adapted"),
-        "validation_logits": predictor.logits(validation, progress="validation"),
-        "validation_labels": validation.labels,
-    }
-
-
-def save_best(base: Base, folder: Path, metrics: Metrics, *, notes: dict[str, Any], tensors: dict[str, Any]) -> None:
-    """The adapter as it is now, with what it scored on the validation rows and its base's digests; else the whole model."""
-    if not is_adapted(base.model):
-        save_whole(base, folder)
-        return
-    about = {**notes, "validation": asdict(metrics)}
-    save_adapter(base.model, folder, base_model=base.name, base=tensors, notes=about)
-
-
-def report_on(
-    model: nn.Module, splits: Splits, rows: Encoded, quantized: QuantizationReport | None, **figures: Any
-) -> dict[str, Any]:
-    """What report.json holds. (The anatomy is of whole tensors: a share of one has no norm.)"""
-    if not any(is_sharded(p) for p in model.parameters()):
-        figures["anatomy"] = [asdict(module) for module in summarize_adapter(model)]
-    if quantized:
-        figures["quantization"] = quantized.summary()
-    report = build_report(
-        **figures,
-        parameters=asdict(count_parameters(model)),
-        labels=rows.labels,
-        names=splits.labels,
-        lengths=rows.lengths,
-        versions=versions(),
-        command=command_line(),
-    )
-    return with_texts(report, [row.text for row in splits.test])
-
-
-def publish(report: dict[str, Any], place: Path, *, card: str, events: list[dict[str, Any]], title: str) -> str:
-    """Write the adapter's card into `place`, report.json and report.html beside it; what became of the last one."""
-    folder = place.parent
-    if card:
-        write_text(place / "README.md", card)
-    write_json(folder / "report.json", report)
-    return write_page_if_possible(folder / "report.html", partial(run_page, report, events, title=title))
-
-
-def from_where(checkpoints: Checkpoints) -> str:
-    """Where a run goes on."""
-    steps = checkpoints.steps()
-    return f"goes on after step {steps[-1]:,}" if steps else "no checkpoint yet, so from the beginning"
-
-
-def first_batches(rows: Encoded, pad: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """Some training rows for --init eva, which looks at the inputs of the layers; nothing is computed unless asked for."""
-    for number in plan_batches(rows.lengths, batch_size=32, seed=0, epoch=0)[:16]:
-        batch = collate(rows, number, pad_token_id=pad).to(device)
-        yield {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-
-
-def to_record(options: tuple[Any, ...], known: dict[str, Any], precision: Precision) -> dict[str, Any]:
-    """What config.json holds: every option as it was resolved, what is known of rows and versions, and what computes."""
-    settings = {type(each).__name__: asdict(each) for each in options}
-    return {**settings, **known, "processes": world_size(), "computed_in": [precision.name, precision.device.type]}
-
-
-def history(splits: Splits, data: DataOptions, training: TrainingConfig, run: RunOptions) -> dict[str, Any]:
-    """What config.json and provenance.json both record of how the adapter came to be."""
-    return {
+        **{type(part).__name__: asdict(part) for part in options},
         "labels": list(splits.labels),
-        "data": {**asdict(data), "source": splits.source, "digests": splits.digests},
-        "training": asdict(training),
-        "trainable": run.trainable,
+        "data": {**asdict(options.data), "source": splits.source, "digests": splits.digests},
+        "training": asdict(options.training),
+        "trainable": options.run.trainable,
         "versions": versions(),
         "command": command_line(),
+        "processes": world_size(),
+        "computed_in": [job.precision.name, job.precision.device.type],
     }
 
 
-def took(result: TrainResult) -> dict[str, float]:
-    """What the training took, as report.json names it."""
-    names = ("seconds", "cpu_seconds", "examples", "tokens", "examples_per_second", "peak_memory_bytes")
-    return {**{name: getattr(result, name) for name in names}, "skipped_steps": result.skipped}
-
-
-def describe(
-    base: Base, splits: Splits, sets: dict[str, Encoded], quantized: QuantizationReport | None, run: RunOptions
-) -> None:
-    """What goes in, and what was done to it, before the long work starts."""
+def describe(job: Job) -> None:
+    """Print the base, the rows, and what is left out or cut, before the long work starts."""
+    base, splits = job.base, job.splits
     print(f"base   {base.name}; fresh values in {', '.join(base.newly_initialized) or 'nothing'}")
-    counts = ", ".join(f"{len(each):,} {name}" for name, each in sets.items())
+    counts = ", ".join(f"{len(rows):,} {name}" for name, rows in job.encoded._asdict().items())
     print(printable(f"data   {splits.source}: {counts} rows; labels {', '.join(splits.labels)}"))
-    cut = {name: each.truncated for name, each in sets.items() if each.truncated}
-    for name, count in cut.items():
-        print(f"       {count:,} of {len(sets[name]):,} {name} rows are cut to {sets[name].max_tokens} tokens")
+    for name, rows in job.encoded._asdict().items():
+        if rows.truncated:
+            print(f"       {rows.truncated:,} of {len(rows):,} {name} rows are cut to {rows.max_tokens} tokens")
     for line in left_out(splits):
         print(f"       {line}")
-    if quantized:
-        print(f"nf4    {quantized}")
-    if run.trainable == ALL:
+    if job.quantized:
+        print(f"nf4    {job.quantized}")
+    if job.options.run.trainable == ALL:
         print("train  every parameter; there is no adapter, and --rank and the like say nothing")
 
 
+def measure_and_adapt(job: Job) -> tuple[Baseline, dict[str, Any]]:
+    """Measure the frozen base, then make it trainable. Return also the digests of the base's tensors.
+
+    With --fsdp only shards of the base fit, so it is adapted first, and measured with the adapter disabled.
+    """
+    model = job.base.model
+    if job.options.run.fsdp:
+        tensors = adapt(job)
+        shard_base(model, job.precision.device)
+        with disabled(model):
+            return measure_baseline(job), tensors
+    model.to(job.precision.device)
+    return measure_baseline(job), adapt(job)
+
+
+def measure_baseline(job: Job) -> Baseline:
+    """Compute the logits of the test rows by the frozen base and, with --linear_probe, by the probe."""
+    train_rows, _, test_rows = job.encoded
+    logits = job.predictor.logits(test_rows, progress="baseline")
+    if not job.options.run.linear_probe:
+        return Baseline(logits)
+    start = process_time()
+    probe_logits = linear_probe(job.predictor, train_rows, test_rows, progress="linear probe")
+    config = job.base.model.config
+    cost = ProbeCost(process_time() - start, parameters=(config.hidden_size + 1) * config.num_labels)
+    return Baseline(logits, probe_logits, cost)
+
+
+def adapt(job: Job) -> dict[str, Any]:
+    """Freeze the base and inject the adapter, or make every parameter trainable. Return the base's digests."""
+    model, options = job.base.model, job.options
+    batches = first_batches(job.encoded.train, job.base.pad_token_id, model.device)
+    make_trainable(model, options.run.trainable, options.adapter, seed=options.training.seed, batches=batches)
+    return fingerprint(model)
+
+
+def first_batches(rows: Encoded, pad_token_id: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """Yield some training rows for --init eva, which needs the inputs of the layers."""
+    for numbers in plan_batches(rows.lengths, batch_size=32, seed=0, epoch=0)[:16]:
+        batch = collate(rows, numbers, pad_token_id=pad_token_id).to(device)
+        yield {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+
+
+def train_adapter(job: Job, folder: Path, *, record: dict[str, Any]) -> tuple[TrainResult, list[dict[str, Any]]]:
+    """Train, save the best adapter by validation, and return the result and the logged events."""
+    run = job.options.run
+    checkpoints = Checkpoints(folder / "state", save_steps=run.save_steps, keep=run.keep)
+    if run.resume:
+        steps = checkpoints.steps()
+        where = f"goes on after step {steps[-1]:,}" if steps else "no checkpoint yet, so from the beginning"
+        print(f"resume {folder}: {where}")
+    with tensorboard_listener(folder / "tensorboard", wanted=run.tensorboard and is_main()) as listener:
+        log = MetricsLog(folder / "metrics.jsonl", listener=listener)
+        result = train(
+            job.base.model,
+            job.encoded.train,
+            job.encoded.validation,
+            job.options.training,
+            pad_token_id=job.base.pad_token_id,
+            log=log,
+            on_best=partial(save_best, job, saved_folder(job, folder), record=record),
+            checkpoints=checkpoints,
+        )
+    return result, log.events
+
+
+def saved_folder(job: Job, folder: Path) -> Path:
+    """Return where the adapter is saved; with --trainable all, the whole model."""
+    return folder / ("model" if job.options.run.trainable == ALL else "adapter")
+
+
+def save_best(job: Job, place: Path, metrics: Metrics, *, record: dict[str, Any]) -> None:
+    """Save the adapter with its history and its scores on the validation rows; the whole model if there is none."""
+    base = job.base
+    if not is_adapted(base.model):
+        save_whole(base, place)
+        return
+    notes = {**{name: record[name] for name in HISTORY}, "validation": asdict(metrics)}
+    save_adapter(base.model, place, base_model=base.name, base=record["base"]["tensors"], notes=notes)
+
+
+def compare(job: Job, baseline: Baseline, adapted: Tensor, result: TrainResult) -> Report:
+    """Compare the adapted model with the frozen base on the test rows."""
+    model, test, validation = job.base.model, job.encoded.test, job.encoded.validation
+    report = Report.compare(
+        baseline.logits,
+        adapted,
+        test.labels,
+        names=job.splits.labels,
+        parameters=count_parameters(model),
+        command=command_line(),
+        texts=[row.text for row in job.splits.test],
+        lengths=test.lengths,
+        probe_logits=baseline.probe_logits,
+        validation=(job.predictor.logits(validation, progress="validation"), validation.labels),
+        train=training_cost(result),
+    )
+    sharded = any(is_sharded(p) for p in model.parameters())  # a shard has no norm of the whole tensor
+    return replace(
+        report,
+        probe=baseline.probe_cost,
+        anatomy=None if sharded else summarize_adapter(model),
+        quantization=job.quantized.summary() if job.quantized else None,
+    )
+
+
+def training_cost(result: TrainResult) -> TrainingCost:
+    """Return what the training used."""
+    return TrainingCost(
+        seconds=result.seconds,
+        cpu_seconds=result.cpu_seconds,
+        examples=result.examples,
+        tokens=result.tokens,
+        examples_per_second=result.examples_per_second,
+        peak_memory_bytes=result.peak_memory_bytes,
+        skipped_steps=result.skipped,
+    )
+
+
+def write_results(
+    job: Job, folder: Path, report: Report, events: list[dict[str, Any]], *, baseline: Baseline, adapted: Tensor
+) -> str:
+    """Write card, logits, report.json and report.html. Return a line that says whether the page was written."""
+    place = saved_folder(job, folder)
+    provenance = read_provenance(place)  # None for a whole model
+    if provenance:
+        write_text(place / "README.md", model_card(provenance, job.options.adapter, render_markdown(report)))
+    labels = job.encoded.test.labels
+    write_logits(folder, labels=labels, baseline=baseline.logits, probe=baseline.probe_logits, adapted=adapted)
+    write_json(folder / "report.json", report.as_json())
+    title = f"{job.base.name} adapted to {job.splits.source}"
+    return write_page_if_possible(folder / "report.html", partial(run_page, report, events, title=title))
+
+
 if __name__ == "__main__":
-    run_command(main, in_processes=True)
+    run_command(main, in_processes=IN_PROCESSES)

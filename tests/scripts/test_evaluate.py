@@ -1,6 +1,7 @@
 """scripts/evaluate.py as a gate: the verdict as an exit code, and what the report says of the rows."""
 
 import json
+from dataclasses import replace
 from html import unescape
 
 import pytest
@@ -12,7 +13,7 @@ from support.command_line import call
 def test_require_is_an_exit_code(job, tmp_path, capsys, requirement, words):
     """0 if the verdict meets it, else 1 with one line; the report is written either way."""
     place = tmp_path / "report.json"
-    code = call(evaluate, "--adapter", job.adapter, "--json", place, "--require", requirement, "--temperature", "true")
+    code = call(evaluate, job.adapter, "--json", place, "--require", requirement, "--temperature")
     report = json.loads(place.read_text(encoding="utf-8"))
     assert code == (0 if report["verdict"]["word"] in words else 1)
     captured = capsys.readouterr()
@@ -27,7 +28,7 @@ def test_require_is_an_exit_code(job, tmp_path, capsys, requirement, words):
 def test_evaluate_draws_its_report(job, tmp_path):
     """The verdict, the pictures that need no training, and the fixed rows' texts."""
     place, page = tmp_path / "report.json", tmp_path / "report.html"
-    assert call(evaluate, "--adapter", job.adapter, "--json", place, "--html", page, "--temperature", "true") == 0
+    assert call(evaluate, job.adapter, "--json", place, "--html", page, "--temperature") == 0
     report, html = json.loads(place.read_text(encoding="utf-8")), unescape(page.read_text(encoding="utf-8"))
     assert all(row["text"] in html for row in report["changed"]["fixed"][:50])
     assert html.count('<svg role="img"') == 2  # confusion and reliability
@@ -37,7 +38,7 @@ def test_evaluate_draws_its_report(job, tmp_path):
 def test_evaluate_refuses_a_page_without_its_packages(monkeypatch, capsys):
     """Before anything is opened, with what to install."""
     monkeypatch.setattr("lora_scratch.runtime.extras.find_spec", lambda _: None)
-    assert call(evaluate, "--adapter", "no/such/folder", "--html", "report.html") == 1
+    assert call(evaluate, "no/such/folder", "--html", "report.html") == 1
     assert 'jinja2 and matplotlib not installed; pip install "lora-scratch[report]"' in capsys.readouterr().err
 
 
@@ -45,24 +46,24 @@ def test_evaluate_refuses_a_page_without_its_packages(monkeypatch, capsys):
 def test_require_better_follows_the_verdict(job, monkeypatch, when):
     """The twin of the above where the tiny job's own verdict would be only one of the two."""
     word = {"met": "better", "not met": "not shown"}[when]
-    build = evaluate.build_report
+    compare = evaluate.compare
 
-    def judged(**arguments):
-        report = build(**arguments)
-        return {**report, "verdict": {**report["verdict"], "word": word}}
+    def judged(*arguments, **options):
+        report = compare(*arguments, **options)
+        return replace(report, verdict=replace(report.verdict, word=word))
 
-    monkeypatch.setattr(evaluate, "build_report", judged)
-    assert call(evaluate, "--adapter", job.adapter, "--require", "better") == (when == "not met")
+    monkeypatch.setattr(evaluate, "compare", judged)
+    assert call(evaluate, job.adapter, "--require", "better") == (when == "not met")
 
 
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
         (["--require", "best"], 2, "argument --require: invalid choice: 'best' (choose from"),
-        (["--temperature", "true", "--split", "validation"], 1, "--temperature: the rows are the validation rows"),
+        (["--temperature", "--split", "validation"], 1, "--temperature: the rows are the validation rows"),
     ],
 )
 def test_evaluate_refuses_flags_before_it_opens_anything(capsys, flags, code, message):
     """Not even the adapter folder is looked for; a requirement that there is not must not look like one that is not met."""
-    assert call(evaluate, "--adapter", "no/such/folder", *flags) == code
+    assert call(evaluate, "no/such/folder", *flags) == code
     assert message in capsys.readouterr().err
