@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..errors import ConfigError
 from ..layers import METHODS, OFFSET_METHODS, adapter_variants
@@ -18,54 +19,43 @@ BIASES = ("none", "lora_only", "all")
 Value = TypeVar("Value")
 
 
+def flag(default: Any, meaning: str, **metadata: Any) -> Any:
+    """Return a dataclass field that the commands turn into a flag, with its help; a list or dict is copied."""
+    about = {"help": meaning, **metadata}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: copy(default), metadata=about)
+    return field(default=default, metadata=about)
+
+
 @dataclass
 class LoRAConfig:
-    """The settings of an adapter. The scripts turn these fields into flags, so each one carries its own help.
+    """The settings of an adapter. The commands turn its fields into flags, so every field carries its help.
 
     Raises:
         ConfigError: a value out of bounds, with the bounds.
     """
 
-    rank: int = field(default=8, metadata={"help": "width of the bottleneck: A is (rank, in), B is (out, rank)"})
-    alpha: float = field(default=16.0, metadata={"help": "the update is scaled by alpha / rank"})
-    dropout: float = field(default=0.1, metadata={"help": "dropout on the input of the update path, in [0, 1)"})
-    targets: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "modules to adapt, by whole dotted components (q_lin, layer.0.attention.q_lin), or one "
-            "re:EXPRESSION over whole module names, or all-linear; default: by model family"
-        },
+    _argument_group_name = "adapter"  # the title of these flags in --help
+
+    rank: int = flag(8, "width of the bottleneck: A is (rank, in), B is (out, rank)")
+    alpha: float = flag(16.0, "the update is scaled by alpha / rank")
+    dropout: float = flag(0.1, "dropout on the input of the update path, in [0, 1)")
+    targets: list[str] | None = flag(
+        None,
+        "modules to adapt, by whole dotted components (q_lin, layer.0.attention.q_lin), or one "
+        "re:EXPRESSION over whole module names, or all-linear; default: by model family",
     )
-    rslora: bool = field(default=False, metadata={"help": "scale by alpha / sqrt(rank) instead of alpha / rank"})
-    head_modules: list[str] | None = field(
-        default=None,
-        metadata={"help": "modules trained in full, by exact name; default: every module outside the encoder"},
+    rslora: bool = flag(False, "scale by alpha / sqrt(rank) instead of alpha / rank")
+    head_modules: list[str] | None = flag(
+        None, "modules trained in full, by exact name; default: every module outside the encoder"
     )
-    variant: str = field(
-        default="lora", metadata={"help": "lora, dora (magnitude and direction apart), or one that is registered"}
-    )
-    init: str = field(
-        default="default",
-        metadata={"help": f"where A and B start: {', '.join(METHODS)}; always from exactly the base function"},
-    )
-    exclude: list[str] | None = field(
-        default=None, metadata={"help": "modules to leave out although a target names them; the same forms as targets"}
-    )
-    layers: list[int] | None = field(
-        default=None, metadata={"help": "adapt only in layers with these numbers, counted from 0"}
-    )
-    bias: str = field(
-        default="none",
-        metadata={"help": "base biases to train: none, lora_only (of the adapted layers) or all"},
-    )
-    rank_pattern: dict[str, int] = field(
-        default_factory=dict,
-        metadata={"help": "another rank where the name ends in the key, a regular expression; as JSON"},
-    )
-    alpha_pattern: dict[str, float] = field(
-        default_factory=dict,
-        metadata={"help": "another alpha where the name ends in the key, a regular expression; as JSON"},
-    )
+    variant: str = flag("lora", "lora, dora (magnitude and direction apart), or one that is registered")
+    init: str = flag("default", f"where A and B start: {', '.join(METHODS)}; always from exactly the base function")
+    exclude: list[str] | None = flag(None, "modules to leave out although a target names them; the same forms as targets")
+    layers: list[int] | None = flag(None, "adapt only in layers with these numbers, counted from 0")
+    bias: str = flag("none", "base biases to train: none, lora_only (of the adapted layers) or all")
+    rank_pattern: dict[str, int] = flag({}, "another rank where the name ends in the key, a regular expression; as JSON")
+    alpha_pattern: dict[str, float] = flag({}, "another alpha where the name ends in the key, a regular expression; as JSON")
 
     def __post_init__(self) -> None:
         _check_strength(self.rank, self.alpha, self.rank_pattern, self.alpha_pattern)
@@ -75,7 +65,7 @@ class LoRAConfig:
 
     def _check_method(self) -> None:
         known = ", ".join(adapter_variants())
-        own = "for one of your own, `python -m lora_scratch --import` the module that registers it"
+        own = "for one of your own, `lora-scratch --import` the module that registers it"
         _require(self.variant in adapter_variants(), "--variant", self.variant, f"one of {known}; {own}")
         _require(self.init in METHODS, "--init", self.init, f"one of {', '.join(METHODS)}")
         _require(self.bias in BIASES, "--bias", self.bias, f"one of {', '.join(BIASES)}")

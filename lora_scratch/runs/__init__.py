@@ -1,7 +1,18 @@
 """What the commands share: options, the run folder, resume, opening what a run left."""
 
 from .command import command_line as command_line
+from .command import restart_command as restart_command
 from .command import run_command as run_command
+from .config_file import with_config as with_config
+from .flags import SPLITS as SPLITS
+from .flags import CommandParser as CommandParser
+from .flags import add_adapter as add_adapter
+from .flags import add_shared as add_shared
+from .flags import argument_parser as argument_parser
+from .flags import check_given as check_given
+from .flags import flag_parser as flag_parser
+from .flags import parse as parse
+from .flags import parse_flags as parse_flags
 from .hub import local_adapter as local_adapter
 from .hub import push_adapter as push_adapter
 from .loading import encode_rows as encode_rows
@@ -14,15 +25,10 @@ from .logits import read_logits as read_logits
 from .logits import write_logits as write_logits
 from .model_card import model_card as model_card
 from .options import ALL as ALL
+from .options import TRAIN_OPTIONS as TRAIN_OPTIONS
 from .options import DataOptions as DataOptions
-from .options import HelpFormatter as HelpFormatter
 from .options import ModelOptions as ModelOptions
 from .options import RunOptions as RunOptions
-from .options import argument_parser as argument_parser
-from .options import check_given as check_given
-from .options import flag_parser as flag_parser
-from .options import parse as parse
-from .options import parse_flags as parse_flags
 from .resume import check_same_run as check_same_run
 from .resume import is_finished as is_finished
 from .resume import recorded_run as recorded_run

@@ -1,5 +1,6 @@
-"""How a command begins, alone or as one of several processes, and ends: 0 done, 1 the work failed (one line on stderr),
-2 wrong usage, 130 interrupted (143: by SIGTERM).
+"""How a command starts, alone or as one of several processes, and ends.
+
+Exit codes: 0 done, 1 the work failed (one line on stderr), 2 wrong usage, 130 interrupted (143: by SIGTERM).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def run_command(main: Callable[[], None], *, in_processes: bool = False) -> None
     """Call `main` and exit. An error of the project is one line; any other exception is a defect and keeps its traceback.
 
     Args:
-        in_processes: whether several processes may share the work. The main one alone prints; the files are up to `main`.
+        in_processes: whether several processes may share the work. Only the main one prints; `main` decides who writes.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -53,12 +54,30 @@ def run_command(main: Callable[[], None], *, in_processes: bool = False) -> None
 
 
 def command_line() -> str:
-    """The command, as one would paste it."""
+    """Return the command as one would paste it: `python FILE.py`, `lora-scratch COMMAND`, or torchrun with either."""
     processes, of_this_machine = processes_started(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if processes == 1:
-        return shlex.join(["python", *sys.argv])
+        started = ["python", sys.argv[0]] if _is_file() else shlex.split(sys.argv[0])
+        return shlex.join([*started, *sys.argv[1:]])
     nodes = ["--nnodes", str(processes // of_this_machine)] if processes > of_this_machine else []
-    return shlex.join(["torchrun", *nodes, "--nproc_per_node", str(of_this_machine), *sys.argv])
+    return shlex.join(["torchrun", *nodes, "--nproc_per_node", str(of_this_machine), *_program(), *sys.argv[1:]])
+
+
+def restart_command() -> list[str]:
+    """Return the words that start this command again, without its arguments, in a process of its own."""
+    return [sys.executable, *_program()]
+
+
+def _is_file() -> bool:
+    return sys.argv[0].endswith(".py")
+
+
+def _program() -> list[str]:
+    """What Python runs: the file, or the module lora_scratch with the name of the command."""
+    if _is_file():
+        return [sys.argv[0]]
+    words = shlex.split(sys.argv[0])
+    return ["-m", "lora_scratch", *words[3 if words[0] == "python" else 1 :]]
 
 
 @contextmanager
@@ -80,17 +99,17 @@ def _one_of_several() -> Iterator[None]:
 
 def _flags(arguments: Sequence[str]) -> dict[str, str]:
     """The words after every flag; those before any are `arguments`."""
-    name, found = "arguments", dict[str, list[str]]()
+    name, values = "arguments", dict[str, list[str]]()
     for word in arguments:
         if word.startswith("--"):
-            name, *values = word.split("=", 1)
-            found[name] = values  # the last one counts
+            name, *first = word.split("=", 1)
+            values[name] = first  # the last one counts
         else:
-            found.setdefault(name, []).append(word)
-    return {name: " ".join(words) for name, words in found.items()}
+            values.setdefault(name, []).append(word)
+    return {name: " ".join(words) for name, words in values.items()}
 
 
-def _say(what: str, why: object) -> None:
-    """One line on stderr. Several processes often have the same to say, so each but the first gives its number."""
+def _say(kind: str, reason: object) -> None:
+    """Write one line to stderr. Several processes often write the same, so all but the first give their number."""
     number = os.environ.get("RANK", "0") if processes_started() > 1 else "0"
-    print(f"{what}{'' if number == '0' else f' in process {number}'}: {why}", file=sys.stderr)
+    print(f"{kind}{'' if number == '0' else f' in process {number}'}: {reason}", file=sys.stderr)

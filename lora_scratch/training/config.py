@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
+from ..adapter.config import flag
 from ..errors import ConfigError
 from ..runtime.precision import DTYPES
 from .schedule import SCHEDULES
 
 LOADED, PROBE = HEAD_STARTS = ("loaded", "probe")  # as the model came, or fitted to the frozen features
-
-
-def _flag(default: Any, meaning: str) -> Any:
-    return field(default=default, metadata={"help": meaning})
 
 
 @dataclass
@@ -24,24 +20,26 @@ class TrainingConfig:
         ConfigError: a value out of bounds, with the bounds.
     """
 
-    epochs: int = _flag(3, "passes over the training rows")
-    batch_size: int = _flag(32, "rows in a forward pass, over all processes")
-    learning_rate: float = _flag(1e-3, "peak learning rate of AdamW")
-    loraplus_ratio: float = _flag(1.0, "LoRA+: the learning rate of B is this many times that of A (1: plain LoRA)")
-    weight_decay: float = _flag(0.01, "decoupled weight decay; biases and other vectors have none")
-    warmup_ratio: float = _flag(0.06, "share of all optimizer steps in which the learning rate rises from 0")
-    schedule: str = _flag("linear", f"how the learning rate falls after the warm-up: {', '.join(SCHEDULES)}")
-    accumulation_steps: int = _flag(1, "forward passes in an optimizer step")
-    head_start: str = _flag(
+    _argument_group_name = "training"  # the title of these flags in --help
+
+    epochs: int = flag(3, "passes over the training rows")
+    batch_size: int = flag(32, "rows in a forward pass, over all processes")
+    learning_rate: float = flag(1e-3, "peak learning rate of AdamW")
+    loraplus_ratio: float = flag(1.0, "LoRA+: the learning rate of B is this many times that of A (1: plain LoRA)")
+    weight_decay: float = flag(0.01, "decoupled weight decay; biases and other vectors have none")
+    warmup_ratio: float = flag(0.06, "share of all optimizer steps in which the learning rate rises from 0")
+    schedule: str = flag("linear", f"how the learning rate falls after the warm-up: {', '.join(SCHEDULES)}")
+    accumulation_steps: int = flag(1, "forward passes in an optimizer step")
+    head_start: str = flag(
         LOADED, "where the head starts: loaded, as the model came, or probe, fitted to the frozen features in some seconds"
     )
-    clip_norm: float = _flag(1.0, "largest global gradient norm; 0 switches clipping off")
-    max_skipped: int = _flag(25, "steps in a row without a finite loss and gradient after which the run stops")
-    precision: str = _flag("auto", "compute dtype: fp32, bf16, fp16, or auto for what the device does well")
-    seed: int = _flag(0, "seed of the head, the adapter, the order of rows and dropout")
-    device: str = _flag("auto", "cpu, cuda, or auto for CUDA where there is a GPU")
-    threads: int = _flag(0, "CPU threads; 0 leaves the choice to torch")
-    plain: bool = _flag(False, "the plain path: without the fast one, which is equal to rounding, or in law for dropout")
+    clip_norm: float = flag(1.0, "largest global gradient norm; 0 switches clipping off")
+    max_skipped: int = flag(25, "steps in a row without a finite loss and gradient after which the run stops")
+    precision: str = flag("auto", "compute dtype: fp32, bf16, fp16, or auto for what the device does well")
+    seed: int = flag(0, "seed of the head, the adapter, the order of rows and dropout")
+    device: str = flag("auto", "cpu, cuda, or auto for CUDA where there is a GPU")
+    threads: int = flag(0, "CPU threads; 0 leaves the choice to torch")
+    plain: bool = flag(False, "the plain path: without the fast one, which is equal to rounding, or in law for dropout")
 
     def __post_init__(self) -> None:
         checks: list[tuple[bool, str, object, str]] = [

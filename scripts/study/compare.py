@@ -1,12 +1,13 @@
 """Is LoRA worth it here? The rungs from the untouched model to full fine-tuning, on the same rows with the same budget.
 
-    python scripts/study/compare.py --model DIR --dataset DIR --output_dir checkpoints/ladder
-    python scripts/study/compare.py --model DIR --dataset DIR --output_dir DIR --rungs probe lora full --curve 250 1000 4000
-    python scripts/study/compare.py --model DIR --dataset DIR --output_dir DIR --rungs lora dora pissa --against lora --epochs 1
+    lora-scratch compare --model DIR --dataset DIR --output_dir checkpoints/ladder
+    lora-scratch compare --model DIR --dataset DIR --output_dir DIR --rungs probe lora full --curve 250 1000 4000
+    lora-scratch compare --model DIR --dataset DIR --output_dir DIR --rungs lora dora pissa --against lora
+    lora-scratch compare --config comparison.yaml --output_dir checkpoints/ladder
 
-Every flag that is not listed here goes to train.py. Every rung is tested against one of them, row by row. Each run is a run
-folder, OUTPUT_DIR/RUNG/seed-N: an interrupted comparison goes on where it stopped, and one with more rungs, seeds or numbers
-of rows adds to it. Writes comparison.json, comparison.md and report.html to OUTPUT_DIR.
+Every flag that is not listed here is one of the command train. Every rung is tested against one of them, row by row. A run
+has the folder OUTPUT_DIR/RUNG/seed-N: an interrupted comparison resumes where it stopped, and one with more rungs, seeds or
+numbers of rows adds to it. Writes comparison.json, comparison.md and report.html to OUTPUT_DIR.
 """
 
 from __future__ import annotations
@@ -19,15 +20,23 @@ from pathlib import Path
 
 from lora_scratch.evaluation import markdown_table
 from lora_scratch.reporting import write_page_if_possible
-from lora_scratch.runs import argument_parser, check_given, run_command
+from lora_scratch.runs import (
+    TRAIN_OPTIONS,
+    argument_parser,
+    check_given,
+    command_line,
+    flag_parser,
+    run_command,
+    with_config,
+)
 from lora_scratch.runtime.atomic import write_json, write_text
 from lora_scratch.study.comparison import curve_table, duel_table, duels, summarize
 from lora_scratch.study.comparison_page import comparison_page
 from lora_scratch.study.methods import LADDER, RUNGS, Step, read_run_result
 from lora_scratch.study.sweep import MOST_PROCESSES, check_same_flags, train_all
 
-TRAIN = Path(__file__).with_name("train.py")
-OURS = ("--seed", "--output_dir", "--resume", "--linear_probe", "--trainable")  # flags of train.py that a comparison sets
+TRAIN = Path(__file__).parents[1] / "train.py"
+OURS = ("--seed", "--output_dir", "--resume", "--linear_probe", "--trainable")  # flags of train that a comparison sets
 
 
 def main() -> None:
@@ -51,15 +60,14 @@ def main() -> None:
     write_json(folder / "comparison.json", {"runs": runs, "duels": pairs})
     write_text(folder / "comparison.md", text + "\n")
     print(text)
-    source = shlex.join(["python", *sys.argv])
-    page = partial(comparison_page, runs, summary, duels=pairs, tests=tests, source=source)
+    page = partial(comparison_page, runs, summary, duels=pairs, tests=tests, source=command_line())
     print(write_page_if_possible(folder / "report.html", page))
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
-    """Our own flags, and those for train.py."""
+    """The flags of the comparison, and those of train."""
     parser = build_parser()
-    options, others = parser.parse_known_args()
+    options, others = parser.parse_known_args(with_config(sys.argv[1:], parser, flag_parser(TRAIN_OPTIONS, "")))
     for name in ("rungs", "seeds", "curve"):
         setattr(options, name, list(dict.fromkeys(getattr(options, name) or [])))
     check_given(parser, options)
@@ -89,7 +97,8 @@ def build_parser() -> argparse.ArgumentParser:
         for name, rung in RUNGS.items()
     )
     parser = argument_parser(f"{__doc__}\nrungs:\n{listed}")
-    parser.add_argument("--output_dir", required=True, help="folder of the comparison, new or begun before")
+    parser.add_argument("--config", metavar="FILE", help="flags from this YAML or JSON file, those of train too")
+    parser.add_argument("--output_dir", required=True, help="folder of the comparison, new or started before")
     parser.add_argument(
         "--rungs", nargs="+", choices=RUNGS, default=list(LADDER), help=f"what to compare (default: {' '.join(LADDER)})"
     )

@@ -1,11 +1,12 @@
 """Section 7 of the LoRA paper (Hu et al. 2021) on a model of yours: which matrices, which rank, and what ΔW is to W.
 
-    python scripts/study/section7.py --model MINILM --dataset EMOTION --output_dir checkpoints/section7
-    python scripts/study/section7.py --model DIR --dataset DIR --output_dir DIR --limit_train 16000 --epochs 3 --seeds 0 1 2
+    lora-scratch section7 --model MINILM --dataset EMOTION --output_dir checkpoints/section7
+    lora-scratch section7 --model DIR --dataset DIR --output_dir DIR --limit_train 16000 --epochs 3 --seeds 0 1 2
+    lora-scratch section7 --config replay.yaml --output_dir DIR
 
-Every flag that is not listed here goes to train.py, after what all trainings share unless you say otherwise:
+Every flag that is not listed here is one of the command train. All trainings share these, unless you give others:
 {shared}
-Each training is a run folder below OUTPUT_DIR/runs, and a replay that was interrupted goes on where it stopped. Writes
+A training has a run folder below OUTPUT_DIR/runs, and a replay that was interrupted resumes where it stopped. Writes
 section7.json, section7.md, report.html and the pictures, as figure-1.svg and so on, to OUTPUT_DIR.
 """
 
@@ -20,17 +21,26 @@ from pathlib import Path
 from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import Table, markdown_table
 from lora_scratch.reporting import Page, missing_packages, write_page_if_possible
-from lora_scratch.runs import argument_parser, check_given, open_base, run_command
+from lora_scratch.runs import (
+    TRAIN_OPTIONS,
+    argument_parser,
+    check_given,
+    command_line,
+    flag_parser,
+    open_base,
+    run_command,
+    with_config,
+)
 from lora_scratch.runtime.atomic import write_json, write_text
 from lora_scratch.study.section7 import Plan, collect, flags, run_place
 from lora_scratch.study.section7_page import section7_page, section7_tables
 from lora_scratch.study.sweep import MOST_PROCESSES, check_same_flags, train_all
 
-TRAIN = Path(__file__).with_name("train.py")
+TRAIN = Path(__file__).parents[1] / "train.py"
 SHARED = shlex.split(
     "--limit_train 4000 --epochs 2 --batch_size 32 --learning_rate 2e-3 --alpha 16 --threads 1"
 )  # two minutes of one core each, with MiniLM
-OURS = ("--seed", "--rank", "--targets", "--resume")  # flags of train.py that a replay sets itself
+OURS = ("--seed", "--rank", "--targets", "--resume")  # flags of train that a replay sets itself
 
 
 def main() -> None:
@@ -47,7 +57,7 @@ def main() -> None:
     train_all(TRAIN, wanted, processes=options.processes)
     found = collect(folder, plan, family, depth=options.layer)
     write_json(folder / "section7.json", found)
-    tables, source = section7_tables(found), shlex.join(["python", *sys.argv])
+    tables, source = section7_tables(found), command_line()
     for title, table in tables.items():
         print(f"{title}\n\n{markdown_table(table)}\n")
     page = None if missing_packages() else section7_page(found, source=source)
@@ -57,17 +67,18 @@ def main() -> None:
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
-    """Our own flags, and those for train.py."""
+    """The flags of the replay, and those of train."""
     parser = argument_parser((__doc__ or "").format(shared=shlex.join(SHARED)))
+    parser.add_argument("--config", metavar="FILE", help="flags from this YAML or JSON file, those of train too")
     parser.add_argument("--model", required=True, help="hub name or folder of a pretrained encoder, or `demo`")
-    parser.add_argument("--dataset", required=True, help="as for train.py")
-    parser.add_argument("--output_dir", required=True, help="folder of the replay, new or begun before")
+    parser.add_argument("--dataset", required=True, help="as for train")
+    parser.add_argument("--output_dir", required=True, help="folder of the replay, new or started before")
     parser.add_argument("--budget", type=int, default=8, help="rank of one adapted matrix; two have half of it each (8)")
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2, 4, 8, 64], help="ranks; the last two are compared")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one training of each with each (default: 0)")
     parser.add_argument("--layer", type=int, help="the layer whose heat maps are drawn (default: the middle one)")
     parser.add_argument("--processes", type=int, default=2, help="trainings at a time, one thread each (default: 2)")
-    options, others = parser.parse_known_args()
+    options, others = parser.parse_known_args(with_config(sys.argv[1:], parser, flag_parser(TRAIN_OPTIONS, "")))
     check_given(parser, options)
     if not 1 <= options.processes <= MOST_PROCESSES:
         parser.error(f"--processes: found {options.processes}; expected 1 to {MOST_PROCESSES}")

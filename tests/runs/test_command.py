@@ -1,12 +1,13 @@
-"""lora_scratch/runs/command.py: how a command ends."""
+"""lora_scratch/runs/command.py: how a command ends, and the line that records it."""
 
 import io
+import shlex
 import sys
 
 import pytest
 
 from lora_scratch.errors import DataError
-from lora_scratch.runs import run_command
+from lora_scratch.runs import command_line, restart_command, run_command
 
 
 def terminal(monkeypatch):
@@ -43,3 +44,28 @@ def test_any_other_error_is_a_defect_and_keeps_its_traceback():
     """It is not for the user to put right."""
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: print(1 / 0))
+
+
+STARTS = [
+    (["scripts/train.py", "--rank", "2"], "python scripts/train.py --rank 2", ["scripts/train.py"]),
+    (["my scripts/train.py"], "python 'my scripts/train.py'", ["my scripts/train.py"]),
+    (["lora-scratch train", "a b"], "lora-scratch train 'a b'", ["-m", "lora_scratch", "train"]),
+    (["python -m lora_scratch train"], "python -m lora_scratch train", ["-m", "lora_scratch", "train"]),
+    (
+        ["lora-scratch --import vera train", "--rank", "2"],
+        "lora-scratch --import vera train --rank 2",
+        ["-m", "lora_scratch", "--import", "vera", "train"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "line", "program"), STARTS)
+def test_a_recorded_command_is_one_that_can_be_pasted_and_started_again(words, line, program, monkeypatch):
+    """Alone, as several processes, and as a child process."""
+    monkeypatch.setattr(sys, "argv", words)
+    assert command_line() == line
+    assert restart_command() == [sys.executable, *program]
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    several = ["torchrun", "--nnodes", "2", "--nproc_per_node", "2", *program, *words[1:]]
+    assert shlex.split(command_line()) == several

@@ -1,11 +1,12 @@
-"""lora_scratch/runs/options.py: what counts as an empty value, as a flag, and as a mapping."""
+"""lora_scratch/runs/flags.py: what counts as an empty value, as a flag, and as a mapping."""
 
 import argparse
+from dataclasses import fields
 
 import pytest
 
 from lora_scratch.adapter import LoRAConfig
-from lora_scratch.runs import check_given, flag_parser, parse_flags
+from lora_scratch.runs import TRAIN_OPTIONS, check_given, flag_parser, parse_flags
 
 
 @pytest.fixture
@@ -45,3 +46,11 @@ def test_a_flag_is_written_in_full(capsys):
     with pytest.raises(SystemExit, match="2"):
         parse_flags(flag_parser([LoRAConfig], ""), ["--ran", "4"])
     assert "unknown: --ran 4" in capsys.readouterr().err
+
+
+def test_every_dataclass_of_train_is_a_group_of_its_flags():
+    """The title is in the class, so no flag is left among the untitled ones."""
+    parser = flag_parser(TRAIN_OPTIONS, "")
+    titles = {group.title: {action.dest for action in group._group_actions} for group in parser._action_groups}
+    for kind in TRAIN_OPTIONS:
+        assert titles[kind._argument_group_name] == {entry.name for entry in fields(kind)}

@@ -17,7 +17,7 @@ def test_the_encoder_recipe_takes_ones_own_model_and_data_and_yields_to_flags():
     model, data, adapter, training, _ = parse(KINDS, "", arguments=[*OWN, "--epochs", "2"])
     assert (model.model, data.dataset, training.epochs) == ("mine", "rows", 2)
     assert (adapter.targets, adapter.rank, adapter.alpha) == (["all-linear"], 4, 8.0)
-    assert (training.learning_rate, training.schedule, training.probe_init) == (1e-3, "cosine", "probe")
+    assert (training.learning_rate, training.schedule, training.head_start) == (1e-3, "cosine", "probe")
 
 
 def test_the_encoder_recipe_names_no_model():
