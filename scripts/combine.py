@@ -1,22 +1,28 @@
 """Sums of adapters of one base: added, subtracted, averaged, scaled; exact, or in a lower rank with what that loses.
 
-python scripts/combine.py --add A B --output sum                       the exact sum; its rank is that of both together
-python scripts/combine.py --add A B --weights 0.3 0.7 --rank 8 --output sum
-python scripts/combine.py --subtract A B --heads_from A --output difference
-python scripts/combine.py --average A B C --rank 8 --output mean
-python scripts/combine.py --add A --weights 0.5 --output half          A at half its strength
+lora-scratch combine --add A B --output sum                       the exact sum; its rank is that of both together
+lora-scratch combine --add A B --weights 0.3 0.7 --rank 8 --output sum
+lora-scratch combine --subtract A B --heads_from A --output difference
+lora-scratch combine --average A B C --rank 8 --output mean
+lora-scratch combine --add A --weights 0.5 --output half          A at half its strength
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from lora_scratch.arithmetic.combine import Combination, combined, open_parts, save_combination
-from lora_scratch.runs import argument_parser, check_file, check_free, check_given, run_command
+from lora_scratch.runs import (
+    add_shared,
+    argument_parser,
+    check_file,
+    check_free,
+    check_given,
+    command_line,
+    run_command,
+)
 from lora_scratch.runtime.atomic import write_json
 
 
@@ -29,7 +35,7 @@ def main() -> None:
     parts = open_parts(folders, weights, model=options.model)
     found = combined(parts, rank=options.rank, heads_from=options.heads_from)
     print(table(found))
-    save_combination(found, place, command=shlex.join(["python", *sys.argv]), model=options.model)
+    save_combination(found, place, command=command_line(), model=options.model)
     if options.json:
         write_json(Path(options.json), {"residual": found.residual, "modules": [asdict(row) for row in found.rows]})
     print(f"\nadapter: {place}")
@@ -48,8 +54,7 @@ def parse() -> argparse.Namespace:
         "--heads_from", metavar="FOLDER", help="whose trained heads to take, where they are not to be averaged"
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="where the adapter goes; must not hold files yet")
-    parser.add_argument("--json", metavar="FILE", help="write the table to this file too")
-    parser.add_argument("--model", help="base model, if not the one the adapters name")
+    add_shared(parser, "model", "json", model={"help": "base model, if not the one the adapters name"})
     options = parser.parse_args()
     check_given(parser, options)
     folders, weights = terms(options)

@@ -1,7 +1,7 @@
 """The smallest adapter that is not significantly worse: in every module the ranks that carry the update, written for PEFT.
 
-python scripts/compress.py checkpoints/demo/adapter --output small
-python scripts/compress.py checkpoints/demo/adapter --output small --energies 1 0.9 0.8 0.7 --json compression.json
+    lora-scratch compress checkpoints/demo/adapter --output small
+    lora-scratch compress checkpoints/demo/adapter --output small --energies 1 0.9 0.8 0.7 --json compression.json
 
 The strongest singular directions of all modules together are kept until they hold a share of the energy, the sum of all
 |dW|^2. The shares are tried from the largest down on the validation rows, each against the whole adapter, until one is
@@ -17,6 +17,8 @@ from lora_scratch.arithmetic.compress import ENERGIES, Compression, compress, in
 from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import WORSE, Predictor, Table, markdown_table
 from lora_scratch.runs import (
+    add_adapter,
+    add_shared,
     argument_parser,
     check_file,
     check_free,
@@ -40,7 +42,7 @@ def main() -> None:
     place = check_free(Path(options.output), flag="--output")
     check_file(options.json)
     saved = open_adapter(options.adapter, model=options.model)
-    wanted = options.precision or saved.noted("training", "precision", str)
+    wanted = options.precision or saved.precision
     precision = resolve_precision(wanted, resolve_device(options.device))
     splits, max_tokens = open_rows(saved, dataset=options.dataset, limit_eval=options.limit_eval)
     validation, test = (encode_rows(rows, saved.base, max_tokens=max_tokens) for rows in (splits.validation, splits.test))
@@ -60,7 +62,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("adapter", help="adapter folder, as scripts/train.py writes it")
+    add_adapter(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="where the adapter goes; must not hold files yet")
     shares = " ".join(f"{energy:g}" for energy in ENERGIES)
     parser.add_argument(
@@ -71,12 +73,7 @@ def parse() -> argparse.Namespace:
         metavar="SHARE",
         help=f"shares of the energy to try, above 0 and at most 1 (default: {shares})",
     )
-    parser.add_argument("--model", help="base model, if not the one the adapter names")
-    parser.add_argument("--dataset", help="other rows than those the adapter was trained with")
-    parser.add_argument("--limit_eval", type=int, help="use only this many validation rows and test rows")
-    parser.add_argument("--precision", help="fp32, bf16, fp16 or auto (default: as trained)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
-    parser.add_argument("--json", metavar="FILE", help="write every figure to this file too")
+    add_shared(parser, "dataset", "limit_eval", "precision", "device", "json")
     options = parser.parse_args()
     check_given(parser, options)
     wrong = [energy for energy in options.energies if not 0 < energy <= 1]

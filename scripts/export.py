@@ -1,15 +1,17 @@
-"""Fold an adapter into its base: a plain transformers model, as fast as the base, that needs neither PEFT nor this project.
-Or part it for servers of many adapters, which take no head: a base with the trained head, and A and B alone.
+"""Merge an adapter into its base, split it for servers of many adapters, or push it to the hub.
 
-python scripts/export.py checkpoints/demo/adapter --merged exported
-python scripts/export.py checkpoints/demo/adapter --merged exported --dtype bfloat16      half the size, and what that costs
-python scripts/export.py checkpoints/demo/adapter --merged exported --dtype float16 --tolerance 0.005 --dataset rows.csv
-python scripts/export.py checkpoints/demo/adapter --merged exported --format onnx     model.onnx and the tokenizer
-python scripts/export.py checkpoints/demo/adapter --split served      served/base and served/adapter
-python scripts/export.py checkpoints/demo/adapter --push owner/name   the adapter and its card to the hub; private at first
+    lora-scratch export merge checkpoints/demo/adapter --output exported
+    lora-scratch export merge checkpoints/demo/adapter --output exported --dtype bfloat16   half the size
+    lora-scratch export merge checkpoints/demo/adapter --output exported --format onnx
+    lora-scratch export merge checkpoints/demo/adapter --output exported --dtype float16 --tolerance 0.005
+    lora-scratch export split checkpoints/demo/adapter --output served
+    lora-scratch export push checkpoints/demo/adapter owner/name
 
-Before anything is written, the merged model has to say what the adapter model says: on validation rows, every logit within
-the tolerance. Else the exit code is 1. The figures go to merge.json in the folder.
+merge: a plain transformers model, as fast as the base, that needs neither PEFT nor this project. Before anything is
+written, its logits on validation rows are compared with those of the adapter model: one beyond the tolerance is exit code
+1. The figures go to merge.json in the folder.
+split: served/base with the trained head, and served/adapter with A and B alone, for servers that take no head.
+push: the adapter and its card, to a repository that is private at first.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ from lora_scratch.deploy.formats import FORMATS, check_format, write_plain
 from lora_scratch.deploy.merge_check import DTYPES, TOLERANCES, MergeCheck, merge_check_rows, merge_if_equal
 from lora_scratch.deploy.split import save_split
 from lora_scratch.runs import (
+    CommandParser,
+    TrainedAdapter,
+    add_adapter,
+    add_shared,
     argument_parser,
     check_free,
     check_given,
@@ -43,90 +49,126 @@ READERS = {
 
 
 def main() -> None:
-    """Load, fold, compare, write; or load, part, write; or load and hand on."""
+    """Do the job that is named."""
     options = parse()
-    if options.push:
-        open_adapter(options.adapter, model=options.model)  # what does not load is not handed on
-        print(push_adapter(local_adapter(options.adapter), options.push, public=options.public))
-        return
-    place = check_free(Path(options.merged or options.split), flag="--merged" if options.merged else "--split")
-    device = resolve_device(options.device)
+    {"merge": merge, "split": split, "push": push}[options.job](options)
+
+
+def merge(options: argparse.Namespace) -> None:
+    """Load, merge, compare, write.
+
+    Raises:
+        MergeError: a logit beyond the tolerance; nothing is written.
+    """
+    place, device = check_free(Path(options.output), flag="--output"), resolve_device(options.device)
     check_format(options.format, dtype=options.dtype)
+    saved = open_plain(options)
+    rows, source = (None, "") if options.no_rows else merge_check_rows(saved, dataset=options.dataset, count=options.rows)
+    tolerance = TOLERANCES[options.dtype] if options.tolerance is None else options.tolerance
+    check = merge_if_equal(saved, rows=rows, source=source, dtype=options.dtype, tolerance=tolerance, device=device)
+    print(table(check))
+    check.check()
+    with new_folder(place) as folder:
+        write_plain(saved.base, folder, form=options.format, tolerance=TOLERANCES[options.dtype])
+        write_json(folder / RECORD, check.record())
+    print(f"\n{place}: {READERS[options.format]}")
+
+
+def split(options: argparse.Namespace) -> None:
+    """Load, split, write."""
+    place = check_free(Path(options.output), flag="--output")
+    needs = save_split(open_plain(options), place)
+    print("\n".join(f"{name:<24} {value}" for name, value in needs.items()))
+    print(f"\n{place / 'base'}: an ordinary model; {place / 'adapter'}: LoRA for it, in PEFT's format")
+
+
+def push(options: argparse.Namespace) -> None:
+    """Load, and push what loads."""
+    open_adapter(options.adapter, model=options.model)
+    print(push_adapter(local_adapter(options.adapter), options.repository, public=options.public))
+
+
+def open_plain(options: argparse.Namespace) -> TrainedAdapter:
+    """The adapter model, its base dequantized if that is asked for."""
     saved = open_adapter(options.adapter, model=options.model)
     if options.dequantize:
         dequantize_base(saved.base.model)
-    if options.split:
-        needs = save_split(saved, place)
-        print("\n".join(f"{name:<24} {value}" for name, value in needs.items()))
-        print(f"\n{place / 'base'}: an ordinary model; {place / 'adapter'}: LoRA for it, in PEFT's format")
-        return
-    rows, source = (None, "") if options.no_rows else merge_check_rows(saved, dataset=options.dataset, count=options.rows)
-    tolerance = TOLERANCES[options.dtype] if options.tolerance is None else options.tolerance
-    gate = merge_if_equal(saved, rows=rows, source=source, dtype=options.dtype, tolerance=tolerance, device=device)
-    print(table(gate))
-    gate.check()
-    with new_folder(place) as folder:
-        write_plain(saved.base, folder, form=options.format, tolerance=TOLERANCES[options.dtype])
-        write_json(folder / RECORD, gate.record())
-    print(f"\n{place}: {READERS[options.format]}")
+    return saved
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("adapter", help="adapter folder, as scripts/train.py writes it, or hub:owner/name")
-    goal = parser.add_mutually_exclusive_group(required=True)
-    goal.add_argument("--merged", metavar="DIR", help="where the plain model goes; must not hold files yet")
-    goal.add_argument("--split", metavar="DIR", help="where a base with the trained head and LoRA alone go, for servers")
-    goal.add_argument("--push", metavar="OWNER/NAME", help="the adapter itself goes to this repository of the hub")
-    parser.add_argument("--public", action="store_true", help="a repository that --push makes is public, not private")
-    parser.add_argument("--model", help="base model, if not the one the adapter names")
-    parser.add_argument(
-        "--format",
-        default=FORMATS[0],
-        choices=FORMATS,
-        help="what --merged writes: a folder for transformers (default), model.pt2 of torch.export, or model.onnx",
-    )
-    parser.add_argument("--dtype", default="float32", choices=list(DTYPES), help="what the weights are stored in")
-    defaults = ", ".join(f"{value:g} in {name}" for name, value in TOLERANCES.items())
-    meaning = f"the largest error of a logit / rms of all logits that is let through (default: {defaults})"
-    parser.add_argument("--tolerance", type=float, help=meaning)
-    parser.add_argument("--dataset", help="other rows than the validation rows the adapter was trained with")
-    parser.add_argument("--rows", type=int, default=256, help="compare the logits of this many rows (default: 256)")
-    parser.add_argument("--no_rows", action="store_true", help="look at the weights alone, compare no logits")
-    parser.add_argument(
-        "--dequantize", action="store_true", help="a base in four bits becomes plain weights of the same numbers"
-    )
-    parser.add_argument("--device", default="auto", help="where the logits are computed: cpu, cuda or auto (default)")
+    jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
+    jobs.add_parser("merge", help="write a plain model")
+    jobs.add_parser("split", help="write a base with the trained head, and LoRA alone")
+    jobs.add_parser("push", help="upload the adapter to the hub")
+    for name, job in jobs.choices.items():
+        add_adapter(job)
+        if name != "push":
+            add_writing(job)
+    add_merge(jobs.choices["merge"])
+    add_push(jobs.choices["push"])
     options = parser.parse_args()
-    check_given(parser, options)
+    check_given(jobs.choices[options.job], options)
+    if options.job == "merge":
+        check_merge(jobs.choices["merge"], options)
+    return options
+
+
+def add_writing(parser: CommandParser) -> None:
+    """The flags of merge and split."""
+    parser.add_argument("--output", required=True, metavar="DIR", help="where it goes; must not hold files yet")
+    meaning = "a base in four bits becomes plain weights of the same numbers"
+    parser.group("adapter").add_argument("--dequantize", action="store_true", help=meaning)
+
+
+def add_merge(parser: CommandParser) -> None:
+    """The flags of merge alone."""
+    group = parser.group("what is written")
+    meaning = "a folder for transformers (default), model.pt2 of torch.export, or model.onnx"
+    group.add_argument("--format", default=FORMATS[0], choices=FORMATS, help=meaning)
+    group.add_argument("--dtype", default="float32", choices=[*DTYPES], help="dtype of the weights (default: float32)")
+    group = parser.group("comparison")
+    defaults = ", ".join(f"{value:g} in {name}" for name, value in TOLERANCES.items())
+    meaning = f"largest error of a logit / rms of all logits that is accepted (default: {defaults})"
+    group.add_argument("--tolerance", type=float, help=meaning)
+    group.add_argument("--dataset", help="other rows than the validation rows the adapter was trained with")
+    group.add_argument("--rows", type=int, default=256, help="compare the logits of this many rows (default: 256)")
+    group.add_argument("--no_rows", action="store_true", help="compare no logits, only the weights")
+    add_shared(parser, "device")
+
+
+def add_push(parser: CommandParser) -> None:
+    """The flags of push alone."""
+    parser.add_argument("repository", metavar="OWNER/NAME", help="repository of the hub; it is made if there is none")
+    parser.add_argument("--public", action="store_true", help="a repository that is made here is public, not private")
+
+
+def check_merge(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit with 2 where the flags of merge can't be honoured."""
     if options.rows < 1:
         parser.error(f"--rows: found {options.rows}; expected at least 1")
     if options.tolerance is not None and not 0 <= options.tolerance < math.inf:
         parser.error(f"--tolerance: found {options.tolerance}; expected a finite number from 0")
-    if options.format != FORMATS[0] and not options.merged:
-        parser.error("--format is about --merged DIR")
-    if options.public and not options.push:
-        parser.error("--public is about --push OWNER/NAME")
     if options.no_rows and options.dataset:
-        parser.error("--dataset names rows, and --no_rows wants none")
-    return options
+        parser.error("--dataset names rows, and --no_rows takes none")
 
 
-def table(gate: MergeCheck) -> str:
+def table(check: MergeCheck) -> str:
     """One line a layer, then what the rows say."""
-    width = max(len("module"), *(len(row.name) for row in gate.layers))
+    width = max(len("module"), *(len(row.name) for row in check.layers))
     header = f"{'module':<{width}} {'|dW|/|W|':>9} {'survived':>9} {'error':>9} {'unchanged':>9}"
     lines = [
         f"{row.name:<{width}} {row.relative_norm:>9.2e} {row.survived:>9.4f} {row.error:>9.2e} {row.unchanged:>9.4f}"
-        for row in gate.layers
+        for row in check.layers
     ]
-    found = gate.logits
+    logits = check.logits
     words = (
-        f"{gate.dtype}: logits not compared (--no_rows)"
-        if found is None
-        else f"{gate.dtype}, {found.rows:,} rows of {found.source}: largest logit error {found.error:.1e} of their rms "
-        f"(tolerance {gate.tolerance:.1e}), {found.flips:,} labels flip"
+        f"{check.dtype}: logits not compared (--no_rows)"
+        if logits is None
+        else f"{check.dtype}, {logits.rows:,} rows of {logits.source}: largest logit error {logits.error:.1e} of their rms "
+        f"(tolerance {check.tolerance:.1e}), {logits.flips:,} labels flip"
     )
     return "\n".join([header, "-" * len(header), *lines, "", words])
 

@@ -1,13 +1,13 @@
 """What is released: the wheel holds the whole package and runs outside a checkout; versions agree wherever they stand."""
 
 import configparser
+import importlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -38,80 +38,119 @@ def wheel(tmp_path_factory):
     return source / "installed"
 
 
-def test_wheel_holds_every_file_of_the_package(wheel):
-    """Data files too: py.typed and the page's template."""
+def test_wheel_holds_every_file_of_the_package_and_of_the_commands(wheel):
+    """Data files too: py.typed and the page's template; scripts/ is `lora_scratch.commands`."""
     ours = {p.relative_to(ROOT) for p in (ROOT / "lora_scratch").rglob("*") if p.is_file() and p.suffix != ".pyc"}
-    assert ours == {p.relative_to(wheel) for p in (wheel / "lora_scratch").rglob("*") if p.is_file()}
+    commands = {Path("lora_scratch/commands") / p.relative_to(ROOT / "scripts") for p in (ROOT / "scripts").rglob("*.py")}
+    assert ours | commands == {p.relative_to(wheel) for p in (wheel / "lora_scratch").rglob("*") if p.is_file()}
     assert {Path("lora_scratch/py.typed"), Path("lora_scratch/reporting/page.html")} <= ours
 
 
-def test_wheel_holds_the_package_and_the_scripts_alone(wheel):
+def test_wheel_holds_the_package_alone(wheel):
     """No tests or documentation among the installed packages."""
-    version = SETTINGS["metadata"]["version"]
-    own = f"lora_scratch-{version}"
-    assert {path.name for path in wheel.iterdir()} == {"lora_scratch", f"{own}.data", f"{own}.dist-info"}
-    scripts = wheel / f"{own}.data" / "data" / "share" / "lora-scratch" / "scripts"
-    assert {path.name for path in scripts.iterdir()} == {path.name for path in (ROOT / "scripts").glob("*.py")}
+    own = f"lora_scratch-{SETTINGS['metadata']['version']}.dist-info"
+    assert {path.name for path in wheel.iterdir()} == {"lora_scratch", own}
+    assert "lora-scratch = lora_scratch.__main__:main" in (wheel / own / "entry_points.txt").read_text(encoding="utf-8")
 
 
-def test_wheel_runs_the_scripts_outside_the_checkout(wheel, tmp_path):
-    """`python -m lora_scratch NAME` is the wheel's own script, with its own words and its own exit code."""
-    environment = {"PATH": os.defpath, "PYTHONPATH": str(wheel), "XDG_CACHE_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "lora_scratch", "inspect_adapter", "nowhere"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
+def outside(*arguments, path, folder):
+    """Run `python -m lora_scratch` in another folder, with this on the path and no package of the environment."""
+    environment = {"PATH": os.defpath, "XDG_CACHE_HOME": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(path)}
+    start = (
+        "import sys, runpy; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f)]; "
+        "sys.argv[0] = 'lora-scratch'; runpy.run_module('lora_scratch', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", start, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("installed", ["from a wheel", "from a checkout that nobody installed"])
+def test_a_command_runs_outside_the_checkout(wheel, tmp_path, installed):
+    """Its own words and its own exit code; the commands of a checkout lie in scripts/."""
+    place = wheel if installed == "from a wheel" else tmp_path / "checkout"
+    if place != wheel:
+        place.mkdir()
+        for name in ("lora_scratch", "scripts"):
+            (place / name).symlink_to(ROOT / name)
+    done = outside("inspect", "nowhere", path=place, folder=tmp_path)
+    assert done.returncode == 1, done.stderr
     assert re.search(r"^error: nowhere.*", done.stderr, flags=re.MULTILINE)
 
 
-def test_scripts_of_a_wheel_are_found_by_its_record(wheel, monkeypatch):
-    """Wherever the installer put them."""
-    monkeypatch.syspath_prepend(str(wheel))
-    found = by_name._installed()
-    assert {path.name for path in found} == {path.name for path in (ROOT / "scripts").glob("*.py")}
-    assert all(path.is_relative_to(wheel) and path.is_file() for path in found)
-
-
-@pytest.mark.parametrize("answer", [None, [], PackageNotFoundError("lora-scratch")])
-def test_scripts_of_a_checkout_are_those_beside_the_package(answer, monkeypatch, capsys):
-    """Installed in place or not at all; the words after the name go to the script."""
-
-    def files(name):
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(by_name, "files", files)
-    monkeypatch.setattr(sys, "argv", ["lora_scratch", "memory", "--help"])
-    with pytest.raises(SystemExit, match=r"^0$"):
+def start(monkeypatch, *words, program="lora-scratch"):
+    """Run the console command; return the exit code."""
+    monkeypatch.setattr(sys, "argv", [program, *words])
+    with pytest.raises(SystemExit) as stop:
         by_name.main()
-    assert sys.argv == [str(ROOT / "scripts" / "memory.py"), "--help"]
-    assert "memory.py" in capsys.readouterr().out
+    return stop.value.code or 0
 
 
-def test_a_module_of_ones_own_is_imported_before_the_script(tmp_path, monkeypatch, capsys):
+def test_help_lists_every_command_once_with_one_line(monkeypatch, capsys):
+    """In groups; the names are those of the files, but for `inspect`, which Python has a module of."""
+    assert start(monkeypatch, "--help") == 0
+    printed = capsys.readouterr().out
+    for group, commands in by_name.COMMANDS.items():
+        assert f"\n{group}:\n" in printed
+        for name, (module, line) in commands.items():
+            assert printed.count(f"\n  {name:<16}{line}\n") == 1
+            assert len(line) < 80
+            assert (ROOT / "scripts" / f"{module.replace('.', '/')}.py").is_file()
+    named = {module for commands in by_name.COMMANDS.values() for module, _ in commands.values()}
+    files = [*(ROOT / "scripts").glob("*.py"), *(ROOT / "scripts" / "study").glob("*.py")]
+    assert {path.stem for path in files} - {"__init__"} <= {module.rpartition(".")[2] for module in named}
+
+
+@pytest.mark.parametrize(
+    ("program", "name"), [("bin/lora-scratch", "lora-scratch"), ("x/__main__.py", "python -m lora_scratch")]
+)
+def test_a_command_gets_its_own_words_and_is_called_as_it_was(program, name, monkeypatch, capsys):
+    """In the usage line and in records."""
+    assert start(monkeypatch, "combine", "--help", program=program) == 0
+    assert capsys.readouterr().out.startswith(f"usage: {name} combine [-h]")
+    assert sys.argv == [f"{name} combine", "--help"]
+
+
+def test_a_module_of_ones_own_is_imported_before_the_command(tmp_path, monkeypatch, capsys):
     """One that registers a layer, from the folder one is in; one that is not there is wrong usage."""
     (tmp_path / "brought_along.py").write_text("import sys\nsys.brought_along = True\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "brought_along", False, raising=False)
-    monkeypatch.setattr(sys, "argv", ["lora_scratch", "--import", "brought_along", "memory", "--help"])
-    with pytest.raises(SystemExit, match=r"^0$"):
-        by_name.main()
+    assert start(monkeypatch, "--import", "brought_along", "combine", "--help") == 0
     assert sys.brought_along
-    assert sys.argv[1:] == ["--help"]
+    assert sys.argv == ["lora-scratch --import brought_along combine", "--help"]
     for name in ("not_there", "./brought_along.py"):
-        monkeypatch.setattr(sys, "argv", ["lora_scratch", "--import", name, "memory", "--help"])
-        with pytest.raises(SystemExit, match=r"^2$"):
-            by_name.main()
+        assert start(monkeypatch, "--import", name, "combine", "--help") == 2
         assert f"--import {name}: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [[], ["trian"], ["--rank", "8"]])
-def test_unknown_script_is_wrong_usage_that_names_those_that_exist(words, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["trian"], "no command 'trian'; nearest: train"),
+        (["inspect_adapter"], "nearest: inspect"),
+        (["--rank", "8"], "unrecognized arguments: --rank|no command '8'"),
+    ],
+)
+def test_unknown_command_is_wrong_usage_that_names_the_nearest(words, message, monkeypatch, capsys):
     """Exit code 2, as everywhere."""
-    monkeypatch.setattr(sys, "argv", ["lora_scratch", *words])
-    with pytest.raises(SystemExit, match=r"^2$"):
-        by_name.main()
-    assert "usage: python -m lora_scratch" in capsys.readouterr().err
+    assert start(monkeypatch, *words) == 2
+    error = capsys.readouterr().err
+    assert "usage: lora-scratch" in error
+    assert re.search(message, error)
+
+
+def test_commands_that_share_work_say_so():
+    """`torchrun -m lora_scratch` and `torchrun scripts/...` start the same three in several processes."""
+    several = set()
+    for commands in by_name.COMMANDS.values():
+        for name, (module, _) in commands.items():
+            loaded = importlib.import_module(f"{by_name.PACKAGE}.{module}")
+            tail = Path(loaded.__file__).read_text(encoding="utf-8").splitlines()[-1].strip()
+            shared = getattr(loaded, "IN_PROCESSES", False)
+            assert tail == ("run_command(main, in_processes=IN_PROCESSES)" if shared else "run_command(main)"), name
+            several |= {name} if shared else set()
+    assert several == {"train", "evaluate", "predict"}
 
 
 def test_changelog_tells_of_the_version_that_is_built():

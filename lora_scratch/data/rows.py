@@ -62,7 +62,7 @@ def bad_row(place: str, found: str, expected: str = "") -> DataError:
         found,
         where=place,
         expected=expected,
-        remedy="mend the row, or leave such rows out (--skip_bad_rows of train.py and predict.py)",
+        remedy="mend the row, or leave such rows out (--skip_bad_rows of train and predict)",
     )
 
 

@@ -23,9 +23,9 @@ def give_head_to_base(model: nn.Module) -> None:
     if state.config.bias != "none":
         raise ConfigError(
             f"the adapter has trained biases (bias {state.config.bias})",
-            where="--split",
+            where="export split",
             expected="bias none",
-            remedy="use --merged",
+            remedy="use `export merge`",
         )
     for name in state.config.head_modules or []:
         model.get_submodule(name).requires_grad_(False)

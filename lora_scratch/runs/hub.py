@@ -1,7 +1,7 @@
-"""Adapters on the Hugging Face hub: `hub:owner/name`, or `hub:owner/name@revision`, wherever an adapter folder is named.
+"""Adapters on the Hugging Face hub: `hub:owner/name`, or `hub:owner/name@revision`.
 
-The prefix is there so that a mistyped path never asks the network. What travels are the four files of an adapter folder, the
-model card with the figures on the test rows among them; the token is huggingface_hub's own (`hf auth login`, or HF_TOKEN).
+The prefix is needed so that a mistyped path never asks the network. The four files of an adapter folder
+are transferred. The token is huggingface_hub's own (`hf auth login`, or HF_TOKEN).
 """
 
 from __future__ import annotations
@@ -14,53 +14,53 @@ from ..serialization.adapter_folder import CARD, CONFIG, PROVENANCE, WEIGHTS
 
 PREFIX = "hub:"
 FILES = [WEIGHTS, CONFIG, PROVENANCE, CARD]
-LOG = "metrics.jsonl"  # what a run's folder has from its beginning
+LOG = "metrics.jsonl"  # in every folder of a run
 
 
 def local_adapter(name: str | Path) -> Path:
-    """The folder called `name`, or, of a name on the hub, the folder where its files lie now.
+    """Return the folder called `name`, or the folder with the downloaded files of a name on the hub.
 
     Raises:
-        AdapterFileError: there is no such folder, or it can't be had from the hub.
+        AdapterFileError: there is no such folder, or the hub does not give it.
     """
     if not str(name).startswith(PREFIX):
         return _existing(Path(name))
     repository, _, revision = str(name).removeprefix(PREFIX).partition("@")
-    from huggingface_hub import snapshot_download  # a slow import, and local folders do without it
+    from huggingface_hub import snapshot_download  # a slow import, which local folders do not need
 
     try:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=FILES))
-    except Exception as error:  # of the hub client, of its validation and of the transport below it alike
+    except Exception as error:  # the client, its validation and the transport raise different types
         raise _failed("could not be fetched", str(name), error) from error
 
 
 def _existing(folder: Path) -> Path:
-    """The folder itself; a run's folder, and none at all, are mistaken for an adapter's most often."""
-    if fault := path_fault(folder):
-        raise AdapterFileError([fault.found], where=shown_path(folder), expected=fault.expected)
+    """Return the folder, unless it is a file, a run's folder, or not there."""
+    if bad_path := path_fault(folder):
+        raise AdapterFileError([bad_path.found], where=shown_path(folder), expected=bad_path.expected)
     if folder.is_file():
-        found, remedy = "this is a file", f"name the folder that it lies in: {folder.parent}"
+        fault, remedy = "this is a file", f"name the folder that it lies in: {folder.parent}"
     elif not folder.is_dir():
-        found, remedy = "no such folder", "`lora-scratch train` writes one, to OUTPUT_DIR/adapter"
+        fault, remedy = "no such folder", "`lora-scratch train` writes one, to OUTPUT_DIR/adapter"
     elif not (folder / LOG).exists():
         return folder
     elif (folder / "adapter").is_dir():
-        found, remedy = "this is the folder of a run", f"its adapter is {folder / 'adapter'}"
+        fault, remedy = "this is the folder of a run", f"its adapter is {folder / 'adapter'}"
     else:
-        found, remedy = "this run has no adapter yet", f"resume it: lora-scratch train --resume {folder}"
-    raise AdapterFileError([found], where=str(folder), expected="an adapter folder", remedy=remedy)
+        fault, remedy = "this run has no adapter yet", f"resume it: lora-scratch train --resume {folder}"
+    raise AdapterFileError([fault], where=str(folder), expected="an adapter folder", remedy=remedy)
 
 
 def push_adapter(folder: Path, name: str, *, public: bool = False) -> str:
-    """Upload the adapter `folder` to `hub:owner/name`, which is made if it is not there yet; the address of the commit.
+    """Upload the adapter `folder` to `hub:owner/name`, a new repository if there is none. Return the commit's address.
 
     Args:
-        public: a repository that is made here can be seen by everybody; one that is there stays what it is.
+        public: make a new repository public; one that exists stays as it is.
 
     Raises:
         AdapterFileError: no complete adapter folder, or the hub does not take it.
     """
-    missing = [each for each in (WEIGHTS, CONFIG) if not (folder / each).is_file()]
+    missing = [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]
     if missing:
         raise AdapterFileError([f"no {' and no '.join(missing)}"], where=str(folder), expected="an adapter folder")
     repository = name.removeprefix(PREFIX)
@@ -77,10 +77,10 @@ def push_adapter(folder: Path, name: str, *, public: bool = False) -> str:
     return str(commit.commit_url)
 
 
-def _failed(what: str, name: str, error: Exception) -> AdapterFileError:
+def _failed(problem: str, name: str, error: Exception) -> AdapterFileError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return AdapterFileError(
-        [f"{what} ({reason})"],
+        [f"{problem} ({reason})"],
         where=name,
         expected=f"{PREFIX}owner/name, a hub that answers, and a token that may",
         remedy="log in with `hf auth login`, or name a local folder",

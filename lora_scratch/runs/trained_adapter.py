@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,8 +48,7 @@ class TrainedAdapter:
         """Return the options of the training's rows, or of `dataset` read in the same way."""
         recorded = {f.name: getattr(self.provenance.data, f.name, None) for f in fields(DataOptions)}
         options = DataOptions(**{name: value for name, value in recorded.items() if value is not None})
-        options.dataset, options.limit_eval = dataset or options.dataset, limit_eval
-        return options
+        return replace(options, dataset=dataset or options.dataset, limit_eval=limit_eval)
 
     def recorded(self, name: str, value: Value | None, kind: type[Value]) -> Value:
         """Return `value`, an entry of provenance.json.
@@ -77,16 +76,8 @@ def open_adapter(folder: str | Path, *, model: str | None = None, verify_base: b
         ConfigError: the adapter is not the same in all processes.
     """
     folder = local_adapter(folder)
-    provenance = read_provenance(folder)
-    name = model or (provenance and provenance.base.name)
-    if not provenance or not provenance.labels or not name:
-        raise AdapterFileError(
-            ["provenance.json does not name the labels and the base model"],
-            where=str(folder),
-            expected="an adapter folder that `train` wrote",
-            remedy="load folders of other tools with lora_scratch.load_adapter(model, folder)",
-        )
-    base = open_base_of(provenance, name)
+    provenance = _provenance(folder, model=model)
+    base = open_base_of(provenance, model or provenance.base.name)
     config = load_adapter(base.model, folder, verify_base=verify_base, must_cover=base.newly_initialized)
     base.model.eval()
     check_same(f"the adapter {folder}", json.dumps(provenance.as_json(), sort_keys=True).encode())
@@ -110,24 +101,12 @@ def open_rows(saved: TrainedAdapter, *, dataset: str | None = None, limit_eval: 
 
 
 def problems_with_base(folder: Path, *, model: str) -> list[str]:
-    """Return every reason why the adapter can't be opened on the base `model`.
-
-    Files and base are checked separately, so that one problem never hides the other.
-    """
-    problems: list[str] = []
+    """Return every reason why the adapter does not fit the base `model`; faults inside its files apart."""
     try:
-        open_adapter(folder, model=model)
-        return []
+        base = open_base_of(_provenance(folder, model=model), model)
+        return problems_on(base.model, folder, must_cover=base.newly_initialized)
     except LoraScratchError as error:
-        problems += _clauses(error)
-    try:
-        provenance = read_provenance(folder)
-        if provenance and provenance.labels:
-            base = open_base_of(provenance, model)
-            problems += problems_on(base.model, folder, must_cover=base.newly_initialized)
-    except LoraScratchError as error:
-        problems += _clauses(error)
-    return list(dict.fromkeys(problems))
+        return list(error.problems) if isinstance(error, AdapterFileError) else [str(error)]
 
 
 def open_base_of(provenance: Provenance, name: str) -> Base:
@@ -142,5 +121,13 @@ def open_base_of(provenance: Provenance, name: str) -> Base:
     return base
 
 
-def _clauses(error: LoraScratchError) -> list[str]:
-    return list(error.problems) if isinstance(error, AdapterFileError) else [str(error)]
+def _provenance(folder: Path, *, model: str | None) -> Provenance:
+    provenance = read_provenance(folder)
+    if not (provenance and provenance.labels and (model or provenance.base.name)):
+        raise AdapterFileError(
+            ["provenance.json does not name the labels and the base model"],
+            where=str(folder),
+            expected="an adapter folder that `train` wrote",
+            remedy="load folders of other tools with lora_scratch.load_adapter(model, folder)",
+        )
+    return provenance

@@ -1,7 +1,7 @@
 """Many processes as one: those that torchrun started, or a world of one.
 
-    torchrun --nproc_per_node 2 scripts/train.py        2 processes of one machine
-    python scripts/train.py                             1; nothing here does anything then
+    torchrun --nproc_per_node 2 -m lora_scratch train    2 processes of one machine
+    lora-scratch train                                  1; nothing here does anything then
 
 What is summed over the processes is a sum over rows, so that it does not matter which process had which row. All processes
 go through the same calls of this file in the same order: each of them waits for the others.

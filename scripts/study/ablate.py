@@ -1,8 +1,8 @@
 """What carries an adapter's gain: without each module, layer and kind of module, with only one of them, and the dial.
 
-python scripts/study/ablate.py checkpoints/demo/adapter
-python scripts/study/ablate.py checkpoints/demo/adapter --split test --strengths 0 0.5 1 1.5 --json ablation.json
-python scripts/study/ablate.py checkpoints/demo/adapter --limit_eval 500 --html ablation.html
+    lora-scratch ablate checkpoints/demo/adapter
+    lora-scratch ablate checkpoints/demo/adapter --split test --strengths 0 0.5 1 1.5 --json ablation.json
+    lora-scratch ablate checkpoints/demo/adapter --limit_eval 500 --html ablation.html
 
 Every trial is compared with the whole adapter on the same rows. p is McNemar's, exact; p (Holm) is corrected for the number
 of trials, and the verdict is by that. The trained head stays in all of them.
@@ -18,6 +18,8 @@ from lora_scratch.errors import printable
 from lora_scratch.evaluation import Predictor, Table, markdown_table
 from lora_scratch.reporting import check_installed, write_page
 from lora_scratch.runs import (
+    add_adapter,
+    add_shared,
     argument_parser,
     check_file,
     check_given,
@@ -44,7 +46,7 @@ def main() -> None:
         check_file(options.html, flag="--html")
         check_installed("--html")
     saved = open_adapter(options.adapter, model=options.model)
-    wanted = options.precision or saved.noted("training", "precision", str)
+    wanted = options.precision or saved.precision
     precision = resolve_precision(wanted, resolve_device(options.device))
     splits, max_tokens = open_rows(saved, dataset=options.dataset, limit_eval=options.limit_eval)
     rows = encode_rows(getattr(splits, options.split), saved.base, max_tokens=max_tokens)
@@ -63,19 +65,11 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("adapter", help="adapter folder, as scripts/train.py writes it")
-    parser.add_argument(
-        "--split", default="validation", choices=["train", "validation", "test"], help="which rows (default: validation)"
-    )
+    add_adapter(parser)
+    add_shared(parser, "split", "dataset", "limit_eval", split={"default": "validation"})
+    add_shared(parser, "precision", "device", "json", "html")
     meaning = "strengths of the adapter to try, 1 as trained (default: 0 to 1.5 in eighths)"
     parser.add_argument("--strengths", nargs="+", type=float, default=STRENGTHS, metavar="FACTOR", help=meaning)
-    parser.add_argument("--model", help="base model, if not the one the adapter names")
-    parser.add_argument("--dataset", help="other rows than those the adapter was trained with")
-    parser.add_argument("--limit_eval", type=int, help="use only this many validation rows or test rows")
-    parser.add_argument("--precision", help="fp32, bf16, fp16 or auto (default: as trained)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
-    parser.add_argument("--json", metavar="FILE", help="write every figure to this file too")
-    parser.add_argument("--html", metavar="FILE", help="draw a page to this file too; needs the extra `report`")
     options = parser.parse_args()
     check_given(parser, options)
     wrong = [factor for factor in options.strengths if not math.isfinite(factor)]

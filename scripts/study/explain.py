@@ -1,7 +1,7 @@
 """A walk through one layer of an adapter on one text: the formula with its numbers, the tokens it moved, what it decides.
 
-python scripts/study/explain.py --adapter checkpoints/demo/adapter "i am so happy today"
-python scripts/study/explain.py --adapter checkpoints/demo/adapter --module layer.1.attention.q_lin "i am so happy today"
+    lora-scratch explain checkpoints/demo/adapter "i am so happy today"
+    lora-scratch explain checkpoints/demo/adapter "i am so happy today" --module layer.1.attention.q_lin
 
 The layer is computed in float64 on the input that it really had; the last line says how near the model's own float32 is.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lora_scratch.errors import printable
-from lora_scratch.runs import argument_parser, check_given, open_adapter, run_command
+from lora_scratch.runs import add_adapter, argument_parser, check_given, open_adapter, run_command
 from lora_scratch.study.explain import Explanation, explain
 
 WIDTH = 40  # letters of the longest bar
@@ -22,12 +22,11 @@ LONGEST_TOKEN = 24  # letters
 def main() -> None:
     """Layer, steps, tokens and predictions, in this order."""
     parser = argument_parser(__doc__)
-    parser.add_argument("text", help="the text to follow")
-    parser.add_argument("--adapter", required=True, help="adapter folder, as scripts/train.py writes it")
+    add_adapter(parser)
+    parser.add_argument("text", metavar="TEXT", help="the text to follow")
     parser.add_argument(
         "--module", metavar="NAME", help="adapted layer, or the end of its name (default: the one moved most)"
     )
-    parser.add_argument("--model", help="base model, if not the one the adapter names")
     parser.add_argument("--tokens", type=int, default=20, help="how many of the tokens moved most are listed (default: 20)")
     options = parser.parse_args()
     check_given(parser, options)

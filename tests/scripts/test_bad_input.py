@@ -1,6 +1,5 @@
-"""Bad input through the scripts: one clear line on stderr, exit code 1 or 2, nothing written, no traceback."""
+"""Bad input through the commands: one clear line on stderr, exit code 1 or 2, nothing written, no traceback."""
 
-import importlib
 import os
 import re
 import shutil
@@ -14,10 +13,9 @@ from safetensors.torch import load_file, save_file
 from support.command_line import call, train_arguments
 from support.damage import reseal
 from support.folders import save_base
-from support.typed_flags import SCRIPTS as NAMES
-from support.typed_flags import flags_of, hostile_paths
+from support.typed_flags import COMMANDS, command, flags_of, hostile_paths
 
-from lora_scratch.runs.options import PATHS
+from lora_scratch.runs.flags import PATHS
 
 SCRIPTS = Path(train.__file__).parent
 
@@ -91,7 +89,7 @@ def test_bad_rows_are_counted_and_listed_where_they_are_to_be_skipped(job, tmp_p
         file.write(b"no label\n\x1b[2J\xff;joy\n")
     arguments = train_arguments(job.base, data, tmp_path / "run")
     assert call(train, *arguments, "--epochs", 1, "--skip_bad_rows") == 0
-    assert call(evaluate, "--adapter", tmp_path / "run" / "adapter") == 0
+    assert call(evaluate, tmp_path / "run" / "adapter") == 0
     out = capsys.readouterr().out
     assert out.count("left out 2 bad rows:\n") == 2
     assert out.count("train.txt:65: no ';' in 'no label'") == 2
@@ -162,21 +160,21 @@ def test_a_damaged_adapter_is_refused(job, tmp_path, capsys, damage, message):
     """Each damage is one typed error, and nothing is predicted."""
     folder = shutil.copytree(job.adapter, tmp_path / "adapter")
     damage(folder)
-    assert call(predict, "--adapter", folder, "some text") == 1
+    assert call(predict, folder, "some text") == 1
     assert re.search(message, one_line(capsys))
 
 
 def test_an_adapter_for_another_base_is_refused(job, tmp_path, capsys):
     """Same shapes, other weights: no error in any other tool, and nonsense as a result."""
     other = save_base(tmp_path / "other", labels=("negative", "positive"), seed=1)
-    assert call(evaluate, "--adapter", job.adapter, "--model", other) == 1
+    assert call(evaluate, job.adapter, "--model", other) == 1
     assert "not the one the adapter was trained on" in one_line(capsys)
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n"])
 def test_an_empty_text_is_refused(job, capsys, text):
     """There is nothing to classify."""
-    assert call(predict, "--adapter", job.adapter, "fine", text) == 1
+    assert call(predict, job.adapter, "fine", text) == 1
     assert "text 2: the text is empty" in one_line(capsys)
     assert capsys.readouterr().out == ""
 
@@ -184,14 +182,28 @@ def test_an_empty_text_is_refused(job, capsys, text):
 def test_a_file_that_is_not_utf8_is_named_with_its_line(job, tmp_path, capsys):
     """Latin-1 is a common surprise."""
     (tmp_path / "texts.txt").write_bytes(b"fine\ncaf\xe9\n")
-    assert call(predict, "--adapter", job.adapter, "--file", tmp_path / "texts.txt") == 1
+    assert call(predict, job.adapter, "--file", tmp_path / "texts.txt") == 1
     assert "texts.txt:2: the text is not UTF-8: byte 0xe9 at character 4" in one_line(capsys)
+
+
+def test_the_old_flag_of_the_adapter_is_refused_with_the_new_form(job, capsys):
+    """The adapter comes first and without a flag."""
+    for module in (predict, evaluate):
+        assert call(module, "--adapter", job.adapter) == 2
+        assert "the adapter is named first, without a flag" in one_line(capsys)
+
+
+@pytest.mark.parametrize("flags", [["--precision", "fp32", "ADAPTER", "fine"], ["ADAPTER", "--precision", "fp32", "fine"]])
+def test_flags_may_stand_between_the_adapter_and_its_texts(job, capsys, flags):
+    """As with every other command."""
+    assert call(predict, *[job.adapter if flag == "ADAPTER" else flag for flag in flags]) == 0
+    assert '"text": "fine"' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [[], ["text", "--file", "x"]])
 def test_predict_takes_texts_or_a_file(job, capsys, arguments):
     """One of the two, else usage."""
-    assert call(predict, "--adapter", job.adapter, *arguments) == 2
+    assert call(predict, job.adapter, *arguments) == 2
     assert "one of the three" in one_line(capsys)
 
 
@@ -208,42 +220,50 @@ def test_the_real_job_without_a_hub_ends_quickly_in_one_line(tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("script", ["train", "evaluate", "predict", "export"])
-def test_help_answers(script, capsys):
-    """Every flag says what it is."""
-    module = __import__(script)
-    assert call(module, "--help") == 0
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_how_a_command_is_called(name, capsys):
+    """Examples are those of the console command, but for measurements, which are made in a checkout."""
+    assert call(command(name), "--help") == 0
     out = capsys.readouterr().out
-    assert "python scripts/" in out
-    assert "--model" in out
+    assert f"lora-scratch {name} " in out or "scripts/benchmarks/" in out
+    assert all(f"lora-scratch {other} " not in out for other in COMMANDS if other != name)
+
+
+def test_help_of_train_is_grouped_by_subject(capsys):
+    """A title for the fields of a dataclass; --help itself has no other company."""
+    assert call(train, "--help") == 0
+    blocks = capsys.readouterr().out.split("\n\n")
+    titles = {block.partition(":\n")[0]: block for block in blocks if ":\n  -" in block}
+    assert set(titles) == {"options", "model", "data", "adapter", "training", "run"}
+    assert "--base_precision" in titles["model"]
+    assert "--rank" in titles["adapter"]
+    assert "--config" in titles["run"]
+    assert titles["options"].count("--") == 1
 
 
 # Flags that take any text and name no place; every other flag that takes a text is tried with hostile paths.
 NO_PATHS = {"base_precision", "bias", "contenders", "device", "exclude", "flags_of", "flags_of_ours", "head_modules"}
 NO_PATHS |= {"head_start", "init", "label_column", "measures", "module", "only", "part", "precision", "preset", "push"}
-NO_PATHS |= {"schedule", "targets", "text", "text_column", "texts", "trainable", "variant"}
+NO_PATHS |= {"repository", "schedule", "split", "targets", "text", "text_column", "texts", "trainable", "variant"}
 
 
 def is_path(flag):
-    if flag.action.dest == "split":  # a folder of export.py, and elsewhere a name of rows
-        return flag.script == "export"
-    return flag.action.dest in PATHS or str(flag) == "predict_bank --adapters"
+    return flag.action.dest in PATHS or str(flag) == "predict --adapters"
 
 
-@pytest.mark.parametrize("script", NAMES)
-def test_every_flag_that_takes_a_text_is_known_to_be_a_path_or_none(script):
-    """A new flag is added to PATHS in runs/options.py, or to NO_PATHS here."""
-    for flag in flags_of(script):
-        known = is_path(flag) or flag.action.dest in NO_PATHS or flag.action.dest == "split"
-        assert known or not flag.is_text, flag
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_that_takes_a_text_is_known_to_be_a_path_or_none(name):
+    """A new flag is added to PATHS in runs/flags.py, or to NO_PATHS here."""
+    for flag in flags_of(name):
+        assert is_path(flag) or flag.action.dest in NO_PATHS or not flag.is_text, flag
 
 
-@pytest.mark.parametrize("script", NAMES)
-def test_a_hostile_path_is_one_line_and_writes_nothing(script, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_hostile_path_is_one_line_and_writes_nothing(name, tmp_path, monkeypatch, capsys):
     """Exit 1 with the flag, the path and the reason, before any work, on every Python."""
     monkeypatch.chdir(tmp_path)
     paths = hostile_paths(tmp_path)
-    for flag in filter(is_path, flags_of(script)):
+    for flag in filter(is_path, flags_of(name)):
         for path, reason in paths.values():
             error = refusal(flag, path, 1, capsys)
             assert error.startswith(f"error: {flag.name} "), error
@@ -252,11 +272,11 @@ def test_a_hostile_path_is_one_line_and_writes_nothing(script, tmp_path, monkeyp
     assert {path.name for path in tmp_path.iterdir()} == {"file", "loop"}
 
 
-@pytest.mark.parametrize("script", NAMES)
-def test_a_number_that_no_computer_counts_to_is_one_line(script, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_number_that_no_computer_counts_to_is_one_line(name, tmp_path, monkeypatch, capsys):
     """40 digits, with a minus too, and more digits than Python reads: exit 1 or 2, before any work."""
     monkeypatch.chdir(tmp_path)
-    for flag in flags_of(script):
+    for flag in flags_of(name):
         for value in ("9" * 40, "-" + "9" * 40, "9" * 5000) if flag.is_whole_number else ():
             error = refusal(flag, value, (1, 2), capsys).splitlines()[-1]
             assert re.search(rf"error: .*{flag.name}", error[:80]), error[:80]
@@ -266,7 +286,7 @@ def test_a_number_that_no_computer_counts_to_is_one_line(script, tmp_path, monke
 def refusal(flag, value, code, capsys):
     """What is said on stderr of one value; standard output stays open, as it was, and empty."""
     stdout = sys.stdout
-    found = call(importlib.import_module(flag.script), *flag.line(value))
+    found = call(command(flag.command), *flag.line(value))
     captured = capsys.readouterr()
     assert found in (code if isinstance(code, tuple) else (code,)), (str(flag), value[:20], captured.err)
     assert sum("error: " in line for line in captured.err.splitlines()) == 1, captured.err

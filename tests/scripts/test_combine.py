@@ -23,7 +23,7 @@ def change(job, folder, *, head=0.0, **notes):
     saved = open_adapter(job.adapter)
     move_adapter(saved.base.model, seed=1)
     saved.base.model.classifier.weight.data.add_(head)
-    return save_adapter(saved.base.model, folder, base_model=saved.base.name, notes={**saved.notes, **notes})
+    return save_adapter(saved.base.model, folder, base_model=saved.base.name, notes={**saved.provenance.as_json(), **notes})
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_a_mean_is_an_ordinary_adapter_folder(job, other, tmp_path, capsys):
     for name, delta in mean.items():
         assert relative_error(delta, (one[name].double() + two[name].double()) / 2) < 1e-5
     assert call(inspect_adapter, place, "--verify", "--model", job.base) == 0
-    assert call(evaluate, "--adapter", place, "--precision", "fp32") == 0
+    assert call(evaluate, place, "--precision", "fp32") == 0
     base = AutoModelForSequenceClassification.from_pretrained(job.base, num_labels=6, ignore_mismatched_sizes=True)
     theirs = peft.PeftModel.from_pretrained(base, place).eval()
     ids, model = torch.tensor([[2, 5, 6, 3]]), open_adapter(place).base.model

@@ -50,7 +50,7 @@ def test_the_folder_holds_what_the_table_says(job, tmp_path, capsys):
     for size, place, count in ((chosen["size"], folder, ranks(model)), (found["size"], job.adapter, found["ranks"])):
         assert size["file_bytes"] == (place / "adapter_model.safetensors").stat().st_size
         assert size["parameters"] == sum(64 * rank for rank in count.values())  # every layer is 32 wide
-    assert call(evaluate, "--adapter", folder, "--precision", "fp32", "--json", tmp_path / "report.json") == 0
+    assert call(evaluate, folder, "--precision", "fp32", "--json", tmp_path / "report.json") == 0
     assert (
         json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["adapted"]["accuracy"]
         == found["tested"]["accuracy"]
@@ -69,7 +69,7 @@ def test_the_folder_holds_what_the_table_says(job, tmp_path, capsys):
 def test_provenance_says_of_what_and_how_it_was_chosen(job, tmp_path):
     """The adapter it comes from by its hash, every candidate, and the labels and rows that go on to hold."""
     assert call(compress, job.adapter, "--output", tmp_path / "small", "--json", tmp_path / "found.json") == 0
-    notes, before = read_provenance(tmp_path / "small"), read_provenance(job.adapter)
+    notes, before = (read_provenance(place).as_json() for place in (tmp_path / "small", job.adapter))
     told = notes["compressed"]
     assert told.pop("from") == {
         "folder": str(job.adapter),

@@ -28,7 +28,7 @@ def changed(job, folder, change, **notes):
     saved = open_adapter(job.adapter)
     with torch.no_grad():
         change(saved.base.model)
-    return save_adapter(saved.base.model, folder, base_model=saved.base.name, notes={**saved.notes, **notes})
+    return save_adapter(saved.base.model, folder, base_model=saved.base.name, notes={**saved.provenance.as_json(), **notes})
 
 
 def huge(model):
@@ -47,7 +47,7 @@ def logits_on(model, rows):
 def test_the_record_holds_what_the_exported_model_says(job, tmp_path, capsys, dtype):
     """Largest error over rms, and flips, measured again from the folder; its weights have the dtype asked for."""
     place = tmp_path / "plain"
-    assert call(export, job.adapter, "--merged", place, "--dtype", dtype, "--rows", 16) == 0
+    assert call(export, "merge", job.adapter, "--output", place, "--dtype", dtype, "--rows", 16) == 0
     told, printed = json.loads((place / "merge.json").read_text(encoding="utf-8")), capsys.readouterr().out
     saved = open_adapter(job.adapter)
     rows, source = merge_check_rows(saved, dataset=None, count=16)
@@ -67,7 +67,7 @@ def test_the_record_holds_what_the_exported_model_says(job, tmp_path, capsys, dt
 
 def test_above_the_tolerance_nothing_is_written(job, tmp_path, capsys):
     """Exit code 1, the table all the same, and a line that says what was found."""
-    arguments = [job.adapter, "--merged", tmp_path / "plain", "--dtype", "bfloat16", "--tolerance", 1e-6]
+    arguments = ["merge", job.adapter, "--output", tmp_path / "plain", "--dtype", "bfloat16", "--tolerance", 1e-6]
     assert call(export, *arguments) == 1
     captured = capsys.readouterr()
     assert Q0 in captured.out
@@ -89,7 +89,7 @@ def test_a_merge_gone_wrong_is_refused_with_the_labels_that_flip(job, tmp_path, 
 
     merge = gate.merge_and_remove
     monkeypatch.setattr(gate, "merge_and_remove", wrongly)
-    assert call(export, job.adapter, "--merged", tmp_path / "plain") == 1
+    assert call(export, "merge", job.adapter, "--output", tmp_path / "plain") == 1
     flips = re.search(r"and (\d+) of 24 labels flip", capsys.readouterr().err)
     assert int(flips[1]) > 0
     assert list(tmp_path.iterdir()) == []
@@ -98,20 +98,23 @@ def test_a_merge_gone_wrong_is_refused_with_the_labels_that_flip(job, tmp_path, 
 def test_a_weight_that_the_dtype_can_not_hold_is_refused(job, tmp_path, capsys):
     """1e5 is beyond float16, also where no rows are looked at; in bfloat16 it is a number like any other."""
     folder = changed(job, tmp_path / "huge", huge)
-    assert call(export, folder, "--merged", tmp_path / "plain", "--dtype", "float16", "--no_rows") == 1
+    assert call(export, "merge", folder, "--output", tmp_path / "plain", "--dtype", "float16", "--no_rows") == 1
     assert "classifier.weight: it is not finite in float16; use --dtype bfloat16 or float32" in capsys.readouterr().err
     assert not (tmp_path / "plain").exists()
-    assert call(export, folder, "--merged", tmp_path / "plain", "--dtype", "bfloat16", "--no_rows") == 0
+    assert call(export, "merge", folder, "--output", tmp_path / "plain", "--dtype", "bfloat16", "--no_rows") == 0
 
 
 def test_a_base_in_four_bits_is_merged_only_as_plain_weights_and_its_adapters_add_up(job, tmp_path, capsys):
     """Its own numbers, on which the adapter was trained; a sum belongs to the four-bit base as its terms do."""
     assert call(train, *train_arguments(job.base, job.data, tmp_path / "run"), "--base_precision", "nf4") == 0
     folder = tmp_path / "run" / "adapter"
-    assert call(export, folder, "--merged", tmp_path / "plain") == 1
-    assert "--merged: the base is quantized to four bits, which hold no update; pass --dequantize" in capsys.readouterr().err
+    assert call(export, "merge", folder, "--output", tmp_path / "plain") == 1
+    assert (
+        "export merge: the base is quantized to four bits, which hold no update; pass --dequantize"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "plain").exists()
-    assert call(export, folder, "--merged", tmp_path / "plain", "--dequantize") == 0
+    assert call(export, "merge", folder, "--output", tmp_path / "plain", "--dequantize") == 0
     assert json.loads((tmp_path / "plain" / "merge.json").read_text(encoding="utf-8"))["logits"]["error"] < 1e-4
     assert call(combine, "--add", folder, "--output", tmp_path / "same") == 0
     rows, _ = merge_check_rows(open_adapter(folder), dataset=None, count=4)
@@ -124,16 +127,16 @@ def test_without_rows_it_is_refused_unless_one_says_so(job, tmp_path, capsys, no
     """Rows that are gone, or that the adapter never named: no silent export, and three ways out."""
     data = {"dataset": str(tmp_path / "gone")} if not notes else notes["data"]
     folder = changed(job, tmp_path / "adapter", lambda model: None, data=data)
-    assert call(export, folder, "--merged", tmp_path / "plain") == 1
+    assert call(export, "merge", folder, "--output", tmp_path / "plain") == 1
     error = capsys.readouterr().err
     assert "pass --dataset with such rows, or --no_rows to export without comparing logits" in error
     assert not (tmp_path / "plain").exists()
-    assert call(export, folder, "--merged", tmp_path / "plain", "--no_rows") == 0
+    assert call(export, "merge", folder, "--output", tmp_path / "plain", "--no_rows") == 0
     assert json.loads((tmp_path / "plain" / "merge.json").read_text(encoding="utf-8"))["logits"] is None
     assert "logits not compared (--no_rows)" in capsys.readouterr().out
     if data != {}:
         return
-    assert call(export, folder, "--merged", tmp_path / "other", "--dataset", job.data, "--rows", 5) == 0
+    assert call(export, "merge", folder, "--output", tmp_path / "other", "--dataset", job.data, "--rows", 5) == 0
     assert json.loads((tmp_path / "other" / "merge.json").read_text(encoding="utf-8"))["logits"]["rows"] == 5
 
 
@@ -142,7 +145,7 @@ def test_other_rows_need_not_know_the_labels(job, tmp_path):
     rows = save_rows(tmp_path / "rows")
     for file in rows.iterdir():
         file.write_text(re.sub(r";\w+", ";unheard-of", file.read_text(encoding="utf-8"), count=1))
-    assert call(export, job.adapter, "--merged", tmp_path / "plain", "--dataset", rows, "--rows", 8) == 0
+    assert call(export, "merge", job.adapter, "--output", tmp_path / "plain", "--dataset", rows, "--rows", 8) == 0
     shutil.rmtree(rows)
     assert json.loads((tmp_path / "plain" / "merge.json").read_text(encoding="utf-8"))["logits"]["source"] == str(rows)
 
@@ -153,20 +156,20 @@ def test_other_rows_need_not_know_the_labels(job, tmp_path):
         (["--rows", "0"], "--rows: found 0; expected at least 1"),
         (["--tolerance", "nan"], "--tolerance: found nan; expected a finite number from 0"),
         (["--tolerance", "-1"], "--tolerance: found -1.0"),
-        (["--no_rows", "--dataset", "x"], "--dataset names rows, and --no_rows wants none"),
+        (["--no_rows", "--dataset", "x"], "--dataset names rows, and --no_rows takes none"),
         (["--dtype", "float8"], "argument --dtype: invalid choice"),
     ],
 )
 def test_wrong_usage_is_2(job, tmp_path, capsys, arguments, message):
     """Before anything is opened."""
-    assert call(export, job.adapter, "--merged", tmp_path / "plain", *arguments) == 2
+    assert call(export, "merge", job.adapter, "--output", tmp_path / "plain", *arguments) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_split_adapter_has_no_head_and_says_the_same_in_peft_in_transformers_and_here(job, tmp_path, capsys):
     """The trained head is the base's, A and B are left: every tensor is the same, logits in three ways of loading."""
     place = tmp_path / "served"
-    assert call(export, job.adapter, "--split", place) == 0
+    assert call(export, "split", job.adapter, "--output", place) == 0
     printed = capsys.readouterr().out
     assert "rank                     4: the server's largest rank has to be 4 or more" in printed
     names = safetensors.torch.load_file(place / "adapter" / "adapter_model.safetensors").keys()
@@ -192,7 +195,7 @@ def test_a_split_is_refused_where_more_than_the_head_was_trained(job, tmp_path, 
     run = tmp_path / "run"
     assert call(train, *train_arguments(job.base, job.data, run), "--bias", "all", "--epochs", 1) == 0
     capsys.readouterr()
-    assert call(export, run / "adapter", "--split", tmp_path / "served") == 1
+    assert call(export, "split", run / "adapter", "--output", tmp_path / "served") == 1
     assert "trained biases (bias all); expected bias none" in capsys.readouterr().err
     assert not (tmp_path / "served").exists()
 
@@ -200,7 +203,7 @@ def test_a_split_is_refused_where_more_than_the_head_was_trained(job, tmp_path, 
 def test_a_program_goes_through_the_gate_and_needs_no_model_code(job, tmp_path, capsys):
     """What torch.export.load gives says what the adapter model says; the gate's record lies beside it."""
     place = tmp_path / "program"
-    assert call(export, job.adapter, "--merged", place, "--format", "program", "--rows", 16) == 0
+    assert call(export, "merge", job.adapter, "--output", place, "--format", "program", "--rows", 16) == 0
     assert "torch.export.load" in capsys.readouterr().out
     assert json.loads((place / "merge.json").read_text(encoding="utf-8"))["logits"]["rows"] == 16
     run = torch.export.load(place / "model.pt2").module()
@@ -212,15 +215,21 @@ def test_a_program_goes_through_the_gate_and_needs_no_model_code(job, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("flags", "code", "said"),
+    ("job_name", "flags", "code", "message"),
     [
-        (["--split", "x", "--format", "onnx"], 2, "--format is about --merged"),
-        (["--merged", "x", "--format", "onnx", "--dtype", "float16"], 1, "expected --dtype float32"),
+        ("split", ["--output", "x", "--format", "onnx"], 2, "unrecognized arguments: --format onnx"),
+        ("push", ["me/moods", "--output", "x"], 2, "unrecognized arguments: --output x"),
+        ("merge", ["--output", "x", "--public"], 2, "unrecognized arguments: --public"),
+        ("merge", [], 2, "the following arguments are required: --output"),
+        ("fold", ["--output", "x"], 2, "invalid choice: 'fold'"),
+        ("merge", ["--output", "x", "--format", "onnx", "--dtype", "float16"], 1, "expected --dtype float32"),
     ],
 )
-def test_a_format_that_says_nothing_or_cannot_be_is_refused(job, tmp_path, monkeypatch, capsys, flags, code, said):
+def test_a_flag_of_another_job_or_an_impossible_one_is_refused(
+    job, tmp_path, monkeypatch, capsys, job_name, flags, code, message
+):
     """Before the work; nothing is written."""
     monkeypatch.chdir(tmp_path)
-    assert call(export, job.adapter, *flags) == code
-    assert said in capsys.readouterr().err
+    assert call(export, job_name, job.adapter, *flags) == code
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

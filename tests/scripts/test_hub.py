@@ -50,15 +50,15 @@ def hub(tmp_path, monkeypatch):
 
 def test_an_adapter_goes_to_the_hub_with_its_card_and_classifies_from_there(hub, job, capsys):
     """Through the two scripts: the same four files in a private repository, and the answers of the local folder."""
-    assert call(export, job.adapter, "--push", "me/moods") == 0
+    assert call(export, "push", job.adapter, "me/moods") == 0
     assert "https://hub/me/moods/commit/1" in capsys.readouterr().out
     assert hub.private == {"me/moods": True}
     files = {path.name: path.read_bytes() for path in (hub.root / "me/moods").iterdir()}
     assert files == {name: (Path(job.adapter) / name).read_bytes() for name in FILES}
     assert b"Results on the test rows" in files["README.md"]
-    assert call(predict, "--adapter", job.adapter, "what a day") == 0
+    assert call(predict, job.adapter, "what a day") == 0
     local = capsys.readouterr().out
-    assert call(predict, "--adapter", "hub:me/moods", "what a day") == 0
+    assert call(predict, "hub:me/moods", "what a day") == 0
     assert capsys.readouterr().out == local
 
 
@@ -87,7 +87,7 @@ def test_a_path_never_asks_the_network(hub, name):
 
 def test_what_the_hub_does_not_have_is_one_line(hub, capsys):
     """Where, what the hub said, what to do; exit 1."""
-    assert call(predict, "--adapter", "hub:me/none", "what a day") == 1
+    assert call(predict, "hub:me/none", "what a day") == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     for part in ("hub:me/none", "Repository Not Found", "hf auth login"):
         assert part in error

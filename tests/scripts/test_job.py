@@ -55,7 +55,7 @@ def test_the_model_card_holds_the_results_and_the_command(job):
 
 def test_evaluate_measures_what_the_run_reported(job, tmp_path, capsys):
     """The saved adapter, loaded again, gives the figures of the run to the last digit, and so does the frozen baseline."""
-    assert call(evaluate, "--adapter", job.adapter, "--json", tmp_path / "again.json") == 0  # in the precision of the run
+    assert call(evaluate, job.adapter, "--json", tmp_path / "again.json") == 0  # in the precision of the run
     again, report = (
         json.loads((tmp_path / "again.json").read_text(encoding="utf-8")),
         json.loads((job.run / "report.json").read_text(encoding="utf-8")),
@@ -67,7 +67,7 @@ def test_evaluate_measures_what_the_run_reported(job, tmp_path, capsys):
 
 def test_predict_gives_one_json_object_a_text_in_order(job, capsys):
     """Label and probabilities are those of the adapted model."""
-    assert call(predict, "--adapter", job.adapter, "--precision", "fp32", *TEXTS) == 0
+    assert call(predict, job.adapter, "--precision", "fp32", *TEXTS) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["text"] for row in rows] == TEXTS
     saved = open_adapter(job.adapter)
@@ -83,7 +83,7 @@ def test_predict_writes_a_file_of_results_in_the_order_of_the_lines(job, tmp_pat
     texts = [("happy " * (number % 7 + 1)).strip() + f" {number}" for number in range(40)]
     (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
     output = tmp_path / "labels.jsonl"
-    assert call(predict, "--adapter", job.adapter, "--file", tmp_path / "texts.txt", "--output", output) == 0
+    assert call(predict, job.adapter, "--file", tmp_path / "texts.txt", "--output", output) == 0
     assert [json.loads(line)["text"] for line in output.read_text(encoding="utf-8").splitlines()] == texts
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -93,7 +93,7 @@ def test_predict_writes_a_file_of_results_in_the_order_of_the_lines(job, tmp_pat
 def test_predict_leaves_no_file_when_a_line_is_bad(job, tmp_path):
     """Results are whole or absent: also those of the lines before."""
     (tmp_path / "texts.txt").write_bytes(b"fine\ncaf\xe9\n")
-    assert call(predict, "--adapter", job.adapter, "--file", tmp_path / "texts.txt", "--output", tmp_path / "out.jsonl") == 1
+    assert call(predict, job.adapter, "--file", tmp_path / "texts.txt", "--output", tmp_path / "out.jsonl") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
 
 
@@ -102,7 +102,7 @@ def test_predict_and_evaluate_agree_with_their_plain_path(job, tmp_path, capsys,
     """--plain switches the fast path off in both; labels stay, figures are equal to rounding."""
     found = {}
     for name, flags in (("fast", []), ("plain", ["--plain"])):
-        arguments = ["--adapter", job.adapter, "--precision", precision, *flags]
+        arguments = [job.adapter, "--precision", precision, *flags]
         assert call(evaluate, *arguments, "--json", tmp_path / f"{name}.json") == 0
         capsys.readouterr()
         assert call(predict, *arguments, *TEXTS) == 0
@@ -124,7 +124,7 @@ def test_peft_loads_the_adapter_and_gives_our_logits(job):
 
 def test_export_writes_a_plain_model_with_the_adapters_logits(job, tmp_path, capsys):
     """Transformers alone loads it; logits to 1e-5, label names kept."""
-    assert call(export, job.adapter, "--merged", tmp_path / "plain") == 0
+    assert call(export, "merge", job.adapter, "--output", tmp_path / "plain") == 0
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain").eval()
     saved = open_adapter(job.adapter)
     expected = logits_of(saved.base.model, saved.base.tokenizer)
@@ -138,7 +138,7 @@ def test_every_variant_and_initialisation_goes_through_the_whole_job(job, tmp_pa
     for number, flags in enumerate((["--variant", "dora"], ["--init", "eva", "--rslora", "True"], ["--init", "pissa"])):
         run = tmp_path / str(number)
         assert call(train, *train_arguments(job.base, job.data, run), *flags) == 0
-        arguments = ["--adapter", run / "adapter", "--precision", "fp32", "--json", run / "again.json"]
+        arguments = [run / "adapter", "--precision", "fp32", "--json", run / "again.json"]
         assert call(evaluate, *arguments) == 0
         again, report = (
             json.loads((run / "again.json").read_text(encoding="utf-8")),
@@ -154,11 +154,11 @@ def test_a_job_on_a_four_bit_base_is_trained_measured_and_reopened_on_it(job, tm
     assert "linear layers in 4 bits" in capsys.readouterr().out
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     assert report["quantization"]["share_of_float32"] < 0.2  # of layers so small that one constant counts
-    assert call(evaluate, "--adapter", run / "adapter", "--json", tmp_path / "again.json") == 0
+    assert call(evaluate, run / "adapter", "--json", tmp_path / "again.json") == 0
     again = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))
     assert again["adapted"] == pytest.approx(report["adapted"], rel=1e-5)
     assert again["baseline"] == pytest.approx(report["baseline"], rel=1e-5)
-    assert call(export, run / "adapter", "--merged", tmp_path / "merged") == 1
+    assert call(export, "merge", run / "adapter", "--output", tmp_path / "merged") == 1
     assert "the base is quantized" in capsys.readouterr().err
     assert not (tmp_path / "merged").exists()
 

@@ -69,7 +69,7 @@ def lines(told):
 @pytest.mark.parametrize("flags", [[], ["--fsdp", "True"]], ids=["whole", "fsdp"])
 def test_an_evaluation_shared_by_two_processes_is_that_of_one(job, tmp_path, flags):
     """Each row counted once, and every figure exactly; from a shared base the losses to rounding."""
-    arguments = ["--adapter", job.adapter, "--temperature", "True", "--json"]
+    arguments = [job.adapter, "--temperature", "--json"]
     assert call(evaluate, *arguments, tmp_path / "alone.json") == 0
     told = in_processes(rank_work.script, "evaluate", *arguments, tmp_path / "shared.json", *flags)
     assert [code for code, _, _ in told] == [0, 0], lines(told)
@@ -88,7 +88,7 @@ def test_texts_that_two_processes_share_come_out_as_from_one(job, tmp_path):
     here.mkdir()
     elsewhere.mkdir()
     (here / "texts.txt").write_bytes(b"i am so happy\n\nit rains\n\xff\n" + b"".join(b"row %d\n" % n for n in range(150)))
-    arguments = ["--adapter", job.adapter, "--precision", "fp32", "--skip_bad_rows", "--file"]
+    arguments = [job.adapter, "--precision", "fp32", "--skip_bad_rows", "--file"]
     assert call(predict, *arguments, here / "texts.txt", "--output", tmp_path / "alone.jsonl") == 0
     told = in_processes(
         rank_work.script, "predict", *arguments, "texts.txt", "--output", "shared.jsonl", places=[here, elsewhere]
@@ -107,7 +107,7 @@ def test_texts_that_two_processes_share_come_out_as_from_one(job, tmp_path):
 
 def test_a_shared_base_classifies_as_a_whole_one(job):
     """predict.py --fsdp: the labels of the merged adapter, the scores to rounding."""
-    arguments = ["--adapter", job.adapter, "--precision", "fp32", "i am so happy", "it rains", "not one of them is sad"]
+    arguments = [job.adapter, "--precision", "fp32", "i am so happy", "it rains", "not one of them is sad"]
     (whole, _), (shares, other) = (
         in_processes(rank_work.script, "predict", *arguments, *flags) for flags in ([], ["--fsdp"])
     )
@@ -140,7 +140,7 @@ def test_processes_with_different_adapters_under_one_name_are_refused(job, tmp_p
     assert call(train, *train_arguments(job.base, job.data, tmp_path / "other"), "--seed", 1) == 0
     shutil.rmtree(places[1] / "adapter")
     shutil.copytree(tmp_path / "other" / "adapter", places[1] / "adapter")
-    told = in_processes(rank_work.script, "predict", "--adapter", "adapter", "a text", places=places)
+    told = in_processes(rank_work.script, "predict", "adapter", "a text", places=places)
     assert [code for code, _, _ in told] == [1, 1]
     assert "the adapter adapter: not the same in process 1 as in process 0" in lines(told)[0]
 

@@ -163,26 +163,25 @@ def damage_line(line: Line, flags: list[str], places: list[Path], rng: random.Ra
 
 
 def command_lines(base: Path, data: Path, adapter: Path, out: Path) -> dict[str, Line]:
-    """A command line of each script that works and takes little time."""
+    """Command lines that work and take little time, by name: the command, and a word for one of several kinds."""
     few = ["--limit_train", "16", "--limit_eval", "6", "--epochs", "1", "--batch_size", "8", "--max_tokens", "16"]
     job = ["--model", base, "--dataset", data, "--precision", "fp32", *few]
     lines: dict[str, list[Any]] = {
         "train": [*job, "--output_dir", out / "run", "--rank", "2"],
         "benchmark": [*job, "--only", "training:ours", "--steps", "1", "--rank", "2"],
-        "evaluate": ["--adapter", adapter, "--limit_eval", "6", "--json", out / "report.json"],
-        "predict": ["--adapter", adapter, "some text", "another"],
-        "export": [adapter, "--merged", out / "plain"],
-        "inspect_adapter": [adapter, "--json", out / "anatomy.json"],
-        "explain": ["--adapter", adapter, "--module", "layer.0.attention.q_lin", "i am so happy"],
+        "evaluate": [adapter, "--limit_eval", "6", "--json", out / "report.json"],
+        "predict": [adapter, "some text", "another"],
+        "export": ["merge", adapter, "--output", out / "plain"],
+        "inspect": [adapter, "--json", out / "anatomy.json"],
+        "explain": [adapter, "--module", "layer.0.attention.q_lin", "i am so happy"],
         "combine": ["--add", adapter, adapter, "--output", out / "sum"],
         "compress": [adapter, "--output", out / "small", "--energies", "1", "0.5", "--limit_eval", "6"],
         "ablate": [adapter, "--strengths", "0.5", "--limit_eval", "6", "--json", out / "ablation.json"],
-        "benchmark_bank": ["--model", base, "--adapters", "1", "--batch_size", "2", "--rounds", "1", "--tokens", "4"],
+        "benchmark-bank": ["--model", base, "--adapters", "1", "--batch_size", "2", "--rounds", "1", "--tokens", "4"],
         "compare": [*job, "--output_dir", out / "comparison", "--rungs", "lora", "--seeds", "0"],
         "section7": [*job, "--output_dir", out / "replay", "--ranks", "1", "2", "--budget", "4", "--processes", "1"],
-        "rounding": ["--model", base, "--rank", "2", "--json", out / "rounding.json"],
-        "memory": ["--model", base, "--rows", "2", "--tokens", "8", "--rank", "2", "--json", out / "x.json"],
-        "gpu_acceptance": ["--only", "memory", "--device", "cpu", "--json", out / "acceptance.json"],
-        "predict_bank": ["--adapters", f"one={adapter}", "--file", data.parent / "rows.jsonl"],
+        "predict adapters": ["--adapters", f"one={adapter}", "--file", data.parent / "rows.jsonl"],
+        "export split": ["split", adapter, "--output", out / "served"],
+        "gpu-acceptance": ["--only", "graph-vs-eager", "--device", "cpu", "--json", out / "gpu.json"],
     }
     return {script: [str(word) for word in line] for script, line in lines.items()}

@@ -1,11 +1,10 @@
-"""Damaged command lines of every script: exit code 0, 1 or 2, one line of error, no traceback, nothing left half done.
+"""Damaged command lines of every command: exit code 0, 1 or 2, one line of error, no traceback, nothing left half done.
 
 pytest -m torture tests/torture/test_command_lines.py -s       the counts by script
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import random
@@ -25,14 +24,13 @@ from support.command_damage import KNOWN_GOOD_AND_LONG, Line, command_lines, dam
 from support.command_line import call, train_arguments
 from support.damage import told
 from support.folders import save_base, save_rows
-from support.typed_flags import SCRIPTS as SCRIPT_NAMES
+from support.typed_flags import COMMANDS, command
 from support.typed_flags import flags_of as flags_in
 
 from lora_scratch.errors import LoraScratchError
 from lora_scratch.study import sweep
 
 SHORT, FULL = 40, 1000
-SCRIPTS = Path(train.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ def run_one(desk: Desk, script: str, line: Line, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(desk.clear())
     with no_hang(within_s=300), open(os.devnull) as nothing:  # 11 trainings of section7 on a busy machine
         monkeypatch.setattr("sys.stdin", nothing)
-        code = call(importlib.import_module(script), *line)
+        code = call(command(script.split()[0]), *line)
     check_ending(code, capsys.readouterr().err)
     check_place(desk, code)
     return code
@@ -147,7 +145,7 @@ def go(desk, monkeypatch, capsys):
     lines = command_lines(desk.base, desk.data, desk.adapter, desk.out)
     flags = {}
     for script in lines:
-        assert call(importlib.import_module(script), "--help") == 0
+        assert call(command(script.split()[0]), "--help") == 0
         flags[script] = flags_of(capsys.readouterr().out)
     before = inputs(desk)
 
@@ -169,17 +167,17 @@ def go(desk, monkeypatch, capsys):
     return run
 
 
-def test_every_script_has_a_command_line_here_that_works(desk, monkeypatch, capsys):
-    """A new script is a new row of `command_lines`; what is damaged below is whole to begin with."""
+def test_every_command_has_a_command_line_here_that_works(desk, monkeypatch, capsys):
+    """A new command is a new row of `command_lines`; what is damaged below is whole to begin with."""
     lines = command_lines(desk.base, desk.data, desk.adapter, desk.out)
-    assert set(lines) == {path.stem for path in SCRIPTS.glob("*.py")}
+    assert {script.split()[0] for script in lines} == set(COMMANDS)
     for script, line in lines.items():
         assert run_one(desk, script, line, monkeypatch, capsys) == 0, script
 
 
 def test_damaged_command_line_ends_in_one_line_in_a_short_sample(go):
     """The sample of the torture below that runs with the ordinary suite: the scripts that are quick to start."""
-    go(range(SHORT), ["predict", "export", "inspect_adapter", "combine", "predict_bank"])
+    go(range(SHORT), ["predict", "predict adapters", "export", "export split", "inspect", "combine"])
 
 
 def test_several_trainings_at_a_time_leave_standard_output_as_it_was(desk, monkeypatch, capsys):
@@ -193,7 +191,7 @@ LARGE = [str(number) for number in (2**31 - 1, 2**31, 2**53 + 1, 2**63 - 1)]
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("script", SCRIPT_NAMES)
+@pytest.mark.parametrize("script", COMMANDS)
 def test_a_very_large_number_ends_in_one_line(script, desk, monkeypatch, capsys):
     """Of every flag that takes a whole number: what fits 64 bits may fit no memory, and may be as good as any."""
     line = command_lines(desk.base, desk.data, desk.adapter, desk.out)[script]
@@ -212,6 +210,6 @@ def test_a_very_large_number_ends_in_one_line(script, desk, monkeypatch, capsys)
 @pytest.mark.torture
 def test_damaged_command_line_ends_in_one_line(go, capsys):
     """1,000 command lines of all scripts: exit code 0, 1 or 2; one line of error; no traceback, no part of a file."""
-    counts = go(range(FULL), sorted(path.stem for path in SCRIPTS.glob("*.py")))
+    counts = go(range(FULL), sorted(command_lines(*[Path()] * 4)))
     with capsys.disabled():
         print(told(counts))

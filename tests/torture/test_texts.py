@@ -108,7 +108,7 @@ def test_every_text_comes_out_once_in_order_in_a_short_sample(adapter, tmp_path,
     monkeypatch.setitem(Classifier.__call__.__kwdefaults__, "rows", 7)
     rows = list(drawn(range(SHORT)))
     arguments = through(door, rows, tmp_path, monkeypatch)
-    assert call(predict, "--adapter", adapter, "--skip_bad_rows", *arguments) == 0
+    assert call(predict, adapter, "--skip_bad_rows", *arguments) == 0
     captured = capsys.readouterr()
     check(rows, captured.out)
     bad = sum(kind in REFUSED for kind, _ in rows)
@@ -122,7 +122,7 @@ def test_every_text_comes_out_once_in_order(adapter, tmp_path, monkeypatch, caps
     rows = list(drawn(range(FULL)))
     arguments = through(door, rows, tmp_path, monkeypatch)
     with no_hang(within_s=300):
-        assert call(predict, "--adapter", adapter, "--skip_bad_rows", *arguments) == 0
+        assert call(predict, adapter, "--skip_bad_rows", *arguments) == 0
     counts = check(rows, capsys.readouterr().out)
     with capsys.disabled():
         print(told(counts))
@@ -131,5 +131,5 @@ def test_every_text_comes_out_once_in_order(adapter, tmp_path, monkeypatch, caps
 def test_without_the_flag_the_first_bad_text_ends_the_command(adapter, tmp_path, capsys):
     """What came before it has been answered; the line is named."""
     (tmp_path / "texts.txt").write_bytes(b"fine\n\nfine\n")
-    assert call(predict, "--adapter", adapter, "--file", tmp_path / "texts.txt") == 1
+    assert call(predict, adapter, "--file", tmp_path / "texts.txt") == 1
     assert "texts.txt:2: the text is empty; mend the row, or leave such rows out (--skip_bad_rows" in capsys.readouterr().err

@@ -107,7 +107,7 @@ def test_one_process_is_two_and_two_machines_of_one(tmp_path, accumulation_steps
         more = ["--fsdp", "True"] if name == "fsdp" else []
         run("train.py", *flags, *more, "--output_dir", tmp_path / name, **shape)
         adapter, found = tmp_path / "one" / "adapter", tmp_path / f"{name}.json"
-        run("evaluate.py", "--adapter", adapter, *more, "--json", found, **shape)
+        run("evaluate.py", adapter, *more, "--json", found, **shape)
         difference = worst(tmp_path / name, tmp_path / "one")
         print(f"\n{name}, {len(events(tmp_path / name))} losses: at most {difference:.1e} off; counts {counts(found)}")
         assert difference <= 1e-6

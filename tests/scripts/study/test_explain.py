@@ -31,7 +31,7 @@ def answer(job):
 def test_printed_numbers_equal_a_dense_float64_computation(job, answer, capsys):
     """Shape, norm, norm of the row moved most and its first four numbers, of every step, to the last printed digit."""
     _, layer, x, _ = answer
-    assert call(explain, "--adapter", job.adapter, "--module", "layer.1.attention.v_lin", TEXT) == 0
+    assert call(explain, job.adapter, "--module", "layer.1.attention.v_lin", TEXT) == 0
     lines = capsys.readouterr().out.splitlines()
     weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
     lora_A, lora_B = layer.lora_A.detach().double(), layer.lora_B.detach().double()
@@ -61,7 +61,7 @@ def test_tokens_are_listed_by_how_far_they_were_moved(job, answer, capsys):
     base = x @ layer.weight.detach().double().T + layer.bias.detach().double()
     moved = update.norm(dim=1) / base.norm(dim=1)
     tokens = saved.base.tokenizer.convert_ids_to_tokens(saved.base.tokenizer(TEXT)["input_ids"])
-    assert call(explain, "--adapter", job.adapter, "--module", NAME, "--tokens", 3, TEXT) == 0
+    assert call(explain, job.adapter, "--module", NAME, "--tokens", 3, TEXT) == 0
     lines = capsys.readouterr().out.splitlines()
     start = lines.index("moved most: |update| / |base output|") + 1
     for line, row in zip(lines[start : start + 3], moved.argsort(descending=True)[:3], strict=True):
@@ -110,7 +110,7 @@ def test_without_a_name_the_layer_moved_most_is_explained(job, answer):
 )
 def test_an_unknown_module_is_one_line_that_lists_the_names(job, capsys, given, message):
     """Nearest first; all six where none is called so."""
-    assert call(explain, "--adapter", job.adapter, "--module", given, TEXT) == 1
+    assert call(explain, job.adapter, "--module", given, TEXT) == 1
     error = capsys.readouterr().err
     assert "error: --module: " in error
     assert message in error
@@ -120,5 +120,5 @@ def test_an_unknown_module_is_one_line_that_lists_the_names(job, capsys, given, 
 @pytest.mark.parametrize(("arguments", "code"), [(["--tokens", 0, TEXT], 2), ([" "], 1), (["a\0b"], 1), ([], 2)])
 def test_what_can_not_be_explained_is_refused(job, capsys, arguments, code):
     """A text of nothing, a NUL, no text, no token to list."""
-    assert call(explain, "--adapter", job.adapter, *arguments) == code
+    assert call(explain, job.adapter, *arguments) == code
     assert "Traceback" not in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""scripts/predict_bank.py: each row gets what predict.py says with its adapter; whatever is wrong is one line."""
+"""`predict --adapters`: a row gets what `predict` says with its adapter; whatever is wrong is one line."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from lora_scratch.commands import predict, predict_bank
+from lora_scratch.commands import predict
 from support.command_line import call
 from support.damage import reseal
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -55,11 +55,11 @@ def test_every_row_gets_what_predict_says_with_its_adapter(job, second, tmp_path
     flags = ["--precision", "fp32"]
     expected = {}
     for name, folder in (("one", job.adapter), ("two", second)):
-        assert call(predict, "--adapter", folder, *flags, *TEXTS) == 0
+        assert call(predict, folder, *flags, *TEXTS) == 0
         expected[name] = output(capsys)
     rows = [(text, adapter) for text in TEXTS for adapter in ("two", "one")]
     arguments = ["--adapters", f"one={job.adapter}", f"two={second}", "--file", rows_file(tmp_path, *rows), "--chunk", chunk]
-    assert call(predict_bank, *arguments, *flags) == 0
+    assert call(predict, *arguments, *flags) == 0
     for (text, adapter), found in zip(rows, output(capsys), strict=True):
         alone = expected[adapter][TEXTS.index(text)]
         assert (found.pop("adapter"), found["text"], found["label"]) == (adapter, alone["text"], alone["label"])
@@ -71,22 +71,22 @@ def test_every_row_gets_what_predict_says_with_its_adapter(job, second, tmp_path
 def test_adapter_of_a_four_bit_base_is_served_on_one(job, tmp_path, capsys):
     """As predict.py does; next to an adapter of the full base it is refused."""
     quantized = save_second(job, tmp_path, four_bits=True)
-    assert call(predict, "--adapter", quantized, "--precision", "fp32", "--plain", TEXTS[0]) == 0
+    assert call(predict, quantized, "--precision", "fp32", "--plain", TEXTS[0]) == 0
     (alone,) = output(capsys)
     arguments = ["--file", rows_file(tmp_path, (TEXTS[0], "two")), "--precision", "fp32", "--adapters", f"two={quantized}"]
-    assert call(predict_bank, *arguments) == 0
+    assert call(predict, *arguments) == 0
     (found,) = output(capsys)
     assert found["scores"] == pytest.approx(alone["scores"], abs=1e-5)
-    assert call(predict_bank, *arguments, f"one={job.adapter}") == 1
+    assert call(predict, *arguments, f"one={job.adapter}") == 1
     assert re.search(r"for different bases: .*base \(full\), .*base \(nf4\);", capsys.readouterr().err)
 
 
 def test_bf16_answers_are_those_of_predict(job, tmp_path, capsys):
     """Weights are rounded once for all batches there; the merged weights of predict.py are rounded otherwise."""
-    assert call(predict, "--adapter", job.adapter, "--precision", "bf16", *TEXTS) == 0
+    assert call(predict, job.adapter, "--precision", "bf16", *TEXTS) == 0
     alone = output(capsys)
     rows = rows_file(tmp_path, *((text, "one") for text in TEXTS))
-    assert call(predict_bank, "--adapters", f"one={job.adapter}", "--file", rows, "--precision", "bf16") == 0
+    assert call(predict, "--adapters", f"one={job.adapter}", "--file", rows, "--precision", "bf16") == 0
     for found, expected in zip(output(capsys), alone, strict=True):
         assert found["scores"] == pytest.approx(expected["scores"], abs=3e-2)
 
@@ -94,7 +94,7 @@ def test_bf16_answers_are_those_of_predict(job, tmp_path, capsys):
 def test_base_rows_get_the_base_model_with_its_own_head(job, second, tmp_path, capsys):
     """As transformers alone computes it, with its own labels."""
     rows = rows_file(tmp_path, (TEXTS[0], "base"), (TEXTS[0], "two"))
-    assert call(predict_bank, "--adapters", f"two={second}", "--file", rows, "--precision", "fp32") == 0
+    assert call(predict, "--adapters", f"two={second}", "--file", rows, "--precision", "fp32") == 0
     found = output(capsys)[0]
     plain, tokenizer = AutoModelForSequenceClassification.from_pretrained(job.base), AutoTokenizer.from_pretrained(job.base)
     batch = tokenizer(TEXTS[0], return_tensors="pt", max_length=8, truncation=True)
@@ -110,8 +110,27 @@ def test_rows_come_from_standard_input(second, monkeypatch, capsys, tmp_path):
     path.write_text("\n" + path.read_text(encoding="utf-8") + "\n")
     with open(path) as file:
         monkeypatch.setattr(sys, "stdin", file)
-        assert call(predict_bank, "--adapters", f"two={second}", "--file", "-") == 0
+        assert call(predict, "--adapters", f"two={second}", "--file", "-") == 0
     assert [row["text"] for row in output(capsys)] == TEXTS[:1]
+
+
+def test_rows_go_to_a_new_file_that_is_whole_or_absent(second, tmp_path, capsys):
+    """`--output`, as for one adapter."""
+    rows, place = rows_file(tmp_path, (TEXTS[0], "two"), ("", "two")), tmp_path / "out.jsonl"
+    arguments = ["--adapters", f"two={second}", "--file", rows, "--output", place]
+    assert call(predict, *arguments) == 1
+    assert not place.exists()
+    rows_file(tmp_path, (TEXTS[0], "two"))
+    assert call(predict, *arguments) == 0
+    assert json.loads(place.read_text(encoding="utf-8"))["text"] == TEXTS[0]
+    assert capsys.readouterr().out == ""
+
+
+def test_several_processes_are_refused(second, tmp_path, monkeypatch, capsys):
+    """Every one of them would answer every row."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert call(predict, "--adapters", f"two={second}", "--file", "-") == 1
+    assert "started as 2 processes; expected one" in capsys.readouterr().err
 
 
 BAD_ROWS = [
@@ -131,7 +150,7 @@ def test_bad_row_is_one_line_that_names_it(second, tmp_path, capsys, line, messa
     """And exit code 1."""
     path = rows_file(tmp_path, ("good", "two"))
     path.write_text(path.read_text(encoding="utf-8") + line + "\n")
-    assert call(predict_bank, "--adapters", f"two={second}", "--file", path) == 1
+    assert call(predict, "--adapters", f"two={second}", "--file", path) == 1
     assert re.search(message, capsys.readouterr().err)
 
 
@@ -139,7 +158,7 @@ def test_stray_byte_is_the_fault_of_its_row(second, tmp_path, capsys):
     """Which is named."""
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"text": "caf\xe9", "adapter": "two"}\n')
-    assert call(predict_bank, "--adapters", f"two={second}", "--file", path) == 1
+    assert call(predict, "--adapters", f"two={second}", "--file", path) == 1
     assert "rows.jsonl:1: the text is not UTF-8: byte 0xe9 at character 4" in capsys.readouterr().err
 
 
@@ -147,9 +166,11 @@ def test_stray_byte_is_the_fault_of_its_row(second, tmp_path, capsys):
     ("flags", "code", "message"),
     [
         (["--adapters", "two"], 2, "found 'two', expected NAME=FOLDER"),
-        (["--adapters", "base=FOLDER"], 2, "each name once, and not 'base'"),
-        (["--adapters", "a=FOLDER", "a=FOLDER"], 2, "each name once"),
+        (["--adapters", "base=FOLDER"], 2, "every name once, and not 'base'"),
+        (["--adapters", "a=FOLDER", "a=FOLDER"], 2, "every name once"),
         (["--adapters", "a=FOLDER", "--chunk", "0"], 2, "--chunk: found 0"),
+        (["--adapters", "a=FOLDER", "--plain"], 2, "--plain does not go with --adapters"),
+        (["FOLDER", "--adapters", "a=FOLDER"], 2, "--adapters goes with --file FILE"),
         (["--adapters", "a=absent"], 1, "absent: no such folder"),
         (["--adapters", "a=UNSAID"], 1, "unsaid: provenance.json does not name the labels, the base model and the length"),
         (["--adapters", "a=FOLDER", "--file", "absent"], 1, "absent: no such file"),
@@ -163,13 +184,13 @@ def test_bad_flag_is_one_line(second, tmp_path, capsys, flags, code, message):
     notes["base"]["name"] = "elsewhere"
     (moved / "provenance.json").write_text(json.dumps(notes))
     reseal(moved)
-    reseal(shutil.copytree(second, tmp_path / "unsaid"), data={"max_tokens": "eight"})
+    reseal(shutil.copytree(second, tmp_path / "unsaid"), data={})
     arguments = ["--file", rows_file(tmp_path, ("a", "a")), *flags]
     arguments = [
         str(each).replace("FOLDER", str(second)).replace("MOVED", str(moved)).replace("UNSAID", f"{tmp_path}/unsaid")
         for each in arguments
     ]
-    assert call(predict_bank, *arguments) == code
+    assert call(predict, *arguments) == code
     captured = capsys.readouterr().err
     assert re.search(message, captured)
     assert "Traceback" not in captured
@@ -184,5 +205,5 @@ def test_base_without_a_head_takes_no_rows(second, job, tmp_path, capsys):
     model.save_pretrained(bare)
     AutoTokenizer.from_pretrained(job.base).save_pretrained(bare)
     rows = rows_file(tmp_path, ("a", "two"), ("a", "base"))
-    assert call(predict_bank, "--adapters", f"two={second}", "--file", rows, "--model", bare) == 1
+    assert call(predict, "--adapters", f"two={second}", "--file", rows, "--model", bare) == 1
     assert "error: a row for 'base'" in capsys.readouterr().err
