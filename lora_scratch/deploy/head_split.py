@@ -1,6 +1,6 @@
-"""An adapter without a head: the trained head becomes the base's own, and what is left is LoRA alone.
+"""Move the trained head into the base, so that the adapter is A and B alone.
 
-Servers of many adapters hold one base and take nothing of an adapter but A and B: they refuse a trained head.
+Servers of many adapters hold one base and refuse an adapter with a trained head.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from ..errors import ConfigError
 
 
 def give_head_to_base(model: nn.Module) -> None:
-    """From now on the head modules, as they are, are the base's: neither trained, nor saved, nor put back on removal.
+    """Make the head modules part of the base: no longer trained, saved, or reset on removal.
 
     Raises:
-        ConfigError: an adapter with trained biases, which a folder of A and B alone can't hold either.
+        ConfigError: an adapter with trained biases, which a folder of A and B can't hold either.
     """
     state = adapter_state(model)
     if state.config.bias != "none":

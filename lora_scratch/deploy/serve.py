@@ -1,4 +1,4 @@
-"""Open several adapter folders over one base, and classify rows, each by the adapter that it names."""
+"""Open several adapter folders over one base. Classify each row by the adapter that it names."""
 
 from __future__ import annotations
 
@@ -46,10 +46,11 @@ def open_bank(
     """Load the base that the adapters name (or `model`), with a bank of these adapters in it.
 
     Args:
-        folders: by the names that rows will use; as the command train writes them, or `hub:owner/name`.
+        folders: by the names that rows use; as the command train writes them, or `hub:owner/name`.
 
     Raises:
-        ConfigError: adapters of different bases. AdapterFileError, ModelError: as for `open_adapter`.
+        ConfigError: adapters of different bases.
+        AdapterFileError, ModelError: as for `open_adapter`.
     """
     places = {name: local_adapter(folder) for name, folder in folders.items()}
     recorded = {name: _provenance(folder) for name, folder in places.items()}
@@ -111,7 +112,7 @@ def _answer(bank: AdapterBank, named: Sequence[str], batch: Batch) -> Tensor:
 
 
 def _classified(text: str, logits: Tensor, labels: Sequence[str]) -> Classified:
-    """Return the label of one row. Shape: logits (widest,), -inf after the labels of its adapter."""
+    """Return the label of a row. Shape: logits (widest,), -inf after the adapter's labels."""
     scores = logits.softmax(-1).tolist()
     return Classified(text, labels[int(logits.argmax())], dict(zip(labels, scores, strict=False)))
 

@@ -1,6 +1,6 @@
 """Load an adapter into a copy of the base that shares its memory.
 
-Only the few tensors that an adapter replaces (head, biases) are new, so the copy costs little memory.
+Only the few tensors that an adapter replaces (head, biases) are new, so the copy needs little memory.
 The adapter is read by `load_adapter`, so every check of an adapter folder is made.
 """
 
@@ -39,7 +39,7 @@ class SharedCopy:
 def load_into_shared_copy(
     model: nn.Module, source: str | Path | nn.Module, *, verify_base: bool = True, must_cover: Collection[str] = ()
 ) -> SharedCopy:
-    """Load the adapter of `source` into a copy of `model` (plain, or in a bank), which stays as it is.
+    """Load the adapter of `source` into a copy of `model` (plain, or in a bank).
 
     The adapter's head may have another number of outputs than the model's own.
 
@@ -65,7 +65,7 @@ def own_labels(model: nn.Module) -> tuple[str, ...]:
 
 
 def _plain_copy(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Copy the model without its bank. New memory is for the tensors alone that the file replaces."""
+    """Copy the model without its bank, in the same memory but for tensors of the file."""
     memo: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     memo |= {id(buffer): buffer.detach() for buffer in model.buffers()}
     for layer in [module for module in model.modules() if isinstance(module, BankLayer)]:
@@ -78,7 +78,7 @@ def _plain_copy(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _fit_outputs(shared: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
-    """Give the head as many outputs as the file's has. Return their number, None if it is not known."""
+    """Give the head as many outputs as the file's has. Return their number if it is known."""
     outputs = getattr(getattr(shared, "config", None), "num_labels", None)
     wanted: dict[nn.Module, int] = {}
     for owner, module in shared.named_modules():
@@ -96,7 +96,7 @@ def _fit_outputs(shared: nn.Module, tensors: Mapping[str, Tensor]) -> int | None
 
 
 def _labels(provenance: Provenance | None, outputs: int | None, *, where: str) -> tuple[str, ...]:
-    """Return the label names in provenance.json, or transformers' own for a folder that has none."""
+    """Return the label names in provenance.json, or else LABEL_0, ... as transformers does."""
     labels = provenance.labels if provenance else ()
     if labels and outputs and len(labels) != outputs:
         problem = f"provenance.json has {len(labels)} labels and the head {outputs} outputs"

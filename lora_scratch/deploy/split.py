@@ -1,4 +1,4 @@
-"""An adapter for servers that hold one base and take A and B alone: two folders, and what they ask of a server."""
+"""Split an adapter for servers that hold one base and accept A and B alone."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from .head_split import give_head_to_base
 
 
 def save_split(saved: TrainedAdapter, place: Path) -> dict[str, str]:
-    """Write `place`/base, an ordinary model with the trained head, and `place`/adapter, LoRA for it without a head.
+    """Write `place`/base, an ordinary model with the trained head, and `place`/adapter, LoRA without it.
 
     Both together are the adapter model, tensor for tensor.
 
     Returns:
-        What the adapter asks of a server.
+        The settings that a server needs for the adapter.
 
     Raises:
-        ConfigError: trained biases, a base in four bits, which is no ordinary model, or a variant that servers don't know.
+        ConfigError: trained biases, a base in four bits, or a variant that servers don't know.
     """
     model = saved.base.model
     if not all(map(has_factors, adapter_layers(model).values())):
-        found = f"variant {saved.config.variant} has other tensors than LoRA's A and B"
-        raise ConfigError(found, where="export split", remedy="use `export merge`, which every server can hold")
+        fault = f"variant {saved.config.variant} has other tensors than LoRA's A and B"
+        raise ConfigError(fault, where="export split", remedy="use `export merge`, which every server can hold")
     if base_precision(model) == NF4:
         raise ConfigError("the base is quantized to four bits", where="export split", remedy="pass --dequantize")
     give_head_to_base(model)
-    needs = asks(saved)
+    settings = server_settings(saved)
     with new_folder(place) as folder:
         save_adapter(model, folder / "adapter", base_model=str(place / "base"), notes=saved.provenance.as_json())
         remove_adapter(model)
         model.save_pretrained(folder / "base")
         saved.base.tokenizer.save_pretrained(folder / "base")
-    return needs
+    return settings
 
 
-def asks(saved: TrainedAdapter) -> dict[str, str]:
-    """The largest rank, the modules and the variant, as a server's own settings name them."""
+def server_settings(saved: TrainedAdapter) -> dict[str, str]:
+    """Return the largest rank, the modules and the variant, as a server's own settings name them."""
     layers = adapter_layers(saved.base.model)
     ranks = sorted({layer.rank for layer in layers.values()})
     return {

@@ -1,7 +1,7 @@
 """Adapters on the Hugging Face hub: `hub:owner/name`, or `hub:owner/name@revision`.
 
-The prefix is needed so that a mistyped path never asks the network. The four files of an adapter folder
-are transferred. The token is huggingface_hub's own (`hf auth login`, or HF_TOKEN).
+With the prefix a mistyped path never leads to the network. The four files of an adapter folder are
+transferred. The token is huggingface_hub's own (`hf auth login`, or HF_TOKEN).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LOG = "metrics.jsonl"  # in every folder of a run
 
 
 def local_adapter(name: str | Path) -> Path:
-    """Return the folder called `name`, or the folder with the downloaded files of a name on the hub.
+    """Return the folder called `name`, or the download of a name on the hub.
 
     Raises:
         AdapterFileError: there is no such folder, or the hub does not give it.
@@ -52,10 +52,10 @@ def _existing(folder: Path) -> Path:
 
 
 def push_adapter(folder: Path, name: str, *, public: bool = False) -> str:
-    """Upload the adapter `folder` to `hub:owner/name`, a new repository if there is none. Return the commit's address.
+    """Upload the adapter `folder` to `hub:owner/name`. Return the address of the commit.
 
     Args:
-        public: make a new repository public; one that exists stays as it is.
+        public: make a new repository public. One that exists stays as it is.
 
     Raises:
         AdapterFileError: no complete adapter folder, or the hub does not take it.

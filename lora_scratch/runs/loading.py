@@ -1,4 +1,4 @@
-"""From the name of a model or a data set to the thing itself; `demo` is the embedded one."""
+"""Open a model or a data set by its name; `demo` is the embedded one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEMO = "demo"
 
 
 def open_splits(options: DataOptions, *, seed: int = 0) -> Splits:
-    """The rows that the options name, cut to the limits.
+    """Open the rows that the options name, cut to the limits.
 
     Raises:
         DataError: anything wrong with them.
@@ -42,13 +42,13 @@ def open_splits(options: DataOptions, *, seed: int = 0) -> Splits:
 
 
 def left_out(splits: Splits) -> list[str]:
-    """How many rows --skip_bad_rows left out and, line by line, which and why; nothing if there are none."""
+    """Return lines that say which rows --skip_bad_rows left out and why, if it left out any."""
     count = len(splits.skipped)
     return [f"left out {count:,} bad rows:", *(printable(f"  {line}") for line in splits.skipped)] if count else []
 
 
 def relabel(splits: Splits, labels: Sequence[str]) -> Splits:
-    """The same rows with the label numbers of `labels`, which is what an adapter's logits are in the order of.
+    """Return the same rows with the label numbers of `labels`, the order of an adapter's logits.
 
     Raises:
         DataError: a label that the adapter does not know.
@@ -61,7 +61,7 @@ def relabel(splits: Splits, labels: Sequence[str]) -> Splits:
     number = [list(labels).index(label) for label in splits.labels]
 
     def renumber(rows: Sequence[Example]) -> tuple[Example, ...]:
-        """The same rows, their labels by the numbers of `labels`."""
+        """Return the rows with the new numbers."""
         return tuple(Example(row.text, number[row.label]) for row in rows)
 
     return replace(
@@ -74,7 +74,7 @@ def relabel(splits: Splits, labels: Sequence[str]) -> Splits:
 
 
 def open_base(name: str, *, labels: Sequence[str] | None = None, seed: int = 0) -> Base:
-    """The pretrained classifier that `name` stands for, under that name; the demo's is built on first use.
+    """Load the pretrained classifier called `name`. The demo's is built on first use.
 
     Args:
         labels: as for `load_base`.
@@ -89,16 +89,16 @@ def open_base(name: str, *, labels: Sequence[str] | None = None, seed: int = 0) 
 
 
 def encode_rows(rows: Sequence[Example], base: Base, *, max_tokens: int) -> Encoded:
-    """Rows as token ids, cut to `max_tokens`; `truncated` counts the cut ones."""
+    """Encode rows as token ids, cut to `max_tokens`; `truncated` counts the cut ones."""
     return encode([row.text for row in rows], [row.label for row in rows], base.tokenizer, max_tokens=max_tokens)
 
 
 def resolve_adapter(base: Base, config: LoRAConfig) -> LoRAConfig:
-    """The config with targets and head modules filled in and looked up in this model, before anything is changed.
+    """Return the config with targets and head modules resolved in this model, which is not changed.
 
     Raises:
-        ConfigError: a name that matches nothing, a rank above a layer's, or a parameter with a random first value that is
-            not going to be trained: the model would keep noise in it for good.
+        ConfigError: a name that matches nothing, a rank above a layer's, or a parameter with random
+            values that would not be trained, so that the model would keep noise.
     """
     config = dry_run(base.model, config).config
     _check_covered(base, config.head_modules or [])

@@ -1,4 +1,4 @@
-"""The logits of a run's test rows, beside its report: what a later comparison with another run needs, row by row."""
+"""The logits of a run's test rows, kept with its report for a later comparison, row by row."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ LOGITS = "logits.safetensors"
 
 
 def write_logits(folder: Path, *, labels: Tensor, **logits: Tensor | None) -> None:
-    """Write what each model said, under its name, and the labels. Shape: labels (n,), logits (n, C); None is left out."""
-    tensors = {"labels": labels, **{name: each for name, each in logits.items() if each is not None}}
-    write_bytes(folder / LOGITS, save({name: each.contiguous().cpu() for name, each in tensors.items()}))
+    """Write the logits of each model by name, and the labels. Shape: labels (n,), logits (n, C)."""
+    tensors = {"labels": labels, **{name: values for name, values in logits.items() if values is not None}}
+    write_bytes(folder / LOGITS, save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}))
 
 
 def read_logits(folder: Path) -> Mapping[str, Tensor]:
-    """What `write_logits` wrote.
+    """Read what `write_logits` wrote.
 
     Raises:
-        DataError: it is not there, or damaged.
+        DataError: the file is not there, or damaged.
     """
     try:
         return load((folder / LOGITS).read_bytes())

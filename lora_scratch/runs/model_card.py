@@ -11,7 +11,7 @@ from .options import ADAPTER_AND_HEAD
 
 
 def model_card(provenance: Provenance, config: LoRAConfig, results: str) -> str:
-    """Write README.md of a trained adapter: what it adapts, how it was trained, what it measured, in Markdown."""
+    """Return README.md of a trained adapter: what it adapts, its training, its results."""
     training, targets, heads = provenance.training, config.targets or [], config.head_modules or []
     in_full = provenance.trainable in (None, ADAPTER_AND_HEAD)
     text = f"""Rank {config.rank}, alpha {config.alpha:g}, dropout {config.dropout:g},
@@ -31,7 +31,7 @@ Data: {provenance.data.source}. Training: {training.epochs} epochs, batch size {
 def combined_card(
     base: str, labels: Sequence[str], origins: Sequence[tuple[str, float]], *, residual: float, command: str
 ) -> str:
-    """Write README.md of a sum of adapters: of what it is the sum, and what was lost, in Markdown."""
+    """Return README.md of a sum of adapters: its terms, and what was lost."""
     terms = "\n".join(f"| {folder} | {weight:g} |" for folder, weight in origins)
     text = f"""Its update of each weight is the weighted sum of the updates of these adapters,
 less {residual:.2%} of its Frobenius norm, which the rank it is written in could not hold:
@@ -43,7 +43,7 @@ less {residual:.2%} of its Frobenius norm, which the rank it is written in could
 
 
 def compressed_card(base: str, labels: Sequence[str], origin: str, results: str, *, command: str) -> str:
-    """Write README.md of a compressed adapter: of what, and what it costs, in Markdown."""
+    """Return README.md of a compressed adapter: its origin, and what the compression costs."""
     text = f"""Holds the strongest singular directions of the updates of {origin}, in every module
 as many as it needs, and of some modules none:
 

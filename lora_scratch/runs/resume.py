@@ -1,4 +1,4 @@
-"""Whether a command goes on with the run that it names: the same mathematics, or a refusal that says what differs."""
+"""Check that a resumed run computes the same as the run that was started, or say what differs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..runtime.distributed import broadcast, is_main
 from ..runtime.paths import typed_path
 
 CONFIG, REPORT = "config.json", "report.json"  # the first and the last file that a run writes
-# What may differ, by the beginning of its name in config.json: it changes no number, or something else stands for it, as
-# digests do for the place of the rows and the fingerprint for the name of the base.
+# Entries of config.json that may differ, by the beginning of their name. They change no number, or
+# another entry is compared: digests in place of the rows' path, the fingerprint in place of a name.
 FREE = (
     "TrainingConfig.threads",
     "TrainingConfig.max_skipped",
@@ -27,16 +27,16 @@ FREE = (
     "processes",
 )
 DIGESTS = "data.digests."
-# Where the run is, how it was called, and what config.json holds twice.
+# The place and the command line of the run, and entries that config.json holds twice.
 UNCOMPARED = ("RunOptions.resume", "RunOptions.output_dir", "command", "training.", "DataOptions.")
 
 
 def recorded_run(folder: str | Path) -> dict[str, Any] | None:
-    """config.json of the run in `folder`, or nothing if none was started there; where there are several processes, as the
-    main one sees it.
+    """Read config.json of the run in `folder`, as the main process sees it; None for a new run.
 
     Raises:
-        ConfigError: it is not what a run writes, or no folder can be called so. WorldError: a process has gone.
+        ConfigError: a run does not write such a file, or the path is impossible.
+        WorldError: a process is gone.
     """
     typed_path(folder, flag="--resume", written=True)
     recorded: dict[str, Any] | None = json.loads(
@@ -46,7 +46,7 @@ def recorded_run(folder: str | Path) -> dict[str, Any] | None:
 
 
 def is_finished(folder: str | Path) -> bool:
-    """Whether the run in `folder` has come to its end, as the main process sees it."""
+    """Return whether the run in `folder` is finished, as the main process sees it."""
     return broadcast(bytes([(Path(folder) / REPORT).exists()])) == b"\1"
 
 
@@ -63,20 +63,20 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def recorded_flags(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of every flag that the run was started with, but for its place."""
+    """Return the value of every flag that the run was started with, its folder apart."""
     sections = [section for name, section in recorded.items() if name.endswith(("Options", "Config"))]
     flags = {name: value for section in sections for name, value in section.items()}
     return {name: value for name, value in flags.items() if name not in ("output_dir", "resume")}
 
 
 def check_same_run(recorded: Mapping[str, Any] | None, present: Mapping[str, Any], *, folder: str | Path | None) -> None:
-    """Compare what stands in `present` with the record; say on stderr what differs and may.
+    """Compare `present` with the record of a run. Print harmless differences on stderr.
 
     Args:
-        recorded: None for a new run, which is like no other.
+        recorded: None for a new run, which has nothing to compare.
 
     Raises:
-        ConfigError: a difference that would change the mathematics; all of them are listed.
+        ConfigError: the differences that would change the mathematics.
     """
     if recorded is None:
         return

@@ -1,4 +1,4 @@
-"""The folder of a run: one run, one folder, one writer, never written over."""
+"""The folder of a run: one run, one folder, one writer, and never overwritten."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from .resume import CONFIG
 
 @contextmanager
 def run_folder(options: RunOptions, record: Mapping[str, Any]) -> Iterator[Path]:
-    """The folder of a run, for this process alone: a new one with `record` in it, or the one to go on with.
+    """Lock the folder of a run: a new one with `record` in it, or the one to resume.
 
-    A new one without a name is the first of checkpoints/<preset>, checkpoints/<preset>-2, ... that is not there yet.
-    Where several processes work together, it is the main one's; the others hear its name and need not see it.
+    A new one without a name is the first of checkpoints/<preset>, checkpoints/<preset>-2, ... that
+    does not exist. Of several processes the main one opens it; the others only get its name.
 
     Raises:
-        ConfigError: it holds files already. LoraScratchError: it can't be created, or another process writes to it.
+        ConfigError: it holds files already.
+        LoraScratchError: it can't be created, or another process writes to it.
     """
     if not is_main():
         yield Path(os.fsdecode(broadcast(b"")))
@@ -45,10 +46,10 @@ def run_folder(options: RunOptions, record: Mapping[str, Any]) -> Iterator[Path]
 
 
 def check_free(folder: Path, *, flag: str = "--output_dir") -> Path:
-    """`folder` itself, if it is absent or empty, and can be written to or made.
+    """Return `folder` if it is absent or empty, and can be written to or created.
 
     Raises:
-        ConfigError: it holds files, or is a file, or this process may not write there, or no folder can be called so.
+        ConfigError: it holds files, is a file, may not be written to, or the path is impossible.
     """
     typed_path(folder, flag=flag, written=True)
     try:
@@ -76,13 +77,13 @@ def _numbered(job: str) -> Path:
 
 
 def check_file(path: str | None, *, flag: str = "--json", new: bool = False) -> None:
-    """Refuse a place for a file, if one is named, before the work whose result would find no place there.
+    """Check before the work that its result can be written to the file `path`, if one is named.
 
     Args:
-        new: there must be nothing yet.
+        new: nothing may exist there yet.
 
     Raises:
-        ConfigError: it is a folder, a device or a name that can't be.
+        ConfigError: it is a folder, a device or an impossible path.
     """
     if path is None:
         return

@@ -101,7 +101,7 @@ def open_rows(saved: TrainedAdapter, *, dataset: str | None = None, limit_eval: 
 
 
 def problems_with_base(folder: Path, *, model: str) -> list[str]:
-    """Return every reason why the adapter does not fit the base `model`; faults inside its files apart."""
+    """Return every reason why the adapter does not fit the base `model`, faults in its files apart."""
     try:
         base = open_base_of(_provenance(folder, model=model), model)
         return problems_on(base.model, folder, must_cover=base.newly_initialized)
@@ -110,7 +110,7 @@ def problems_with_base(folder: Path, *, model: str) -> list[str]:
 
 
 def open_base_of(provenance: Provenance, name: str) -> Base:
-    """Open the base called `name` as the adapter was trained on it: with its labels, seed and precision.
+    """Open the base `name` as the adapter was trained on it: with its labels, seed and precision.
 
     Raises:
         ModelError: it can't be loaded.

@@ -1,4 +1,4 @@
-"""What a run trains: an adapter and the head, the adapter alone, or every parameter there is."""
+"""Select what a run trains: an adapter and the head, the adapter alone, or every parameter."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from .options import ADAPTER, ALL
 
 def make_trainable(
     model: nn.Module,
-    what: str,
+    trainable: str,
     config: LoRAConfig,
     *,
     seed: int,
     batches: Iterable[Mapping[str, Any]] | None = None,
 ) -> None:
-    """Let `what`, one of TRAINABLE, require gradients, and nothing else; for `all` no adapter is injected.
+    """Let `trainable`, one of TRAINABLE, require gradients and nothing else.
 
-    With `adapter` the head modules stay as they came, random where the base has none. They are in the adapter's file all the
-    same: without them it would mean something else on another copy of the base.
+    `all` injects no adapter. With `adapter` the head modules stay as they are, random where the base
+    has none. The file holds them all the same: on another copy of the base they would be different.
 
     Raises:
         ConfigError, TargetError: as `inject`.
     """
-    if what == ALL:
+    if trainable == ALL:
         model.float().requires_grad_(True)  # GradScaler refuses float16 gradients; small steps vanish in bfloat16
         return
     inject(model, config, seed=seed, batches=batches)
-    if what == ADAPTER:
+    if trainable == ADAPTER:
         for head in adapter_state(model).config.head_modules or []:
             model.get_submodule(head).requires_grad_(False)
 
 
-def resolve_trainable(base: Base, what: str, config: LoRAConfig, *, base_precision: str) -> LoRAConfig:
-    """`resolve_adapter`, where there is to be one; else the config as it is, which nothing reads.
+def resolve_trainable(base: Base, trainable: str, config: LoRAConfig, *, base_precision: str) -> LoRAConfig:
+    """Return the config resolved for this base; unchanged where no adapter is trained.
 
     Raises:
-        ConfigError: as there; or all of a base in four bits is to be trained.
+        ConfigError: as `resolve_adapter`, or `all` with a base in four bits.
     """
-    if what != ALL:
+    if trainable != ALL:
         return resolve_adapter(base, config)
     if base_precision != FULL:
         raise ConfigError(
@@ -61,7 +61,7 @@ def resolve_trainable(base: Base, what: str, config: LoRAConfig, *, base_precisi
 
 
 def save_whole(base: Base, place: Path) -> None:
-    """Model and tokenizer as transformers reads them, all of it or nothing."""
+    """Save model and tokenizer as transformers reads them, whole or not at all."""
     with new_folder(place) as folder:
         base.model.save_pretrained(folder)
         base.tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""The files of an adapter folder, read without a model. Every fault is an AdapterFileError that names the file."""
+"""Read the files of an adapter folder. Every fault is an AdapterFileError that names the file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_tensors(folder: Path, provenance: Provenance | None) -> dict[str, Tenso
     """Read the tensors, all finite.
 
     Raises:
-        AdapterFileError: no such file, not a whole safetensors file, other bytes than those that were
+        AdapterFileError: no such file, not a whole safetensors file, not the bytes that were
             written, NaN or inf inside.
     """
     path = folder / WEIGHTS
@@ -52,16 +52,12 @@ def read_tensors(folder: Path, provenance: Provenance | None) -> dict[str, Tenso
 
 
 def read_unchecked_tensors(folder: Path) -> dict[str, Tensor]:
-    """Read the tensors, whatever their values are.
-
-    Raises:
-        AdapterFileError: no such file, or not a whole safetensors file.
-    """
+    """Read the tensors whatever their values are. Raises AdapterFileError: not a whole file."""
     return without_wrapper_copies(_parse(_read(folder / WEIGHTS), folder / WEIGHTS))
 
 
 def read_config(folder: Path, tensors: Mapping[str, Tensor], provenance: Provenance | None) -> LoRAConfig:
-    """Read adapter_config.json. The head modules come from provenance.json, or else from the tensors.
+    """Read adapter_config.json. Provenance, or else the tensors, tell the head modules.
 
     Raises:
         AdapterFileError: a field of another kind of adapter, or a value out of bounds.
@@ -83,8 +79,8 @@ def _parse(content: bytes, path: Path) -> dict[str, Tensor]:
 
 
 def _fault(name: str, tensor: Tensor) -> str | None:
-    if tensor.is_complex() or (tensor.is_floating_point() and tensor.itemsize < 2):
-        return f"{name} is {tensor.dtype}, expected float32, float16 or bfloat16"  # torch has no isfinite of float8
+    if tensor.is_complex() or (tensor.is_floating_point() and tensor.itemsize < 2):  # no isfinite
+        return f"{name} is {tensor.dtype}, expected float32, float16 or bfloat16"
     return None if tensor.isfinite().all() else f"{name} holds NaN or inf"
 
 

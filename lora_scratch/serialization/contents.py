@@ -1,4 +1,4 @@
-"""What an adapted model would save, collected once: settings, and tensors under their names in the file."""
+"""What an adapted model would save, collected once: settings, and tensors by their keys."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from .provenance import Settings, settings_by_module
 class AdapterContents:
     """What an adapted model would save.
 
-    The tensors share the model's memory: writing to one writes to the parameter. Only the factors of
-    pissa and olora, which are stored as plain LoRA, are computed anew.
+    The tensors share the model's memory: writing to one writes to the parameter. Only the factors
+    of pissa and olora, which are stored as plain LoRA, are computed anew.
 
     Args:
         config: the settings, with targets and head modules resolved.
         seed: of the adapter's initialization.
         layers: the adapter layers by module name.
         adapter, biases, heads: the tensors that training changes.
-        companions: those of frozen modules that PEFT takes for heads by the ending of their name, as
-            `pre_classifier` where `classifier` is one.
+        companions: the tensors of frozen modules that PEFT takes for heads by the ending of their
+            name, as `pre_classifier` where `classifier` is one.
     """
 
     model: nn.Module
@@ -79,7 +79,7 @@ class AdapterContents:
 
     @property
     def needs_own_format(self) -> bool:
-        """Whether PEFT would misread the tensors: a variant that it does not have, and that is no plain LoRA."""
+        """Whether PEFT would misread the tensors: its formats can't express the variant."""
         return self.config.variant not in IN_PEFT and not all(map(_is_lora, self.layers.values()))
 
     @property
@@ -103,14 +103,14 @@ def _bias_key(name: str, layers: Iterable[str]) -> str:
 
 
 def _module_tensors(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
-    modules = {name: model.get_submodule(name) for name in names}
-    return {f"{PREFIX}{name}.{key}": tensor for name, m in modules.items() for key, tensor in m.state_dict().items()}
+    states = {name: model.get_submodule(name).state_dict() for name in names}
+    return {f"{PREFIX}{name}.{key}": t for name, state in states.items() for key, t in state.items()}
 
 
 def _companions(model: nn.Module, heads: list[str]) -> list[str]:
+    names = [name for name, _ in model.named_modules() if name.endswith(tuple(heads))]
     inside = tuple(f"{head}." for head in heads)
-    names = [name for name, _ in model.named_modules() if name not in heads and not name.startswith(inside)]
-    return [name for name in names if name.endswith(tuple(heads))]
+    return [name for name in names if name not in heads and not name.startswith(inside)]
 
 
 def _is_lora(layer: AdapterLayer) -> bool:

@@ -1,7 +1,8 @@
-"""Which base weights an adapter belongs to: SHA-256 of every adapted weight, and one over all other frozen tensors.
+"""Recognize a base by the SHA-256 of every adapted weight, and one of all other frozen tensors.
 
-An adapter is an update of particular numbers. Added to others it gives no error, only nonsense, so `load_adapter` compares.
-A base stored in float32 may be loaded in bfloat16 or float16 later, so its digests are recorded for those dtypes too.
+An adapter is an update of particular numbers. Added to others it gives no error, only nonsense, so
+`load_adapter` compares. A base in float32 can be loaded in bfloat16 or float16 later, so its digests
+are recorded for these dtypes too.
 """
 
 from __future__ import annotations
@@ -21,38 +22,42 @@ REST = "(all other frozen tensors)"
 
 
 def fingerprint(model: nn.Module) -> Fingerprint:
-    """The digests of an adapted model's base: one entry per adapted weight, one for the rest of what is frozen.
+    """Hash the base of a model: one entry per adapted weight, one for the other frozen tensors.
 
-    Of a model without an adapter all of it is the base.
+    A model without an adapter is all base.
     """
     groups = _groups(model)
-    return {name: {_name(d): _digest(tensors, d) for d in _reachable(tensors)} for name, tensors in groups.items()}
+    return {name: {_name(d): _digest(ts, d) for d in _reachable(ts)} for name, ts in groups.items()}
 
 
 def differing(model: nn.Module, recorded: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """The names whose tensors are not the recorded ones, or can't be compared because the model is in a narrower dtype."""
+    """Return the names of tensors that are not the recorded ones, or that can't be compared.
+
+    A digest of float32 can't be compared with a model in a narrower dtype.
+    """
     groups = _groups(model)
-    different = [name for name, tensors in groups.items() if not _agrees(tensors, recorded.get(name, {}))]
+    different = [name for name, ts in groups.items() if not _agrees(ts, recorded.get(name, {}))]
     return different + [name for name in recorded if name not in groups]
 
 
 def frozen_digests(model: nn.Module) -> dict[str, str]:
-    """SHA-256 of each frozen tensor of the base, by its name there: comparable between adapters of different targets."""
+    """Hash each frozen tensor of the base, to compare adapters of different targets."""
     return {name: _digest([tensor], tensor.dtype) for name, tensor in _frozen(model).items()}
 
 
 def file_sha256(content: bytes) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     return hashlib.sha256(content).hexdigest()
 
 
 def _groups(model: nn.Module) -> dict[str, list[Tensor]]:
-    adapted: dict[str, list[Tensor]] = {f"{name}.weight": [layer.weight] for name, layer in adapter_layers(model).items()}
-    return {**adapted, REST: [tensor for name, tensor in _frozen(model).items() if name not in adapted]}
+    layers = adapter_layers(model)
+    adapted: dict[str, list[Tensor]] = {f"{name}.weight": [layer.weight] for name, layer in layers.items()}
+    return {**adapted, REST: [t for name, t in _frozen(model).items() if name not in adapted]}
 
 
 def _frozen(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of the base that the adapter does not train, sorted by name; four-bit ones as numbers."""
+    """Return the base weights that are not trained, sorted by name; four-bit ones as numbers."""
     layers = adapter_layers(model)
     trained = adapter_state(model).trained_base if is_adapted(model) else {}
     own = {id(p) for layer in layers.values() for p in layer.adapter_tensors().values()}

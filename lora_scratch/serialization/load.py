@@ -61,13 +61,13 @@ def load_adapter(
 
 
 def problems_on(model: nn.Module, folder: Path, *, must_cover: Collection[str] = ()) -> list[str]:
-    """Return everything that does not fit between a folder and a plain model, which stays as it was.
+    """Return everything that does not fit between a folder and a plain model, which is not changed.
 
-    Tensors and base are checked separately, so that one problem never hides the other. A damaged file
-    of tensors is left to `problems_in_folder`.
+    Tensors and base are checked separately, so that one problem never hides the other. Faults in a
+    file itself are left to `problems_in_folder`.
 
     Raises:
-        AdapterFileError: provenance.json or the settings can't be read, or can't be applied to the model.
+        AdapterFileError: provenance.json or the settings can't be read or applied to the model.
     """
     provenance, tensors, problems = read_provenance(folder), dict[str, Tensor](), list[str]()
     with suppress(AdapterFileError):
@@ -87,9 +87,9 @@ def problems_on(model: nn.Module, folder: Path, *, must_cover: Collection[str] =
 
 def _inject_saved(model: nn.Module, config: LoRAConfig, provenance: Provenance | None, *, where: Path) -> LoRAConfig:
     names = {name for name, _ in model.named_modules() if name}
-    # tensors of a module that is not there are reported by name, as unexpected
+    # The tensors of a module that is not in the model are reported by name, as unexpected.
     config = replace(config, head_modules=[head for head in config.head_modules or [] if head in names])
-    # every tensor of ours is about to be loaded; a registered variant may freeze a random one outside the file
+    # All tensors of ours come from the file; a registered variant may keep a random one outside it.
     drawing = NoRandomNumbers() if config.variant in IN_PEFT else nullcontext()
     try:
         with drawing:

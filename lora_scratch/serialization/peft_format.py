@@ -1,17 +1,18 @@
-"""PEFT's file format: the names of the tensors and the fields of adapter_config.json, in both directions.
+"""PEFT's file format: the names of the tensors and the fields of adapter_config.json.
 
-    base_model.model.<module>.lora_A.weight    (rank, in)
-    base_model.model.<module>.lora_B.weight    (out, rank)
-    base_model.model.<module>.lora_magnitude_vector                (out,)                        DoRA
-    base_model.model.<module>.lora_embedding_A, .lora_embedding_B  (rank, num), (dim, rank)
-    base_model.model.<module>.base_layer.bias                      (out,)                        a trained base bias
-    base_model.model.<head module>.<tensor>    as in the model, and so other trained biases
+    base_model.model.<module>.lora_A.weight          (rank, in)
+    base_model.model.<module>.lora_B.weight          (out, rank)
+    base_model.model.<module>.lora_magnitude_vector  (out,)       DoRA
+    base_model.model.<module>.lora_embedding_A       (rank, num)  and lora_embedding_B (dim, rank)
+    base_model.model.<module>.base_layer.bias        (out,)       a trained bias of an adapted layer
+    base_model.model.<module>.<tensor>               head modules and other trained biases
 
-pissa and olora are written as the plain LoRA that they equal: twice the rank, the same scaling (layers/offset.py). A layer
-of one's own is too, where it is plain LoRA (LoRA-FA is); else its folder says `"peft_type": "LORA_SCRATCH"` and its
-`variant`, which PEFT refuses, and which this package reads where that variant is registered.
+pissa and olora are written as the plain LoRA that they equal: twice the rank, the same scaling
+(layers/offset.py). So is a registered variant that is plain LoRA (LoRA-FA is). The folder of any other
+variant says `"peft_type": "LORA_SCRATCH"`: PEFT refuses it, and this package reads it where the variant
+is registered.
 
-Source: peft 0.21.2, written and read by its own `save_pretrained` and `from_pretrained`; see tests/parity.
+Source: peft 0.21.2, its own `save_pretrained` and `from_pretrained`; see tests/parity.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ IN_PEFT = ("lora", "dora")
 BASE_BIAS = "base_layer.bias"
 SUFFIXES = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector", "lora_embedding_A", "lora_embedding_B", BASE_BIAS)
 
-# What a field may say without changing the mathematics; any other field has to be empty, zero or false.
+# Values that do not change the mathematics. Any other unknown field has to be empty, zero or false.
 HARMLESS: dict[str, tuple[Any, ...]] = {
-    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),  # the start of training; the file holds the end
+    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),  # only the start of training
     "megatron_core": ("megatron.core",),
     "qalora_group_size": (16,),
 }
-# Initializations for which PEFT changes the base itself: the tensors mean nothing on the original weights.
+# For these PEFT changes the base itself: the tensors mean nothing on the original weights.
 MUTATES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 IGNORED = {
     "auto_mapping",
@@ -52,7 +53,7 @@ IGNORED = {
     "revision",
     "task_type",
 }
-# What each field that is read may be; LoRAConfig checks the bounds. To Python the text "false" is true.
+# The kind of each field that is read; LoRAConfig checks the bounds. (The text "false" is truthy.)
 UNDERSTOOD: dict[str, str] = {
     "alpha_pattern": "numbers by name",
     "bias": "a text",
@@ -68,11 +69,11 @@ UNDERSTOOD: dict[str, str] = {
     "use_rslora": "true or false",
     "variant": "a text",
 }
-OPTIONAL = {"alpha_pattern", "exclude_modules", "layers_to_transform", "rank_pattern"}  # None means that there are none
+OPTIONAL = {"alpha_pattern", "exclude_modules", "layers_to_transform", "rank_pattern"}  # or None
 
 
 def stored_config(config: LoRAConfig) -> LoRAConfig:
-    """The settings of the adapter as it is in the file: those of plain LoRA of twice the rank for pissa and olora."""
+    """Return the settings as in the file: for pissa and olora plain LoRA of twice the rank."""
     if config.init not in OFFSET_METHODS:
         return config
     return replace(
@@ -88,7 +89,7 @@ def stored_config(config: LoRAConfig) -> LoRAConfig:
 def to_peft_config(
     config: LoRAConfig, *, base_model: str, fan_in_fan_out: bool = False, own: bool = False
 ) -> dict[str, Any]:
-    """adapter_config.json: the fields that say something, and those that PEFT wants to see.
+    """Return adapter_config.json: the fields that say something, and those that PEFT needs.
 
     Args:
         own: whether the file holds a variant that PEFT does not have.
@@ -123,7 +124,7 @@ def to_peft_config(
 
 
 def from_peft_config(fields: Mapping[str, Any], *, head_modules: list[str]) -> LoRAConfig:
-    """The settings in an adapter_config.json; the head modules come from the tensors, which PEFT's list only hints at.
+    """Return the settings in an adapter_config.json. Its list of head modules is not exact enough.
 
     Raises:
         AdapterFileError: a field of another kind of adapter, or a value out of bounds; all at once.
@@ -152,21 +153,21 @@ def from_peft_config(fields: Mapping[str, Any], *, head_modules: list[str]) -> L
 
 
 def without_wrapper_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file without the second and third copy of head biases that PEFT writes where `bias` is "all".
+    """Drop the second and third copy of head biases that PEFT writes where `bias` is "all".
 
-    Beside `classifier.bias` stand `classifier.modules_to_save.bias`, the same, and `classifier.original_module.bias`, the
-    untrained one: PEFT collects every bias of its wrapped model. In a head of several layers the former goes by
-    `classifier.modules_to_save.default.dense.bias`. Only a copy of a tensor that is there is left out.
+    PEFT collects every bias of its wrapped model: also `classifier.modules_to_save.bias`, the same as
+    `classifier.bias`, and `classifier.original_module.bias`, the untrained one. In a head of several
+    layers the former is called `classifier.modules_to_save.default.dense.bias`.
     """
     copies = (".original_module.", ".modules_to_save.default.", ".modules_to_save.")
     return {n: t for n, t in tensors.items() if not any(c in n and n.replace(c, ".") in tensors for c in copies)}
 
 
 def heads_in(names: Iterable[str], *, bias: str = "none") -> list[str]:
-    """The modules that hold the tensors in a file which belong to no adapter layer, in order of appearance.
+    """Return the modules of the tensors that belong to no adapter layer, in order of appearance.
 
     Args:
-        bias: the file's bias mode; where biases are trained, a module of which only the bias is there is no head.
+        bias: the file's bias mode. Where biases are trained, a module with only a bias is no head.
     """
     own: dict[str, set[str]] = {}
     for name in names:

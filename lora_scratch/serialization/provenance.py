@@ -66,7 +66,7 @@ class Provenance:
 
     Args:
         head_modules: the modules that were trained in full.
-        modules: rank, alpha and scaling of each adapted module, as the tensors in the file need them.
+        modules: rank, alpha and scaling of each adapted module, for the tensors in the file.
         labels: the label names, in the order of the logits; empty if none are recorded.
         trainable, command: how the command train was called.
         document: the whole JSON object, unknown entries too; empty if nothing was saved yet.
@@ -118,12 +118,12 @@ class Provenance:
         return dict(self.document)
 
     def select(self, *names: str) -> dict[str, Any]:
-        """Return these entries of the JSON object, those that are there, for the notes of a new adapter."""
+        """Return those of these entries that are there, for the notes of a new adapter."""
         return {name: self.document[name] for name in names if name in self.document}
 
 
 def settings_by_module(names: Iterable[str], config: LoRAConfig) -> Settings:
-    """Return rank, alpha and scaling of every adapted module, as the tensors in the file need them."""
+    """Return rank, alpha and scaling of every adapted module, for the tensors in the file."""
     config = stored_config(config)
     settings = {}
     for name in names:
@@ -144,8 +144,9 @@ def differing_settings(present: Settings, recorded: Settings) -> list[str]:
 
 def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the object with the SHA-256 of its content as an entry. Its layout does not count."""
-    content = json.loads(json.dumps({name: value for name, value in document.items() if name != SEAL}))
-    return {**content, SEAL: hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+    content = json.loads(json.dumps({key: value for key, value in document.items() if key != SEAL}))
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return {**content, SEAL: digest}
 
 
 def _problems(document: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Write an adapter folder, whole or not at all: PEFT's two files, provenance.json and the model card."""
+"""Write an adapter folder: PEFT's two files, provenance.json and the model card."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def save_adapter(
     card: str = "",
     notes: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the adapter of `model` to `folder`, whole or not at all. Replace a folder that is there.
+    """Write the adapter of `model` to `folder`, whole or not at all. An old folder is replaced.
 
     Args:
         base_model: the name that others load the base by.
@@ -39,8 +39,8 @@ def save_adapter(
         notes: the history of the adapter (labels, data, training, versions), for provenance.json.
 
     Raises:
-        LoraScratchError: a trainable tensor that the file would not hold, a folder with other files in
-            it, notes that could not be read again, or a place that can't be written to.
+        LoraScratchError: a trainable tensor that the file would not hold, a folder with other files,
+            notes that could not be read again, or a place that can't be written to.
     """
     contents = AdapterContents.of(model)
     _check_place(Path(folder))

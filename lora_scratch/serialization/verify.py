@@ -26,7 +26,7 @@ def problems_in_folder(folder: Path) -> list[str]:
     provenance = _attempt(partial(read_provenance, folder), problems)
     tensors = _attempt(partial(read_tensors, folder, provenance), problems) or {}
     config = _attempt(partial(read_config, folder, tensors, provenance), problems)
-    if config and tensors and config.variant in IN_PEFT:  # only its own layer knows another variant's tensors
+    if config and tensors and config.variant in IN_PEFT:  # other variants have tensors of their own
         factors = _factors(tensors)
         problems += _factor_problems(factors, config)
         if provenance:
@@ -44,7 +44,7 @@ def _attempt(read: Callable[[], Content], problems: list[str]) -> Content | None
 
 
 def _factors(tensors: Mapping[str, Tensor]) -> Factors:
-    """Return the ranks of A and B of each module. None stands for one that is missing or has no two axes."""
+    """Return the ranks of A and B of each module, None for one that is missing or no matrix."""
     factors: Factors = {}
     for lora_A, lora_B in FACTORS:
         suffixes = (f".{lora_A}", f".{lora_B}")
