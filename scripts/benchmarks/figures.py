@@ -1,4 +1,4 @@
-"""What was measured, and the medians over the rounds."""
+"""The measured figures, and their medians over the rounds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lora_scratch.commands.benchmarks.idle import Idleness
+from .idle import Idleness
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class Figure:
     """One measure of one contender in one round.
 
     Args:
-        values: what it found, plain JSON.
-        machine: what the machine did in the moment before.
+        values: the numbers, plain JSON.
+        machine: how busy the machine was just before.
     """
 
     measure: str
@@ -26,10 +26,14 @@ class Figure:
     machine: Idleness
 
     def as_json(self) -> dict[str, Any]:
-        """Everything but the labels of single texts, which are only there to be compared."""
-        values = {name: value for name, value in self.values.items() if name != "labels"}
-        machine = {**asdict(self.machine), "idle": self.machine.idle}
-        return {"measure": self.measure, "contender": self.contender, "round": self.round, "machine": machine, **values}
+        """Return everything but the labels of single texts, which serve only to be compared."""
+        return {
+            "measure": self.measure,
+            "contender": self.contender,
+            "round": self.round,
+            "machine": {**asdict(self.machine), "idle": self.machine.idle},
+            **{name: value for name, value in self.values.items() if name != "labels"},
+        }
 
 
 class Figures:
@@ -39,47 +43,59 @@ class Figures:
         self.all = tuple(figures)
 
     def of(self, measure: str, contender: str) -> list[Figure]:
-        """The rounds of one contender."""
-        return [each for each in self.all if (each.measure, each.contender) == (measure, contender)]
+        """Return the rounds of one contender."""
+        key = (measure, contender)
+        return [figure for figure in self.all if (figure.measure, figure.contender) == key]
 
     def contenders(self, measure: str) -> list[str]:
-        """Who was measured, in order."""
-        return list(dict.fromkeys(each.contender for each in self.all if each.measure == measure))
+        """Return the measured contenders, in order."""
+        return list(dict.fromkeys(f.contender for f in self.all if f.measure == measure))
 
     def values(self, measure: str, contender: str, name: str) -> list[float]:
-        """One number of every round that found it."""
-        found = (each.values.get(name) for each in self.of(measure, contender))
-        return [float(value) for value in found if value is not None]
+        """Return one number of every round that has it."""
+        values = (figure.values.get(name) for figure in self.of(measure, contender))
+        return [float(value) for value in values if value is not None]
 
     def median(self, measure: str, contender: str, name: str) -> float | None:
-        """Over the rounds; None if it was not measured."""
+        """Return the median over the rounds; None if it was not measured."""
         values = self.values(measure, contender, name)
         return statistics.median(values) if values else None
 
     def ratio(self, measure: str, name: str, contender: str, to: str) -> float | None:
-        """Of the medians of two contenders."""
+        """Return the median of `contender` over that of `to`."""
         top, bottom = self.median(measure, contender, name), self.median(measure, to, name)
         return None if top is None or not bottom else top / bottom
 
     def agreement(self, contender: str, other: str) -> float | None:
-        """The share of texts with the same predicted label from both."""
+        """Return the share of texts with the same predicted label from both."""
         ours, theirs = self.of("prediction", contender), self.of("prediction", other)
         if not ours or not theirs:
             return None
-        pairs = list(zip(ours[0].values["labels"], theirs[0].values["labels"], strict=True))
-        return sum(bool(a == b) for a, b in pairs) / len(pairs)
+        return share_equal(ours[0].values["labels"], theirs[0].values["labels"])
 
     def summary(self) -> list[dict[str, Any]]:
-        """Median, minimum and maximum of every number, by measure and contender."""
-        names = dict.fromkeys((each.measure, each.contender) for each in self.all)
+        """Return median, minimum and maximum of every number, by measure and contender."""
+        names = dict.fromkeys((figure.measure, figure.contender) for figure in self.all)
         return [self._summary(*name) for name in names]
 
     def _summary(self, measure: str, contender: str) -> dict[str, Any]:
-        found = self.of(measure, contender)
-        numbers = [name for name, value in found[0].values.items() if isinstance(value, int | float)]
-        columns = {name: self.values(measure, contender, name) for name in numbers}
-        spread = {
-            name: {"median": statistics.median(each), "min": min(each), "max": max(each)} for name, each in columns.items()
+        rounds = self.of(measure, contender)
+        first = rounds[0].values
+        numbers = [name for name, value in first.items() if isinstance(value, int | float)]
+        return {
+            "measure": measure,
+            "contender": contender,
+            "rounds": len(rounds),
+            "idle_rounds": sum(figure.machine.idle for figure in rounds),
+            **{name: _spread(self.values(measure, contender, name)) for name in numbers},
         }
-        idle = sum(each.machine.idle for each in found)
-        return {"measure": measure, "contender": contender, "rounds": len(found), "idle_rounds": idle, **spread}
+
+
+def share_equal(labels: Sequence[str], others: Sequence[str]) -> float:
+    """Return the share of texts whose two labels are equal."""
+    pairs = list(zip(labels, others, strict=True))
+    return sum(one == other for one, other in pairs) / len(pairs)
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}

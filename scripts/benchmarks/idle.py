@@ -1,4 +1,4 @@
-"""Is the machine free? A timing beside other work says little, so each one is preceded by a look and carries what it saw."""
+"""Looks whether the machine is free. A timing that shares it with other work says little."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from pathlib import Path
 
 STAT = Path("/proc/stat")  # Linux
 WATCHED_S = 1.0
-IDLE_SHARE = 0.9  # of all cores: what a machine with nothing else to do shows, its own housekeeping included
+IDLE_SHARE = 0.9  # of all cores; the system's own work takes the rest
 
 
 @dataclass(frozen=True)
 class Idleness:
-    """The share of all cores' time that nobody used while this process slept, and the load average of the last minute.
+    """How busy the machine was while this process slept.
 
-    The load average still remembers the measure before, so it decides only where the share is not to be had (None).
+    Args:
+        idle_share: the unused share of all cores' time; None where the system does not tell.
+        load: the load average of the last minute. It still remembers the measurement before, so
+            it decides only where the share is None.
     """
 
     idle_share: float | None
@@ -32,7 +35,7 @@ class Idleness:
 
 
 def look(seconds: float = WATCHED_S) -> Idleness:
-    """Sleep for a moment and see what the others do."""
+    """Sleep for a moment and measure how busy the machine is."""
     before = _ticks()
     time.sleep(seconds)
     after = _ticks()
@@ -42,8 +45,11 @@ def look(seconds: float = WATCHED_S) -> Idleness:
 
 
 def _ticks() -> tuple[int, int] | None:
-    """(idle, all) clock ticks of all cores since boot. Source: proc(5), /proc/stat: idle is the fourth, iowait the fifth."""
+    """Return the (idle, all) clock ticks of all cores since boot.
+
+    Source: proc(5), /proc/stat: idle is the fourth number, iowait the fifth.
+    """
     with suppress(OSError, ValueError):
-        ticks = [int(each) for each in STAT.read_text().splitlines()[0].split()[1:9]]
+        ticks = [int(number) for number in STAT.read_text().splitlines()[0].split()[1:9]]
         return ticks[3] + ticks[4], sum(ticks)
     return None

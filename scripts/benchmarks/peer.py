@@ -1,4 +1,4 @@
-"""The peer as a contender: PEFT's adapter, or no adapter at all, under transformers' Trainer."""
+"""PEFT as a contender: its adapter, or no adapter at all, trained by transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from lora_scratch.commands.benchmarks.watch import Watch
-from lora_scratch.commands.benchmarks.work import Work
 
 from lora_scratch.data import Encoded
 from lora_scratch.fast.onednn import through_onednn
 
+from .watch import Watch
+from .work import Work
+
 
 def build_peft(work: Work) -> Any:
-    """The base with PEFT's adapter of the same rank, targets and dropout."""
+    """Return the base with PEFT's adapter of the same rank, targets and dropout."""
     import peft
 
     config = peft.LoraConfig(
@@ -33,7 +34,7 @@ def build_peft(work: Work) -> Any:
 
 
 def build_full(work: Work) -> Any:
-    """The base with every parameter trained."""
+    """Return the base with every parameter trained."""
     return work.base.model.requires_grad_(True)
 
 
@@ -47,11 +48,12 @@ def train_peer(
     onednn: bool = False,
     **arguments: Any,
 ) -> None:
-    """Train on `rows`; with a `validation`, the model ends as it was in the best epoch by accuracy.
+    """Train on `rows`. With a `validation`, the model ends as it was in the best epoch by accuracy.
 
     Args:
-        onednn: send float32 matrix products to oneDNN, which is faster than MKL on some CPUs and as exact without AMX.
-        arguments: of TrainingArguments, over those that make the work the same as ours.
+        onednn: send float32 matrix products to oneDNN. It is faster than MKL on some CPUs, and as
+            exact without AMX.
+        arguments: of TrainingArguments, beside those that make the work the same as ours.
     """
     from transformers import Trainer
 
@@ -63,18 +65,24 @@ def train_peer(
             train_dataset=_data_set(rows),
             eval_dataset=None if validation is None else _data_set(validation),
             data_collator=collator,
-            compute_metrics=lambda found: {"accuracy": float((found.predictions.argmax(-1) == found.label_ids).mean())},
+            compute_metrics=_accuracy,
         )
         _attach(trainer, watch, collator)
         trainer.train()
 
 
+def _accuracy(prediction: Any) -> dict[str, float]:
+    right = prediction.predictions.argmax(-1) == prediction.label_ids
+    return {"accuracy": float(right.mean())}
+
+
 def _arguments(work: Work, folder: str, *, validated: bool, **arguments: Any) -> Any:
-    """The settings of our loop in Trainer's words."""
+    """Return the settings of our loop as Trainer names them."""
     from transformers import TrainingArguments
 
     settings = work.training
-    each_epoch = "epoch" if validated else "no"
+    known = {field.name for field in fields(TrainingArguments)}
+    after = "epoch" if validated else "no"
     return TrainingArguments(
         output_dir=folder,
         num_train_epochs=settings.epochs,
@@ -86,28 +94,34 @@ def _arguments(work: Work, folder: str, *, validated: bool, **arguments: Any) ->
         warmup_steps=settings.warmup_ratio,
         lr_scheduler_type=settings.schedule,
         max_grad_norm=settings.clip_norm,
-        eval_strategy=each_epoch,
-        save_strategy=each_epoch,
+        eval_strategy=after,
+        save_strategy=after,
         load_best_model_at_end=validated,
         metric_for_best_model="accuracy" if validated else None,
         report_to="none",
         disable_tqdm=True,
         seed=settings.seed,
-        use_cpu=work.precision("fp32").device.type == "cpu",
-        **_as_spelled({field.name for field in fields(TrainingArguments)}, arguments),
+        use_cpu=work.device.type == "cpu",
+        **_as_spelled(known, arguments),
     )
 
 
 def _as_spelled(known: set[str], arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments by the names that this transformers knows: until 5.2 the sampler by length had a flag of its own."""
-    if "train_sampling_strategy" in known or "train_sampling_strategy" not in arguments:
+    """Return the arguments by the names that this transformers knows.
+
+    Up to 5.2 the sampler by length had a flag of its own.
+    """
+    new = "train_sampling_strategy"
+    if new in known or new not in arguments:
         return arguments
-    others = {name: value for name, value in arguments.items() if name != "train_sampling_strategy"}
-    return {**others, "group_by_length": arguments["train_sampling_strategy"] == "group_by_length"}
+    others = {name: value for name, value in arguments.items() if name != new}
+    return {**others, "group_by_length": arguments[new] == "group_by_length"}
 
 
 def sorted_together(rows: int, batch_size: int) -> int:
-    """How many batches Trainer's grouping sorts by length at a time, the longest first: only all of them are a fair sample.
+    """Return how many batches Trainer's grouping sorts by length at a time, the longest first.
+
+    Only all of them together are a fair sample.
 
     Source: transformers, trainer_pt_utils.get_length_grouped_indices.
     """
@@ -115,15 +129,16 @@ def sorted_together(rows: int, batch_size: int) -> int:
 
 
 def _data_set(encoded: Encoded) -> Any:
-    """The rows as Trainer's data sets hold them."""
+    """Return the rows as a data set for Trainer."""
     from datasets import Dataset
 
     rows = torch.split(encoded.tokens, encoded.lengths.tolist())
-    return Dataset.from_dict({"input_ids": [ids.tolist() for ids in rows], "labels": encoded.labels.tolist()})
+    ids, labels = [row.tolist() for row in rows], encoded.labels.tolist()
+    return Dataset.from_dict({"input_ids": ids, "labels": labels})
 
 
 class _CountingCollator:
-    """Dynamic padding, as Trainer has it by itself, that notes the real tokens of every batch."""
+    """Pads a batch to its longest row, as Trainer does by itself, and notes its real tokens."""
 
     def __init__(self, tokenizer: Any) -> None:
         from transformers import DataCollatorWithPadding
@@ -137,7 +152,7 @@ class _CountingCollator:
 
 
 def _attach(trainer: Any, watch: Watch, collator: _CountingCollator) -> None:
-    """Tell `watch` of every optimizer step: from the end of the one before, with fetching, logging and all."""
+    """Tell `watch` of every optimizer step, timed from the end of the step before."""
     from transformers import TrainerCallback
 
     class Steps(TrainerCallback):  # type: ignore[misc]
@@ -146,9 +161,8 @@ def _attach(trainer: Any, watch: Watch, collator: _CountingCollator) -> None:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
             seconds = time.perf_counter() - self.last
-            tokens = sum(
-                collator.tokens.popleft() for _ in range(min(args.gradient_accumulation_steps, len(collator.tokens)))
-            )
+            batches = min(args.gradient_accumulation_steps, len(collator.tokens))
+            tokens = sum(collator.tokens.popleft() for _ in range(batches))
             if watch.step(trainer.model, seconds=seconds, tokens=tokens):
                 control.should_training_stop = True
             self.last = time.perf_counter()

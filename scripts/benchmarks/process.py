@@ -1,4 +1,4 @@
-"""A measurement in a process of its own: honest peak memory, and nothing warm from the one before."""
+"""Runs a measurement in a process of its own: with its own peak memory, and a cold start."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from typing import Any
 from lora_scratch.errors import LoraScratchError
 
 TAIL_LINES = 40  # of what a failed process wrote to stderr
+QUIET = {"TOKENIZERS_PARALLELISM": "false"}  # the same choice for all; it silences a warning
 
 
 class ProcessError(LoraScratchError):
-    """A process that failed, or took too long. `output` is the end of what it wrote to stderr."""
+    """A process failed or took too long. `output` is the end of what it wrote to stderr."""
 
     def __init__(self, found: str, *, where: str, output: str) -> None:
         self.output = output
@@ -25,41 +26,57 @@ class ProcessError(LoraScratchError):
 
 
 def in_a_process(
-    command: Sequence[str], *, limit_s: float | None = None, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    *,
+    limit_s: float | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """What the command prints last, as JSON.
+    """Return the last line that the command prints, read as JSON.
 
     Args:
-        limit_s: seconds after which it is ended, with all processes that it started.
-        environment: variables that it sees over those of this process.
+        limit_s: after so many seconds the process is ended, with all processes that it started.
+        environment: variables to add to those of this process.
 
     Raises:
-        ProcessError: it failed, with the last line of what it said, or it took longer than `limit_s`.
+        ProcessError: the process failed, with the last line of its output, or took too long.
     """
     where = f"{sys.argv[0]} {command[-2]} {command[-1]}"
-    # for all alike; the choice silences a warning
-    variables = {**os.environ, "TOKENIZERS_PARALLELISM": "false", **(environment or {})}
+    variables = {**os.environ, **QUIET, **(environment or {})}
+    code, output, said = _run(command, variables, limit_s, where=where)
+    if code:
+        last = (said.strip().splitlines() or ["no output"])[-1]
+        raise ProcessError(f"ended with {code}: {last}", where=where, output=_tail(said))
+    values: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+    return values
+
+
+def _run(
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    limit_s: float | None,
+    *,
+    where: str,
+) -> tuple[int, str, str]:
+    """Return the exit code and what was written to stdout and stderr."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(  # noqa: S603  (our own flags)
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables, start_new_session=True
+        command, env=variables, start_new_session=True, **pipes
     ) as process:
         try:
-            out, said = process.communicate(timeout=limit_s)
+            output, said = process.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
             _end(process)
             _, said = process.communicate()
-            raise ProcessError(f"took longer than {limit_s:.0f} s", where=where, output=_tail(said)) from None
+            message = f"took longer than {limit_s:.0f} s"
+            raise ProcessError(message, where=where, output=_tail(said)) from None
         except BaseException:
             _end(process)
             raise
-    if process.returncode:
-        last = (said.strip().splitlines() or ["no output"])[-1]
-        raise ProcessError(f"ended with {process.returncode}: {last}", where=where, output=_tail(said))
-    found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
-    return found
+    return process.returncode, output, said
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End it and everything it started: it leads a session of its own."""
+    """End the process and everything it started: it leads a session of its own."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 

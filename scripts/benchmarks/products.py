@@ -1,8 +1,8 @@
-"""The matrix products of a training step on their own: the floor under its time.
+"""Measures the matrix products of a training step alone: no step can be faster.
 
-The products are those that our fast path really does, with its real token counts: they are noted down as they are
-dispatched, and each is then repeated alone on random numbers of the same shapes, strides and dtype. What the step takes
-beyond them is everything else: norms, activations, dropout, copies, the optimizer, dispatch.
+The products are those of our fast path, with its real token counts. They are noted as they are
+dispatched. Each is then repeated alone on random numbers of the same shapes, strides and dtype. The
+rest of a step is norms, activations, dropout, copies, the optimizer and dispatch.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from lora_scratch.commands.benchmarks.contenders import CONTENDERS
-from lora_scratch.commands.benchmarks.rounds import OURS
-from lora_scratch.commands.benchmarks.watch import Clock, Timing
-from lora_scratch.commands.benchmarks.work import Work
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora_scratch.fast.packed_product import pack_weight
+
+from .contenders import CONTENDERS
+from .rounds import OURS
+from .watch import Clock, Timing
+from .work import Work
 
 # The operators that multiply matrices, and which of their arguments is the left one.
 PRODUCTS = {
@@ -31,15 +32,16 @@ PRODUCTS = {
     torch.ops.aten.addmm_: 1,
     torch.ops.aten.bmm: 0,
     torch.ops.aten.baddbmm: 1,
-    **({torch.ops.mkldnn._linear_pointwise: 0} if hasattr(torch.ops.mkldnn, "_linear_pointwise") else {}),
 }
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    PRODUCTS[torch.ops.mkldnn._linear_pointwise] = 0
 REPEATS = 5
-LAUNCHES = 20  # of a product in a graph that is timed: enough that the launch of the graph itself does not count
+LAUNCHES = 20  # of a product in a timed graph: enough that the launch of the graph does not count
 
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor without its numbers; with no strides, a weight that was packed for oneDNN."""
+    """A tensor without its numbers. Without strides it is a weight that was packed for oneDNN."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...] | None
@@ -47,11 +49,13 @@ class Operand:
     device: torch.device
 
     def fill(self) -> Tensor:
-        """Random numbers in this layout."""
+        """Return random numbers in this layout."""
         if self.stride is None:
             return pack_weight(torch.randn(self.shape).to(self.dtype))
-        places = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
-        return torch.randn(max(places, 1), device=self.device).to(self.dtype).as_strided(self.shape, self.stride)
+        steps = zip(self.shape, self.stride, strict=True)
+        places = 1 + sum((size - 1) * step for size, step in steps)
+        numbers = torch.randn(max(places, 1), device=self.device).to(self.dtype)
+        return numbers.as_strided(self.shape, self.stride)
 
 
 @dataclass(frozen=True)
@@ -64,16 +68,17 @@ class Product:
     flops: int
 
     def seconds(self, repeats: int = REPEATS) -> float:
-        """The fastest of some repetitions, after one that is not timed."""
-        arguments = [each.fill() if isinstance(each, Operand) else each for each in self.arguments]
+        """Return the seconds of the fastest of some repetitions, after one that is not timed."""
+        arguments = [part.fill() if isinstance(part, Operand) else part for part in self.arguments]
         multiply = partial(self.function, *arguments, **dict(self.options))
         multiply()
-        timed = _on_device(multiply) if arguments[0].device.type == "cuda" else partial(_seconds_of, multiply)
+        on_gpu = arguments[0].device.type == "cuda"
+        timed = _on_device(multiply) if on_gpu else partial(_seconds_of, multiply)
         return min(timed() for _ in range(repeats))
 
 
 class ProductRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the matrix products that are dispatched while `model` is in training mode and `clock` runs, by shape."""
+    """Counts by shape the matrix products of `model` in training mode while `clock` runs."""
 
     def __init__(self, model: torch.nn.Module, clock: Clock) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -86,17 +91,25 @@ class ProductRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._note(func, args, kwargs or {}, columns=result.shape[-1])
         return result
 
-    def _note(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, columns: int) -> None:
-        """Multiplications and additions of a product: 2 · rows · inner · columns."""
+    def _note(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        columns: int,
+    ) -> None:
+        """Count a product: it multiplies and adds 2 · rows · inner · columns times."""
         flops = 2 * args[PRODUCTS[func.overloadpacket]].numel() * columns
-        operands = tuple(tuple(each) if isinstance(each, list) else _operand(each) for each in args)
+        operands = tuple(tuple(arg) if isinstance(arg, list) else _operand(arg) for arg in args)
         self.products[Product(func, operands, tuple(sorted(kwargs.items())), flops)] += 1
 
 
 def measure_floor(name: str, work: Work) -> dict[str, Any]:
-    """Seconds of the bare products of the steps that are timed of contender `name`, and tokens a second at that.
+    """Return the seconds of the products of a contender's timed steps, and tokens a second.
 
-    The steps of ours are launched by hand: the loop replays recorded graphs on a GPU, which dispatch no product.
+    Our steps are launched by hand: on a GPU the loop replays recorded graphs, which dispatch no
+    product.
     """
     model, rows = CONTENDERS[name].build(work), work.timed_rows
     clock = Timing(work.steps, 0, lambda: 0, warm=work.warm_steps)
@@ -122,12 +135,16 @@ def _seconds_of(multiply: Callable[[], object]) -> float:
 
 
 def _on_device(multiply: Callable[[], object]) -> Callable[[], float]:
-    """What measures the product on the GPU's own clock: a kernel may be shorter than its launch by the host.
+    """Return a function that times the product on the GPU's own clock.
 
-    The products are repeated as one recorded graph, whose single launch is shared by LAUNCHES of them.
+    A kernel may be shorter than its launch by the host. So LAUNCHES of them are recorded as one
+    graph, which is launched once.
     """
     graph = torch.cuda.CUDAGraph()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start, end = (
+        torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        for _ in range(2)
+    )
     with torch.cuda.graph(graph):
         for _ in range(LAUNCHES):
             multiply()

@@ -1,30 +1,35 @@
-"""The measures of a run in their order: rounds are interleaved, so that a machine that slows down slows all alike."""
+"""Runs all measurements. Rounds are interleaved: a machine that slows down slows all alike."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lora_scratch.commands.benchmarks.figures import Figure
-from lora_scratch.commands.benchmarks.idle import look
-from lora_scratch.commands.benchmarks.process import in_a_process
 from tqdm import tqdm
 
-OURS = "ours"  # the names of contenders that are ours begin so
+from .figures import Figure
+from .idle import look
+from .process import in_a_process
+
+OURS = "ours"  # the names of our contenders begin with it
 Task = tuple[str, str]  # a measure and a contender
 
 
 def run_rounds(
-    tasks: Sequence[Task], command: Sequence[str], *, rounds: int, flags_of_ours: Sequence[str] = ()
+    tasks: Sequence[Task],
+    command: Sequence[str],
+    *,
+    rounds: int,
+    flags_of_ours: Sequence[str] = (),
 ) -> list[Figure]:
-    """Every task once a round, each in a fresh process: `command` and `--only measure:contender`.
+    """Run every task once a round, in a fresh process: `command --only measure:contender`.
 
-    A process of its own makes peak memory honest, and leaves nothing warm for the next one.
+    So peak memory is that of one measurement, and nothing is warm for the next one.
 
     Args:
-        flags_of_ours: for contenders of ours alone, after those of `command`.
+        flags_of_ours: flags for our contenders alone, after those of `command`.
 
     Raises:
-        LoraScratchError: a process that failed, with the last line of what it said.
+        LoraScratchError: a process failed; the message has the last line of its output.
     """
     figures = []
     order = [(number, *task) for number in range(rounds) for task in tasks]

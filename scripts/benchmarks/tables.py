@@ -2,76 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
-
-from lora_scratch.commands.benchmarks.figures import Figures
+from collections.abc import Callable, Iterator
 
 from lora_scratch.evaluation import Table, markdown_table
 
-MIB = 2**20
+from .figures import Figures
+
 Cell = Callable[[float], str]
+
+
+def _number(decimals: int = 0) -> Cell:
+    return lambda value: f"{value:,.{decimals}f}"
+
+
+def _mib(value: float) -> str:
+    return f"{value / 2**20:,.0f}"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{1e3 * value:,.0f}"
+
+
+# title, name of the value, how it is shown; the first column is also compared
 COLUMNS: dict[str, tuple[tuple[str, str, Cell], ...]] = {
     "training": (
-        ("tokens/s", "tokens_per_second", lambda v: f"{v:,.0f}"),
-        ("peak MiB above the model", "peak_memory_above_model_bytes", lambda v: f"{v / MIB:,.0f}"),
+        ("tokens/s", "tokens_per_second", _number()),
+        ("peak MiB above the model", "peak_memory_above_model_bytes", _mib),
     ),
     "floor": (
-        ("tokens/s at the floor", "tokens_per_second", lambda v: f"{v:,.0f}"),
-        ("GFLOP/s", "gigaflops_per_second", lambda v: f"{v:,.0f}"),
-        ("MFLOP a token", "megaflops_per_token", lambda v: f"{v:,.0f}"),
+        ("tokens/s at the floor", "tokens_per_second", _number()),
+        ("GFLOP/s", "gigaflops_per_second", _number()),
+        ("MFLOP a token", "megaflops_per_token", _number()),
     ),
-    "prediction": (("texts/s", "texts_per_second", lambda v: f"{v:,.0f}"),),
-    "start-up": (("ms", "seconds", lambda v: f"{1e3 * v:,.0f}"),),
+    "prediction": (("texts/s", "texts_per_second", _number()),),
+    "start-up": (("ms", "seconds", _milliseconds),),
     "growth": (
-        ("MiB, few rows", "few_bytes", lambda v: f"{v / MIB:,.0f}"),
-        ("MiB, 100 times as many", "many_bytes", lambda v: f"{v / MIB:,.0f}"),
-        ("ratio", "ratio", lambda v: f"{v:.3f}"),
+        ("MiB, few rows", "few_bytes", _mib),
+        ("MiB, 100 times as many", "many_bytes", _mib),
+        ("ratio", "ratio", _number(3)),
     ),
-    "peak": (("MiB", "peak_bytes", lambda v: f"{v / MIB:,.0f}"),),
-    "race": (("seconds to the goal", "seconds_to_goal", lambda v: f"{v:,.1f}"), ("steps", "steps", lambda v: f"{v:,.0f}")),
+    "peak": (("MiB", "peak_bytes", _mib),),
+    "race": (
+        ("seconds to the goal", "seconds_to_goal", _number(1)),
+        ("steps", "steps", _number()),
+    ),
     "job": (
-        ("training s", "seconds", lambda v: f"{v:,.1f}"),
-        ("tokens/s", "tokens_per_second", lambda v: f"{v:,.0f}"),
-        ("accuracy", "accuracy", lambda v: f"{v:.4f}"),
-        ("macro-F1", "macro_f1", lambda v: f"{v:.4f}"),
+        ("training s", "seconds", _number(1)),
+        ("tokens/s", "tokens_per_second", _number()),
+        ("accuracy", "accuracy", _number(4)),
+        ("macro-F1", "macro_f1", _number(4)),
     ),
 }
 
 
-def render_figures(figures: Figures) -> str:
-    """A table for each measure: median, and minimum to maximum of several rounds. `*`: the machine was not idle."""
+def render_figures(figures: Figures, *, machine: str) -> str:
+    """Return a table for each measure: the median, and the extremes of several rounds.
+
+    A `*` marks a contender that was measured while the machine was not idle.
+
+    Args:
+        machine: the kind of machine, which each table names.
+    """
     measured = [name for name in COLUMNS if figures.contenders(name)]
-    return "\n\n".join(markdown_table(_table(figures, name)) for name in measured)
+    return "\n\n".join(markdown_table(_table(figures, name, machine)) for name in measured)
 
 
-def render_targets(targets: Sequence[Mapping[str, Any]]) -> str:
-    """What was set out to be reached, and what was."""
-    rows = [[each["row"], each["target"], _number(each["measured"]), _verdict(each)] for each in targets]
-    return markdown_table(Table(["row", "target", "measured", "met"], rows))
+def idle_words(figures: Figures) -> str:
+    """Say how many measurements shared the machine with other work."""
+    busy = sum(not figure.machine.idle for figure in figures.all)
+    if not busy:
+        return "the machine was idle"
+    return f"{busy} of {len(figures.all)} measurements on a machine that was not idle (*)"
 
 
-def _table(figures: Figures, measure: str) -> Table:
+def _table(figures: Figures, measure: str, machine: str) -> Table:
+    titles = [title for title, _, _ in COLUMNS[measure]]
+    agreement = ["equal labels"] if measure == "prediction" else []
+    header = [f"{measure}, {machine}", *titles, "against the first", *agreement]
     rows = [[name, *_cells(figures, measure, name)] for name in figures.contenders(measure)]
-    return Table([measure, *(title for title, _, _ in COLUMNS[measure]), "against the first"], rows)
+    return Table(header, rows)
 
 
 def _cells(figures: Figures, measure: str, contender: str) -> Iterator[str]:
-    mark = "" if all(each.machine.idle for each in figures.of(measure, contender)) else "*"
+    first = figures.contenders(measure)[0]
     for _, name, show in COLUMNS[measure]:
-        values = figures.values(measure, contender, name)
-        middle = figures.median(measure, contender, name)
-        spread = f" ({show(min(values))} to {show(max(values))})" if len(values) > 1 else ""
-        yield "-" if middle is None else f"{show(middle)}{mark}{spread}"
-    ratio = figures.ratio(measure, COLUMNS[measure][0][1], contender, figures.contenders(measure)[0])
+        yield _cell(figures, measure, contender, name, show)
+    ratio = figures.ratio(measure, COLUMNS[measure][0][1], contender, first)
     yield "-" if ratio is None else f"{ratio:.2f}"
+    if measure == "prediction":
+        yield f"{figures.agreement(contender, first):.1%}"
 
 
-def _verdict(target: Mapping[str, Any]) -> str:
-    if target["met"] is None:
-        return "not measured" if target["measured"] is None else "set for other work"
-    return "yes" if target["met"] else "no"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _cell(figures: Figures, measure: str, contender: str, name: str, show: Cell) -> str:
+    mark = "" if all(figure.machine.idle for figure in figures.of(measure, contender)) else "*"
+    values = figures.values(measure, contender, name)
+    middle = figures.median(measure, contender, name)
+    spread = f" ({show(min(values))} to {show(max(values))})" if len(values) > 1 else ""
+    return "-" if middle is None else f"{show(middle)}{mark}{spread}"

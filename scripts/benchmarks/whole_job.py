@@ -1,4 +1,4 @@
-"""A whole training, to its end or to an accuracy: what the adapter is worth when it is done, and how soon it gets there."""
+"""Trains to the end or to an accuracy: how good is the adapter, and how soon?"""
 
 from __future__ import annotations
 
@@ -7,25 +7,38 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from lora_scratch.commands.benchmarks.contenders import CONTENDERS
-from lora_scratch.commands.benchmarks.watch import Clock, Race
-from lora_scratch.commands.benchmarks.work import Work
+from torch import Tensor
 
 from lora_scratch.evaluation import Predictor, measure
 
+from .contenders import CONTENDERS
+from .watch import Clock, Race
+from .work import Work
+
 
 def measure_job(name: str, work: Work) -> dict[str, Any]:
-    """All epochs, validations included in the seconds; then the test metrics of the epoch that was best by validation."""
-    model, clock = CONTENDERS[name].build(work), Clock()
+    """Train all epochs, then measure the epoch that was best by validation on the test rows.
+
+    The seconds include the validations.
+    """
+    model, clock, sets = CONTENDERS[name].build(work), Clock(), work.sets
     start = time.perf_counter()
-    CONTENDERS[name].train(model, work, work.sets["train"], clock, validation=work.sets["validation"])
+    CONTENDERS[name].train(model, work, sets["train"], clock, validation=sets["validation"])
     seconds = time.perf_counter() - start
-    found = measure(_predict(work, "test", model), work.sets["test"].labels)
-    return {**asdict(found), "seconds": seconds, "tokens": clock.tokens, "tokens_per_second": clock.tokens / seconds}
+    metrics = measure(_predict(work, "test", model), sets["test"].labels)
+    return {
+        **asdict(metrics),
+        "seconds": seconds,
+        "tokens": clock.tokens,
+        "tokens_per_second": clock.tokens / seconds,
+    }
 
 
 def measure_race(name: str, work: Work, *, goal: float, split: str, every: int) -> dict[str, Any]:
-    """Seconds of optimizer steps until the accuracy on `split` is reached; None if the epochs end before that."""
+    """Return the seconds of the optimizer steps until the accuracy on `split` is reached.
+
+    They are None if the epochs end before that.
+    """
     model = CONTENDERS[name].build(work)
     race = Race(goal, partial(_predict, work, split), work.sets[split].labels, every=every)
     CONTENDERS[name].train(model, work, work.sets["train"], race)
@@ -38,8 +51,8 @@ def measure_race(name: str, work: Work, *, goal: float, split: str, every: int) 
     }
 
 
-def _predict(work: Work, split: str, model: Any) -> Any:
-    """Every contender is measured by the same code, with padding, in the precision of the flags."""
-    return Predictor(model, work.precision(work.training.precision), work.base.pad_token_id, plain=True).logits(
-        work.sets[split]
-    )
+def _predict(work: Work, split: str, model: Any) -> Tensor:
+    """Predict by the same code for every contender: padded, in the precision of the flags."""
+    precision = work.precision(work.training.precision)
+    predictor = Predictor(model, precision, work.base.pad_token_id, plain=True)
+    return predictor.logits(work.sets[split])

@@ -1,51 +1,56 @@
-"""The work that every contender does: the same model, rows, adapter and settings, opened anew in each process."""
+"""The work of every contender: the same model, rows, adapter and settings."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
-from lora_scratch.commands.benchmarks import emotion_shape
 
 from lora_scratch.adapter import LoRAConfig
+from lora_scratch.adapter.config import flag
 from lora_scratch.data import Encoded, Splits
 from lora_scratch.errors import ConfigError
 from lora_scratch.model import Base
-from lora_scratch.runs import DataOptions, ModelOptions, encode_rows, open_base, open_splits, resolve_adapter
+from lora_scratch.runs import (
+    DataOptions,
+    ModelOptions,
+    encode_rows,
+    open_base,
+    open_splits,
+    resolve_adapter,
+)
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.precision import Precision, resolve_precision
 from lora_scratch.training import TrainingConfig
 
+from . import emotion_shape
+
 SHAPE = "distilbert-base-shape"
-# Of a training, before those that are timed. A CPU lays out its weights in the first. A GPU records a graph of every width,
-# and its loop reads twenty steps at a time, so that the time of a reading is shared by steps that had more to do.
+# First steps of a training, which are not timed. A CPU lays out its weights in the first. A GPU
+# records a graph of every width, and its loop reads twenty steps at a time: the time of a reading
+# is shared by steps that had more to do.
 WARM_STEPS = {"cpu": 1, "cuda": 100}
-
-
-def _flag(default: Any, meaning: str) -> Any:
-    return field(default=default, metadata={"help": meaning})
+OF_SHAPE = f"folder or hub name of an encoder, `demo`, or {SHAPE}: its size, random weights"
+OF_ROWS = f"any source that train.py takes, or {emotion_shape.NAME}: made-up rows of its lengths"
 
 
 @dataclass
 class BenchmarkModel(ModelOptions):
     """Which pretrained classifier."""
 
-    model: str | None = _flag(SHAPE, f"folder or hub name of an encoder, `demo`, or {SHAPE}: its size, random weights")
+    model: str | None = flag(SHAPE, OF_SHAPE)
 
 
 @dataclass
 class BenchmarkRows(DataOptions):
     """Which rows."""
 
-    dataset: str | None = _flag(
-        emotion_shape.NAME, f"any source that train.py takes, or {emotion_shape.NAME}: made-up rows of its lengths"
-    )
+    dataset: str | None = flag(emotion_shape.NAME, OF_ROWS)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained, on what, and how.
+    """A model, its rows, its adapter, and the settings of its training.
 
     Args:
         sets: the rows of `splits` as token ids, by split.
@@ -61,7 +66,7 @@ class Work:
 
     @property
     def device(self) -> torch.device:
-        """Where the work is done."""
+        """The device that the work is done on."""
         return resolve_device(self.training.device)
 
     @property
@@ -71,69 +76,91 @@ class Work:
 
     @property
     def timed_rows(self) -> Encoded:
-        """The training rows, from the start again where they are too few for the warm and the timed steps."""
-        rows, count = self.sets["train"], (self.warm_steps + self.steps) * self.training.batch_size
-        return rows.select([row % len(rows) for row in range(max(count, len(rows)))])
+        """The training rows, repeated if they are too few for the warm and the timed steps."""
+        rows = self.sets["train"]
+        needed = (self.warm_steps + self.steps) * self.training.batch_size
+        return repeat_rows(rows, max(needed, len(rows)))
 
     @property
     def longest_rows(self) -> Encoded:
         """The batch that takes the most memory, padded or not."""
         rows = self.sets["train"]
-        return rows.select(rows.lengths.argsort(descending=True)[: self.training.batch_size].tolist())
+        longest = rows.lengths.argsort(descending=True)[: self.training.batch_size]
+        return rows.select(longest.tolist())
 
     def precision(self, name: str) -> Precision:
-        """The precision of that name on the device of the work."""
+        """Return the precision of that name on the device of the work."""
         return resolve_precision(name, self.device)
 
 
-def is_default_work(model: ModelOptions, data: DataOptions, adapter: LoRAConfig, training: TrainingConfig) -> bool:
-    """Whether this is the work that the targets were set for; threads and seed are free."""
-    settings = TrainingConfig(threads=training.threads, seed=training.seed)
-    defaults = (BenchmarkModel(), BenchmarkRows(), LoRAConfig(), settings)
-    return (model, data, adapter, training) == defaults
-
-
-def open_work(model: ModelOptions, data: DataOptions, adapter: LoRAConfig, training: TrainingConfig, *, steps: int) -> Work:
-    """Load and tokenize; not part of any timing.
+def open_work(
+    model: ModelOptions,
+    data: DataOptions,
+    adapter: LoRAConfig,
+    training: TrainingConfig,
+    *,
+    steps: int,
+) -> Work:
+    """Load the model, and tokenize the rows. This is not timed.
 
     Raises:
-        ConfigError: steps below 1. DataError, ModelError: what can't be opened.
+        ConfigError: steps below 1. DataError, ModelError: something can't be opened.
     """
     if steps < 1:
         raise ConfigError(f"found {steps}", where="--steps", expected="at least 1")
-    if data.dataset == emotion_shape.NAME:
-        splits = _limited(emotion_shape.emotion_shaped_splits(seed=training.seed), data)
-    else:
-        splits = open_splits(data, seed=training.seed)
+    splits = _open_rows(data, seed=training.seed)
     base = open_sized(str(model.model), splits.labels)
-    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    sets = {name: encode_rows(each, base, max_tokens=data.max_tokens) for name, each in rows.items()}
+    sets = encode_splits(splits, base, max_tokens=data.max_tokens)
     return Work(base, splits, sets, resolve_adapter(base, adapter), training, steps)
 
 
 def open_sized(name: str, labels: tuple[str, ...]) -> Base:
-    """The classifier that `name` stands for, with one output per label; SHAPE is one of that size with random weights."""
-    return _shaped(labels) if name == SHAPE else open_base(name, labels=labels)
+    """Return the classifier that `name` stands for; for SHAPE, one of that size."""
+    return shaped_base(labels) if name == SHAPE else open_base(name, labels=labels)
 
 
-def _limited(splits: Splits, data: DataOptions) -> Splits:
-    return replace(
-        splits,
-        train=splits.train[: data.limit_train],
-        validation=splits.validation[: data.limit_eval],
-        test=splits.test[: data.limit_eval],
-    )
+def shaped_base(labels: tuple[str, ...], **sizes: int) -> Base:
+    """Return a DistilBERT with random weights and the demo's tokenizer.
 
-
-def _shaped(labels: tuple[str, ...]) -> Base:
-    """A DistilBERT of the size of distilbert-base-uncased with random weights and the demo's tokenizer."""
+    Args:
+        sizes: settings of DistilBertConfig; without them, those of distilbert-base-uncased.
+    """
     from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
     from lora_scratch.demo.tokenizer import demo_tokenizer
 
     names = dict(enumerate(labels))
+    numbers = {label: number for number, label in names.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = DistilBertConfig(id2label=names, label2id={label: number for number, label in names.items()})
+        config = DistilBertConfig(id2label=names, label2id=numbers, **sizes)
         model = DistilBertForSequenceClassification(config)
     return Base(model.eval(), demo_tokenizer(), SHAPE, ())
+
+
+def encode_splits(splits: Splits, base: Base, *, max_tokens: int) -> dict[str, Encoded]:
+    """Return the rows of every split as token ids."""
+    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    return {name: encode_rows(part, base, max_tokens=max_tokens) for name, part in rows.items()}
+
+
+def repeat_rows(rows: Encoded, count: int) -> Encoded:
+    """Return `count` rows, from the start again where there are too few."""
+    return rows.select([row % len(rows) for row in range(count)])
+
+
+def limit_rows(splits: Splits, *, train: int | None, evaluation: int | None) -> Splits:
+    """Return only the first rows of each split; None for all."""
+    return replace(
+        splits,
+        train=splits.train[:train],
+        validation=splits.validation[:evaluation],
+        test=splits.test[:evaluation],
+    )
+
+
+def _open_rows(data: DataOptions, *, seed: int) -> Splits:
+    if data.dataset != emotion_shape.NAME:
+        return open_splits(data, seed=seed)
+    splits = emotion_shape.emotion_shaped_splits(seed=seed)
+    return limit_rows(splits, train=data.limit_train, evaluation=data.limit_eval)

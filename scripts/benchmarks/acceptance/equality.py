@@ -1,4 +1,4 @@
-"""Recorded steps against steps that are launched kernel by kernel, and models that can't be recorded."""
+"""Compares recorded steps with eager ones, and tries models that can't be recorded."""
 
 from __future__ import annotations
 
@@ -8,47 +8,44 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lora_scratch.commands.benchmarks.acceptance.finding import Finding
-from lora_scratch.commands.benchmarks.acceptance.recorder import RepeatingRecorder
-from lora_scratch.commands.benchmarks.acceptance.setup import (
-    LEARNING_RATE,
-    Setup,
-    build_model,
-    mixed_steps,
-    trainable_tensors,
-)
 from torch import Tensor
 
 from lora_scratch.data import Batch
-from lora_scratch.fast.path import fast_path
+from lora_scratch.fast.path import FastPath
+from lora_scratch.model.forward import forward_path
 from lora_scratch.runtime.precision import resolve_precision
 from lora_scratch.runtime.seeds import seed_everything
-from lora_scratch.training import TrainingConfig
 from lora_scratch.training.step import Stepper
+
+from .finding import Finding
+from .recorder import RepeatingRecorder
+from .setup import Setup, build_model, mixed_steps, new_stepper, trainable_tensors
 
 DROPOUT = 0.1
 STEPS, ROWS, WIDTHS = 60, (32, 20), (16, 24, 40, 64, 128)  # every shape comes back twelve times
 SMALL_STEPS, SMALL_ROWS, SMALL_WIDTHS = 12, (4, 3), (8, 12, 16)
-# The largest relative error of a loss, and the error of the weights relative to how far they moved. Not bits: attention adds
-# up its gradients in an order that varies. For scale, measured on a CPU in float32: two ways of computing the same, the fast
-# path and the plain one at full size, are 9e-7 and 3e-5 apart after 30 steps; other random numbers, over 1e-2 and 1e-1.
+# The largest relative error of a loss, and the error of the weights relative to how far they moved.
+# Not bits: attention adds up its gradients in an order that varies. For scale, measured on a CPU in
+# float32 after 30 steps at full size: the fast path and the plain one, which compute the same, are
+# 9e-7 and 3e-5 apart; other random numbers, over 1e-2 and 1e-1.
 TOLERANCES = {"fp32": (1e-4, 1e-2), "bf16": (2e-2, 1e-1), "fp16": (2e-2, 1e-1)}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What some steps did: their losses, the trained tensors before and after, and the warnings about graphs."""
+    """What some steps did: losses, trained tensors before and after, warnings about graphs."""
 
     losses: list[float]
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
     warned: list[str]
     stepper: Stepper | None = None
+    path: FastPath | None = None
 
     @property
     def recorded(self) -> int:
         """How many shapes are replayed."""
-        return len(self.stepper.graphs.recorded) if self.stepper and self.stepper.graphs else 0
+        return len(self.path.graphs.recorded) if self.path and self.path.graphs else 0
 
 
 def take_steps(
@@ -60,61 +57,69 @@ def take_steps(
     recorder: Any = None,
     hook: Callable[..., Any] | None = None,
 ) -> Outcome:
-    """Train a fresh model on these steps, from the same weights and random numbers at every call.
+    """Train a new model on these steps, from the same weights and random numbers at every call.
 
     Args:
         recorder: records shapes that come back; None launches every kernel.
         hook: a forward hook of the model.
     """
-    model, computed_in = build_model(setup, dropout=dropout), resolve_precision(precision, setup.device)
+    model, computed_in = (
+        build_model(setup, dropout=dropout),
+        resolve_precision(precision, setup.device),
+    )
     if hook is not None:
         model.register_forward_hook(hook)
-    config = TrainingConfig(learning_rate=LEARNING_RATE, warmup_ratio=0)
-    stepper = Stepper(model, config, precision=computed_in, total_steps=2 * len(steps))
-    if recorder is not None:
-        stepper.use_graphs(recorder)
+    total_steps = 2 * len(steps)
+    stepper, path = new_stepper(model, computed_in, total_steps=total_steps, recorder=recorder)
     seed_everything(1)
     before = trainable_tensors(model)
-    with fast_path(model, computed_in), warnings.catch_warnings(record=True) as said:
+    with forward_path(model, computed_in), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         losses = [stepper(step).loss for step in steps]
-    warned = [text for each in said if "CUDA graphs" in (text := str(each.message))]
-    return Outcome(losses, before, trainable_tensors(model), warned, stepper)
+    messages = [str(warning.message) for warning in said]
+    warned = [message for message in messages if "CUDA graphs" in message]
+    return Outcome(losses, before, trainable_tensors(model), warned, stepper, path)
 
 
-def compare(expected: Outcome, found: Outcome) -> dict[str, Any]:
-    """The largest relative error of a loss, the error of the weights relative to their movement, and whether bits are equal.
+def compare(expected: Outcome, result: Outcome) -> dict[str, Any]:
+    """Return the errors of losses and weights, and whether all bits are equal.
 
-    An error is NaN where a number is, which no tolerance admits.
+    The error of the losses is the largest relative one, that of the weights is relative to their
+    movement. An error is NaN where a number is NaN, which no tolerance admits.
     """
-    apart, moved = distance(expected.after, found.after), distance(expected.after, expected.before)
+    apart = distance(expected.after, result.after)
+    moved = distance(expected.after, expected.before)
     return {
-        "loss_error": relative_error(expected.losses, found.losses),
+        "loss_error": relative_error(expected.losses, result.losses),
         "weight_error": apart / moved if moved else float("nan"),
-        "equal_bits": apart == 0 and expected.losses == found.losses,
+        "equal_bits": apart == 0 and expected.losses == result.losses,
     }
 
 
-def relative_error(expected: Sequence[float], found: Sequence[float]) -> float:
-    """The largest of |found - expected| / |expected|; NaN where one of them is."""
-    one, other = (torch.tensor(values, dtype=torch.float64) for values in (expected, found))
+def relative_error(expected: Sequence[float], values: Sequence[float]) -> float:
+    """Return the largest of |value - expected| / |expected|; NaN where one of them is NaN."""
+    one, other = (torch.tensor(numbers, dtype=torch.float64) for numbers in (expected, values))
     return float(((other - one).abs() / one.abs()).max())
 
 
 def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    """The Euclidean distance of all tensors together."""
-    squares = [(one[name].double() - tensor.double()).square().sum() for name, tensor in other.items()]
+    """Return the Euclidean distance of all tensors together."""
+    differences = (one[name].double() - tensor.double() for name, tensor in other.items())
+    squares = [difference.square().sum() for difference in differences]
     return float(torch.stack(squares).sum().sqrt())
 
 
 def is_close(errors: Mapping[str, Any], precision: str) -> bool:
-    """Whether both errors are within the tolerance of the precision. An error that is no number is not."""
+    """Return whether both errors are within the tolerance of the precision. NaN is not."""
     loss, weight = TOLERANCES[precision]
     return bool(errors["loss_error"] <= loss and errors["weight_error"] <= weight)
 
 
 def graph_against_eager(setup: Setup) -> Finding:
-    """The same seed with recorded graphs and without: dropout, two micro-batches a step, mixed widths."""
+    """Train with the same seed with recorded graphs and without, and compare.
+
+    With dropout, two micro-batches a step, and mixed widths.
+    """
     steps = steps_of(setup)
     figures, problems = {}, []
     for precision in TOLERANCES:
@@ -125,16 +130,18 @@ def graph_against_eager(setup: Setup) -> Finding:
         if not is_close(figures[precision], precision):
             problems.append(f"{precision} differs")
         if graphed.recorded < len(steps[0]) * len(setup.choose(WIDTHS, SMALL_WIDTHS)):
-            problems.append(f"{precision} recorded {graphed.recorded} shapes: {'; '.join(graphed.warned) or 'too few'}")
-        if graphed.stepper is not None:
-            graphed.stepper.drop_graphs()
-    return Finding(setup.describe() + line_of_errors(figures, problems), holds=not problems, figures=figures)
+            reason = "; ".join(graphed.warned) or "too few"
+            problems.append(f"{precision} recorded {graphed.recorded} shapes: {reason}")
+        if graphed.path is not None:
+            graphed.path.close()
+    return _finding(setup, figures, problems)
 
 
 def fallback(setup: Setup) -> Finding:
-    """A model that can't be captured trains on without graphs: the losses of eager steps, and dropout still drops.
+    """Train models that can't be captured. They must have the losses of eager steps.
 
-    Two models: one that waits for the device in its forward pass, and one that does so only inside a capture.
+    Dropout must still drop. One model waits for the device in its forward pass, the other one only
+    inside a capture.
     """
     steps = steps_of(setup)
     cases = {"waits": (_wait, "rehearse"), "breaks the capture": (_wait_in_capture, "record")}
@@ -142,20 +149,36 @@ def fallback(setup: Setup) -> Finding:
     for name, (hook, refused_at) in cases.items():
         options: dict[str, Any] = {"precision": "fp32", "dropout": DROPOUT, "hook": hook}
         recorder = RepeatingRecorder(refuses=refused_at) if setup.is_small else setup.recorder()
-        eager, tried = take_steps(setup, steps, **options), take_steps(setup, steps, recorder=recorder, **options)
+        eager = take_steps(setup, steps, **options)
+        tried = take_steps(setup, steps, recorder=recorder, **options)
         figures[name] = {**compare(eager, tried), "warned": tried.warned}
-        problems += [f"{name}: {problem}" for problem in _problems_of_fallback(tried, figures[name], steps[0][0])]
-    return Finding(setup.describe() + line_of_errors(figures, problems), holds=not problems, figures=figures)
+        problems_here = _problems_of_fallback(tried, figures[name], steps[0][0])
+        problems += [f"{name}: {problem}" for problem in problems_here]
+    return _finding(setup, figures, problems)
 
 
 def steps_of(setup: Setup) -> list[list[Batch]]:
-    """The steps of these proofs."""
+    """Return the steps of these proofs."""
     return mixed_steps(
         setup,
         count=setup.choose(STEPS, SMALL_STEPS),
         rows=setup.choose(ROWS, SMALL_ROWS),
         widths=setup.choose(WIDTHS, SMALL_WIDTHS),
     )
+
+
+def line_of_errors(figures: Mapping[str, Mapping[str, Any]], problems: Sequence[str]) -> str:
+    """Return one line with every problem and every error."""
+    return "; ".join([*problems, *(f"{name}: {_errors(row)}" for name, row in figures.items())])
+
+
+def _finding(
+    setup: Setup,
+    figures: Mapping[str, Mapping[str, Any]],
+    problems: Sequence[str],
+) -> Finding:
+    line = setup.describe() + line_of_errors(figures, problems)
+    return Finding(line, holds=not problems, figures=figures)
 
 
 def _problems_of_fallback(tried: Outcome, errors: Mapping[str, Any], batch: Batch) -> list[str]:
@@ -169,7 +192,7 @@ def _problems_of_fallback(tried: Outcome, errors: Mapping[str, Any], batch: Batc
 
 
 def _drops(stepper: Stepper | None, batch: Batch) -> bool:
-    """Whether the same batch has two losses under the same weights."""
+    """Return whether the same batch has two losses under the same weights."""
     if stepper is None:
         return False
     first, second = (float(stepper.backward(batch, len(batch.labels))) for _ in range(2))
@@ -181,16 +204,12 @@ def _wait(model: Any, arguments: Any, output: Any) -> None:
 
 
 def _wait_in_capture(model: Any, arguments: Any, output: Any) -> None:
-    """Only where a graph is really captured: GraphedBackward says so of its warm-up too, but not to this function."""
+    """Wait only where a graph is really captured, not in the warm-up before it."""
     if output.logits.is_cuda and torch._C._cuda_isCurrentStreamCapturing():
         _wait(model, arguments, output)
 
 
-def line_of_errors(figures: Mapping[str, Mapping[str, Any]], problems: Sequence[str]) -> str:
-    """What differs, and every error."""
-    shown = (f"{name}: {'equal bits' if errors['equal_bits'] else _errors(errors)}" for name, errors in figures.items())
-    return "; ".join([*problems, *shown])
-
-
 def _errors(errors: Mapping[str, Any]) -> str:
+    if errors["equal_bits"]:
+        return "equal bits"
     return f"losses to {errors['loss_error']:.1e}, weights to {errors['weight_error']:.1e}"

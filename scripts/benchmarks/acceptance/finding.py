@@ -1,4 +1,4 @@
-"""What a part found, and what a run made of it."""
+"""What a part of the run is, and its result."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora_scratch.commands.benchmarks.acceptance.setup import Setup
+from .setup import Setup
 
-PASSED, FAILED, SKIPPED, MEASURED, SMALL_FORM = "passed", "failed", "skipped", "measured", "small form"
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+MEASURED, SMALL_FORM = "measured", "small form"
 PROOF, MEASURE = "proof", "measure"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of a part.
+    """The result of a part in its own process.
 
     Args:
-        line: what was found, for the table.
+        line: the result in words, for the table.
         holds: whether the proof holds; None for a measure.
         figures: every number, as JSON.
-        skipped: rows that could not be measured, each with its reason: `peft-best: peft is not installed`.
+        skipped: rows that could not be measured, with the reason: `peft: peft not installed`.
     """
 
     line: str
@@ -30,14 +31,14 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class MergeCheck:
-    """A figure that has to be at least `bound` on a GPU."""
+class Gate:
+    """A figure that must be at least `bound` on a GPU."""
 
     figure: str
     bound: float
 
     def missed(self, finding: Mapping[str, Any]) -> bool:
-        """Whether it was measured and is below the bound."""
+        """Return whether the figure was measured and is below the bound."""
         value = finding["figures"].get(self.figure)
         return value is not None and not value >= self.bound
 
@@ -48,8 +49,8 @@ class Part:
 
     Args:
         budget_s: seconds after which it is stopped.
-        lacks: why it can't run here; empty if it can.
-        sees_all_gpus: otherwise one GPU is shown to it, since Trainer uses all that it sees.
+        lacks: returns why it can't run here; empty if it can.
+        sees_all_gpus: whether it sees all GPUs. Else it sees one, since Trainer uses all it sees.
     """
 
     name: str
@@ -57,13 +58,17 @@ class Part:
     budget_s: float
     run: Callable[[Setup], Finding]
     lacks: Callable[[Setup], str] = lambda setup: ""
-    gate: MergeCheck | None = None
+    gate: Gate | None = None
     sees_all_gpus: bool = False
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a part in a run. `output` is the end of what its process wrote to stderr if it failed."""
+    """The result of a part in a run.
+
+    Args:
+        output: the end of what its process wrote to stderr, if it failed.
+    """
 
     part: str
     kind: str
@@ -77,12 +82,16 @@ class Result:
 
 
 def judge(part: Part, finding: Mapping[str, Any], *, is_small: bool) -> tuple[str, str]:
-    """The status and the line of a part that ran. In small form nothing is proven and no gate is judged."""
+    """Return the status and the line of a part that ran.
+
+    In small form nothing is proven and no gate is judged.
+    """
     line = finding["line"]
     if finding["holds"] is False:
         return FAILED, line
     if is_small:
         return SMALL_FORM, line
     if part.gate is not None and part.gate.missed(finding):
-        return FAILED, f"{line}; gate missed: {part.gate.figure} has to be at least {part.gate.bound:g}"
+        gate = f"{part.gate.figure} must be at least {part.gate.bound:g}"
+        return FAILED, f"{line}; gate missed: {gate}"
     return (PASSED if finding["holds"] else MEASURED), line

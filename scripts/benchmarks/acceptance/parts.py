@@ -1,38 +1,32 @@
-"""All parts in their order: proofs first, since a speed that is not proven right is worth nothing."""
+"""All parts in their order: proofs first, since the speed of a wrong result is worth nothing."""
 
 from __future__ import annotations
 
 from functools import partial
 
-from lora_scratch.commands.benchmarks.acceptance.equality import fallback, graph_against_eager
-from lora_scratch.commands.benchmarks.acceptance.finding import MEASURE, PROOF, MergeCheck, Part
-from lora_scratch.commands.benchmarks.acceptance.gpu_tests import gpu_tests, lacks_tests
-from lora_scratch.commands.benchmarks.acceptance.loop_proofs import cpu_against_cuda, no_host_wait, resume
-from lora_scratch.commands.benchmarks.acceptance.memory_proofs import out_of_memory, reserved_memory
-from lora_scratch.commands.benchmarks.acceptance.profiling import profile_steps
-from lora_scratch.commands.benchmarks.acceptance.setup import Setup
-from lora_scratch.commands.benchmarks.acceptance.speed import BEST, lacks_inputs, prediction, speed, whole_training
+from .equality import fallback, graph_against_eager
+from .finding import MEASURE, PROOF, Gate, Part
+from .gpu_tests import gpu_tests, lacks_tests
+from .loop_proofs import cpu_against_cuda, no_host_wait, resume
+from .memory_proofs import out_of_memory, reserved_memory
+from .profiling import profile_steps
+from .setup import Setup
+from .speed import BEST, lacks_inputs, prediction, speed, whole_training
 
-# Rows of a batch on a GPU, those of the small form, and how many times as fast as PEFT + Trainer at its best ours has to be.
+# Rows of a batch on a GPU, and in small form; how many times as fast as PEFT + Trainer at its best
+# ours must be.
 SPEEDS = ((32, 4, 4.0), (256, 6, 1.5), (1024, 8, 1.0))
 
 
 def lacks_gpu(setup: Setup) -> str:
-    """Why a part that has no small form can't run here; empty if there is a GPU."""
+    """Return why a part that has no small form can't run here; empty if there is a GPU."""
     return "no GPU" if setup.is_small else ""
 
 
-def _speed_parts() -> list[Part]:
-    return [
-        Part(
-            f"speed-{batch_size}",
-            MEASURE,
-            75,
-            partial(speed, batch_size=batch_size, small_batch_size=small),
-            gate=MergeCheck(f"against_{BEST}", bound),
-        )
-        for batch_size, small, bound in SPEEDS
-    ]
+def _speed_part(batch_size: int, small: int, bound: float) -> Part:
+    run = partial(speed, batch_size=batch_size, small_batch_size=small)
+    gate = Gate(f"against_{BEST}", bound)
+    return Part(f"speed-{batch_size}", MEASURE, 75, run, gate=gate)
 
 
 PARTS = (
@@ -43,7 +37,7 @@ PARTS = (
     Part("out-of-memory", PROOF, 40, out_of_memory),
     Part("resume", PROOF, 40, resume),
     Part("cpu-vs-cuda", PROOF, 60, cpu_against_cuda),
-    *_speed_parts(),
+    *(_speed_part(*sizes) for sizes in SPEEDS),
     Part("profile", MEASURE, 40, profile_steps),
     Part("prediction", MEASURE, 60, prediction),
     Part("minilm", MEASURE, 90, whole_training, lacks=lacks_inputs),

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: kernels a step, the share of time in which the GPU is busy, and the host's microseconds."""
+"""Measures where the time of a step goes: kernels, how busy the GPU is, the host's microseconds."""
 
 from __future__ import annotations
 
@@ -10,37 +10,42 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lora_scratch.commands.benchmarks.acceptance.finding import Finding
-from lora_scratch.commands.benchmarks.acceptance.setup import Setup, build_model, mixed_steps
 from torch.profiler import ProfilerActivity, profile
 
 from lora_scratch.data import Batch
-from lora_scratch.fast.path import fast_path
+from lora_scratch.model.forward import forward_path
 from lora_scratch.runtime.precision import resolve_precision
-from lora_scratch.training import TrainingConfig
 from lora_scratch.training.step import Stepper
 
+from .finding import Finding
+from .setup import Setup, build_model, mixed_steps, new_stepper
+
 STEPS = 20
-DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of events in a trace that keep the GPU busy
+DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")  # events of a trace that keep the GPU busy
 
 
 def profile_steps(setup: Setup) -> Finding:
-    """Steps of 32 rows of three widths in bf16, with recorded graphs and without."""
+    """Profile steps of 32 rows of three widths in bf16, with recorded graphs and without."""
     steps = mixed_steps(
         setup,
         count=setup.choose(STEPS, 3),
         rows=[setup.choose(32, 4)],
         widths=setup.choose((16, 24, 32), (8, 12, 16)),
     )
-    kinds = {"graphs": True, "eager": False} if not setup.is_small else {"eager": False}
-    figures = {name: _profile(setup, steps, recorded=recorded) for name, recorded in kinds.items()}
-    line = "; ".join(f"{name}: {_in_words(each)}" for name, each in figures.items())
+    kinds = setup.choose(("graphs", "eager"), ("eager",))
+    figures = {kind: _profile(setup, steps, recorded=kind == "graphs") for kind in kinds}
+    line = "; ".join(f"{name}: {_in_words(row)}" for name, row in figures.items())
     return Finding(setup.choose("", "small form on a CPU: ") + line, figures=figures)
 
 
 def summarize_trace(events: Iterable[Mapping[str, Any]], *, steps: int) -> dict[str, float]:
-    """Kernels and host operators a step, and the share of the time between the first and the last work of the GPU in which
-    it works, from the events of a trace in Chrome's format."""
+    """Return kernels and host operators a step, and the share of time in which the GPU works.
+
+    The time is that between the first and the last work of the GPU.
+
+    Args:
+        events: those of a trace in Chrome's format.
+    """
     events = [event for event in events if event.get("ph") == "X"]
     work = [event for event in events if event.get("cat") in DEVICE_WORK]
     spans = sorted((float(event["ts"]), float(event["ts"]) + float(event["dur"])) for event in work)
@@ -52,7 +57,7 @@ def summarize_trace(events: Iterable[Mapping[str, Any]], *, steps: int) -> dict[
 
 
 def _busy_share(spans: Sequence[tuple[float, float]]) -> float:
-    """The union of rising spans over the time from the first start to the last end: kernels of two streams overlap."""
+    """Return the union of sorted spans over all the time: kernels of two streams overlap."""
     busy, until = 0.0, spans[0][0]
     for start, end in spans:
         busy += max(0.0, end - max(start, until))
@@ -62,22 +67,25 @@ def _busy_share(spans: Sequence[tuple[float, float]]) -> float:
 
 def _profile(setup: Setup, steps: Sequence[Sequence[Batch]], *, recorded: bool) -> dict[str, float]:
     with profile(activities=_activities(setup)):
-        pass  # what the profiler loads once has to be there before a graph is recorded
+        pass  # what the profiler loads once must be there before a graph is recorded
     model, precision = build_model(setup, dropout=0.1), resolve_precision("bf16", setup.device)
-    stepper = Stepper(model, TrainingConfig(warmup_ratio=0), precision=precision, total_steps=1000)
-    if recorded:
-        stepper.use_graphs(setup.recorder())
-    with fast_path(model, precision):
-        for step in [*steps, *steps][: setup.choose(2 * STEPS, 1)]:  # every shape is recorded, and libraries are warm
+    recorder = setup.recorder() if recorded else None
+    stepper, path = new_stepper(model, precision, total_steps=1000, recorder=recorder)
+    with forward_path(model, precision):
+        # first record every shape, and load the libraries
+        for step in [*steps, *steps][: setup.choose(2 * STEPS, 1)]:
             stepper(step)
         host_s = _host_seconds(stepper, steps)
         events = _trace(setup, stepper, steps)
-    stepper.drop_graphs()
-    return {"host_us_per_step": 1e6 * host_s / len(steps), **summarize_trace(events, steps=len(steps))}
+    path.close()
+    return {
+        "host_us_per_step": 1e6 * host_s / len(steps),
+        **summarize_trace(events, steps=len(steps)),
+    }
 
 
 def _host_seconds(stepper: Stepper, steps: Sequence[Sequence[Batch]]) -> float:
-    """Seconds in which the host launches the steps; it does not wait for the device here."""
+    """Return the seconds in which the host launches the steps. It does not wait for the device."""
     start = time.perf_counter()
     for step in steps:
         stepper.launch(step)
@@ -86,7 +94,11 @@ def _host_seconds(stepper: Stepper, steps: Sequence[Sequence[Batch]]) -> float:
     return seconds
 
 
-def _trace(setup: Setup, stepper: Stepper, steps: Sequence[Sequence[Batch]]) -> list[dict[str, Any]]:
+def _trace(
+    setup: Setup,
+    stepper: Stepper,
+    steps: Sequence[Sequence[Batch]],
+) -> list[dict[str, Any]]:
     with profile(activities=_activities(setup)) as profiler:
         for step in steps:
             stepper.launch(step)
@@ -105,5 +117,6 @@ def _activities(setup: Setup) -> list[ProfilerActivity]:
 def _in_words(figures: Mapping[str, float]) -> str:
     words = [f"{figures['host_us_per_step']:,.0f} µs of the host a step"]
     with suppress(KeyError):
-        words.append(f"{figures['busy_share']:.0%} of the time busy, {figures['kernels_per_step']:,.0f} kernels a step")
+        words.append(f"{figures['busy_share']:.0%} of the time busy")
+        words.append(f"{figures['kernels_per_step']:,.0f} kernels a step")
     return ", ".join([*words, f"{figures['operators_per_step']:,.0f} operators a step"])

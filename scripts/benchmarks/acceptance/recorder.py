@@ -1,4 +1,4 @@
-"""A fake of CUDA graphs for machines without a GPU: a replay computes again, from the buffers of the recording."""
+"""A fake of CUDA graphs for a machine without a GPU: a replay computes again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Computation = Callable[[], Tensor]
 
 
 class _Repeated:
-    """What a recording gives: a replay writes the result of the computation into the same tensor."""
+    """A recording. A replay writes the result of the computation into the same tensor."""
 
     def __init__(self, computation: Computation, result: Tensor) -> None:
         self.computation, self.result = computation, result
@@ -21,14 +21,15 @@ class _Repeated:
         self.result.copy_(self.computation())
 
     def reset(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no memory is held."""
 
 
 class RepeatingRecorder:
     """Runs and records as `CudaRecorder` does, on any device.
 
     Args:
-        refuses: what raises an error, `rehearse` or `record`, as for a model that can't be captured.
+        refuses: the method that raises an error, `rehearse` or `record`, as for a model that can't
+            be captured.
     """
 
     def __init__(self, *, refuses: str = "") -> None:
@@ -48,7 +49,7 @@ class RepeatingRecorder:
         return computation()
 
     def record(self, computation: Computation) -> tuple[_Repeated, Tensor]:
-        """Return what replays it and the tensor that holds its result. Run nothing.
+        """Return a recording, and the tensor that holds its result. Run nothing.
 
         Raises:
             RuntimeError: the recorder refuses it.
@@ -59,4 +60,5 @@ class RepeatingRecorder:
 
     def _refuse(self, method: str) -> None:
         if self.refuses == method:
-            raise RuntimeError("operation not permitted when stream is capturing (a fake recorder refuses it)")
+            message = "operation not permitted when stream is capturing (refused by a fake)"
+            raise RuntimeError(message)

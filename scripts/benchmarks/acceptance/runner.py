@@ -1,4 +1,4 @@
-"""Runs every part in a process of its own: one that fails, hangs or breaks the GPU's context does not take others along."""
+"""Runs every part in a process of its own: one that fails or hangs does not harm the others."""
 
 from __future__ import annotations
 
@@ -7,21 +7,27 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lora_scratch.commands.benchmarks.acceptance.finding import FAILED, SKIPPED, Part, Result, judge
-from lora_scratch.commands.benchmarks.acceptance.setup import Setup
-from lora_scratch.commands.benchmarks.process import ProcessError, in_a_process
-
 from lora_scratch.errors import LoraScratchError
 
-LEAST_S = 5.0  # less time than that is not worth a start
+from ..process import ProcessError, in_a_process
+from .finding import FAILED, SKIPPED, Part, Result, judge
+from .setup import Setup
+
+LEAST_S = 5.0  # no part is started with less time than this
 
 
-def run_parts(parts: Sequence[Part], setup: Setup, command: Sequence[str], *, limit_s: float) -> Iterator[Result]:
-    """A result for each part, as soon as it is there.
+def run_parts(
+    parts: Sequence[Part],
+    setup: Setup,
+    command: Sequence[str],
+    *,
+    limit_s: float,
+) -> Iterator[Result]:
+    """Yield the result of each part as soon as it is done.
 
     Args:
-        command: runs one part and prints its finding as JSON if `--part NAME` is put after it.
-        limit_s: seconds for all of them; what has not begun by then fails.
+        command: with `--part NAME` after it, runs one part and prints its finding as JSON.
+        limit_s: seconds for all parts; a part that has not started by then fails.
     """
     end = time.monotonic() + limit_s
     for part in parts:
@@ -29,29 +35,34 @@ def run_parts(parts: Sequence[Part], setup: Setup, command: Sequence[str], *, li
 
 
 def run_part(part: Part, setup: Setup, command: Sequence[str], *, left_s: float) -> Result:
-    """Its result; an error is one, and is not raised."""
+    """Run a part and return its result. An error is a result too, and is not raised."""
     lacking = part.lacks(setup)
     if lacking:
         return Result(part.name, part.kind, SKIPPED, lacking, 0.0)
     if left_s < LEAST_S:
-        return Result(part.name, part.kind, FAILED, "not run: no time left; raise --minutes", 0.0)
+        line = "not run: no time left; raise --minutes"
+        return Result(part.name, part.kind, FAILED, line, 0.0)
     start = time.monotonic()
     try:
         limit_s, seen = min(part.budget_s, left_s), visible_gpus(part)
-        found = in_a_process([*command, "--part", part.name], limit_s=limit_s, environment=seen)
+        report = in_a_process([*command, "--part", part.name], limit_s=limit_s, environment=seen)
     except LoraScratchError as error:
         output = error.output if isinstance(error, ProcessError) else ""
-        return Result(part.name, part.kind, FAILED, error.found, time.monotonic() - start, output=output)
-    return _result(part, setup, found, seconds=time.monotonic() - start)
+        seconds = time.monotonic() - start
+        return Result(part.name, part.kind, FAILED, error.found, seconds, output=output)
+    return _result(part, setup, report, seconds=time.monotonic() - start)
 
 
 def visible_gpus(part: Part) -> dict[str, str]:
-    """The variable that shows a part the first of the GPUs that are visible here, or all of them."""
+    """Return the variable that shows a part the first visible GPU; nothing to show all."""
+    if part.sees_all_gpus:
+        return {}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
-    return {} if part.sees_all_gpus else {"CUDA_VISIBLE_DEVICES": visible.split(",")[0]}
+    return {"CUDA_VISIBLE_DEVICES": visible.split(",")[0]}
 
 
-def _result(part: Part, setup: Setup, found: Mapping[str, Any], *, seconds: float) -> Result:
-    status, line = judge(part, found["finding"], is_small=setup.is_small)
-    more = {name: found["finding"][name] for name in ("figures", "skipped")}
-    return Result(part.name, part.kind, status, line, seconds, machine=found["machine"], **more)
+def _result(part: Part, setup: Setup, report: Mapping[str, Any], *, seconds: float) -> Result:
+    finding = report["finding"]
+    status, line = judge(part, finding, is_small=setup.is_small)
+    more = {name: finding[name] for name in ("figures", "skipped")}
+    return Result(part.name, part.kind, status, line, seconds, machine=report["machine"], **more)

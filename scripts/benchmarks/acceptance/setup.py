@@ -1,4 +1,4 @@
-"""What every part works with: a device, a model of a fitting size, and batches of mixed widths."""
+"""What the parts share: a device, a model, steppers, and batches of mixed widths."""
 
 from __future__ import annotations
 
@@ -9,21 +9,34 @@ from itertools import accumulate
 from typing import Any, TypeVar
 
 import torch
-from lora_scratch.commands.benchmarks.acceptance.recorder import RepeatingRecorder
-from lora_scratch.commands.benchmarks.emotion_shape import LABELS, emotion_lengths
 from torch import Tensor, nn
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
 from lora_scratch.data import Batch, Encoded
+from lora_scratch.errors import ConfigError
 from lora_scratch.fast.cuda_graphs import CudaRecorder
+from lora_scratch.fast.path import FastPath
+from lora_scratch.runtime.precision import Precision
+from lora_scratch.training import TrainingConfig
+from lora_scratch.training.step import Stepper
+
+from ..emotion_shape import LABELS, emotion_lengths
+from .recorder import RepeatingRecorder
 
 Value = TypeVar("Value")
 VOCABULARY = 1000
 FIRST_TOKEN = 5  # those before it are special
-# Of the proofs. With 1e-3 the losses of random labels jump, and rounding errors grow a thousandfold in thirty steps.
+# Of the proofs. With 1e-3 the losses of random labels jump, and rounding errors grow a thousandfold
+# in thirty steps.
 LEARNING_RATE = 1e-4
 # What a CPU gets through in about a second.
-SMALL = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 128}
+SMALL = {
+    "dim": 32,
+    "hidden_dim": 64,
+    "n_layers": 2,
+    "n_heads": 2,
+    "max_position_embeddings": 128,
+}
 
 
 @dataclass(frozen=True)
@@ -40,33 +53,71 @@ class Setup:
 
     @property
     def is_small(self) -> bool:
-        """Whether there is no GPU: models and batches are small then, and a fake records in place of CUDA graphs."""
+        """Whether there is no GPU. Then the model is small, and the recorder a fake."""
         return self.device.type != "cuda"
 
     def choose(self, full: Value, small: Value) -> Value:
-        """`full` on a GPU, `small` on a CPU."""
+        """Return `full` on a GPU, `small` on a CPU."""
         return small if self.is_small else full
 
     def recorder(self) -> Any:
-        """What records the steps here."""
+        """Return a recorder for this device."""
         return RepeatingRecorder() if self.is_small else CudaRecorder(self.device)
 
     def free_memory(self) -> None:
-        """Give back what nothing refers to. On a CPU nobody counts it, and looking for it takes a second."""
+        """Free what nothing refers to. On a CPU do nothing: nobody counts it there."""
         if not self.is_small:
             gc.collect()
             torch.cuda.empty_cache()
 
     def describe(self) -> str:
-        """How the part ran, to stand before its result; empty on a GPU."""
+        """Return how the part ran, to be put before its result; empty on a GPU."""
         return self.choose("", "small form on a CPU, with a fake recorder: ")
 
 
-def build_model(setup: Setup, *, dropout: float) -> Any:
-    """A DistilBERT with random weights and an adapter, in training mode on the device; the same bits at every call.
+def choose_device(name: str) -> torch.device:
+    """Return `cuda` where there is a GPU and `name` is not `cpu`, else `cpu`.
 
-    All numbers are large enough to count: with transformers' own random weights every loss is log(labels) to a percent,
-    whatever the model computes, and a new adapter is zero.
+    Leave the GPU alone: the process that starts the parts must hold none of its memory, nor the GPU
+    itself where only one process may use it.
+
+    Raises:
+        ConfigError: `cuda` where there is no GPU.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "no GPU here",
+            where="--device cuda",
+            expected="a GPU that torch sees",
+            remedy="use --device cpu",
+        )
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def new_stepper(
+    model: Any,
+    precision: Precision,
+    *,
+    total_steps: int,
+    recorder: Any = None,
+) -> tuple[Stepper, FastPath]:
+    """Return a stepper of the model, and its path.
+
+    Args:
+        recorder: records shapes that come back; None launches every kernel.
+    """
+    path = FastPath(recorder, [p for p in model.parameters() if p.requires_grad])
+    config = TrainingConfig(learning_rate=LEARNING_RATE, warmup_ratio=0)
+    options: dict[str, Any] = {"precision": precision, "total_steps": total_steps, "path": path}
+    return Stepper(model, config, **options), path
+
+
+def build_model(setup: Setup, *, dropout: float) -> Any:
+    """Return a DistilBERT with random weights and an adapter, the same bits at every call.
+
+    It is in training mode, on the device. All numbers are large enough to count: with the random
+    weights of transformers every loss is log(labels) to a percent, whatever the model computes, and
+    a new adapter is zero.
     """
     from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
@@ -81,26 +132,30 @@ def build_model(setup: Setup, *, dropout: float) -> Any:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = inject(DistilBertForSequenceClassification(config), LoRAConfig(dropout=dropout), seed=0)
+        base = DistilBertForSequenceClassification(config)
+        model = inject(base, LoRAConfig(dropout=dropout), seed=0)
         _enlarge(model)
     return model.train().to(setup.device)
 
 
 @torch.no_grad()
 def _enlarge(model: Any) -> None:
-    """Logits of about 1, and an adapter away from its start."""
+    """Make the logits about 1, and move the adapter away from its start."""
     model.classifier.weight.mul_(4)
     for layer in adapter_layers(model).values():
         layer.adapter_tensors()["lora_B.weight"].normal_(std=0.1)
 
 
 def trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the trainable tensors on the CPU, by name."""
-    return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+    """Return copies of the trainable tensors on the CPU, by name."""
+    trainable = ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+    return {name: p.detach().cpu().clone() for name, p in trainable}
 
 
 def random_batch(setup: Setup, rows: int, width: int, generator: torch.Generator) -> Batch:
-    """Random rows of uneven lengths, with padding in every batch: one that has none may take another attention kernel.
+    """Return random rows of uneven lengths, always with padding.
+
+    A batch without padding may take another attention kernel.
 
     Shape: (rows, width); rows >= 2, width >= 4.
     """
@@ -112,21 +167,35 @@ def random_batch(setup: Setup, rows: int, width: int, generator: torch.Generator
     return Batch(ids, mask.long(), labels, torch.arange(rows)).to(setup.device)
 
 
-def mixed_steps(setup: Setup, *, count: int, rows: Sequence[int], widths: Sequence[int]) -> list[list[Batch]]:
-    """Steps of a micro-batch for each of `rows`; the widths take turns, so that every shape comes back."""
+def mixed_steps(
+    setup: Setup,
+    *,
+    count: int,
+    rows: Sequence[int],
+    widths: Sequence[int],
+) -> list[list[Batch]]:
+    """Return steps with a micro-batch for each of `rows`.
+
+    The widths take turns, so that every shape comes back.
+    """
     generator = torch.Generator().manual_seed(0)
-    return [
-        [random_batch(setup, size, widths[(step + place) % len(widths)], generator) for place, size in enumerate(rows)]
-        for step in range(count)
-    ]
+
+    def batch(size: int, turn: int) -> Batch:
+        return random_batch(setup, size, widths[turn % len(widths)], generator)
+
+    return [[batch(size, step + turn) for turn, size in enumerate(rows)] for step in range(count)]
 
 
 def random_rows(count: int, *, longest: int | None = None) -> Encoded:
-    """Random rows in random order, of the emotion data's lengths, cut to `longest` tokens."""
+    """Return random rows as long as the emotion data's, cut to `longest` tokens."""
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.tensor(emotion_lengths(count))[torch.randperm(count, generator=generator)]
+    order = torch.randperm(count, generator=generator)
+    lengths = torch.tensor(emotion_lengths(count))[order]
     lengths = lengths if longest is None else lengths.clamp(max=longest)
     offsets = torch.tensor([0, *accumulate(lengths.tolist())])
-    tokens = torch.randint(FIRST_TOKEN, VOCABULARY, (int(offsets[-1]),), generator=generator, dtype=torch.int32)
+    size = (int(offsets[-1]),)
+    of_tokens: dict[str, Any] = {"generator": generator, "dtype": torch.int32}
+    tokens = torch.randint(FIRST_TOKEN, VOCABULARY, size, **of_tokens)
     labels = torch.randint(len(LABELS), (count,), generator=generator)
-    return Encoded(tokens, offsets, labels, truncated=0, max_tokens=longest or int(lengths.max()))
+    max_tokens = longest or int(lengths.max())
+    return Encoded(tokens, offsets, labels, truncated=0, max_tokens=max_tokens)

@@ -1,48 +1,51 @@
-"""The table at the end, the lines that name what was skipped, and whether the run is accepted."""
+"""The table at the end, the lines that name skipped rows, and whether the run is accepted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from lora_scratch.commands.benchmarks.acceptance.finding import FAILED, SKIPPED, SMALL_FORM, Result
-
 from lora_scratch.evaluation import Table, markdown_table
+
+from .finding import FAILED, SKIPPED, SMALL_FORM, Result
 
 
 def line_of(result: Result) -> str:
-    """One line for a part as soon as it is done: `skipped: memory: no GPU`."""
+    """Return one line for a part that is done: `skipped: memory: no GPU`."""
     seconds = f" ({result.seconds:.1f} s)" if result.seconds else ""
     return f"{result.status}: {result.part}: {result.line}{seconds}"
 
 
 def render_results(results: Sequence[Result]) -> str:
-    """A row for each part."""
-    rows = [[each.part, each.kind, each.status, f"{each.seconds:.1f}", _cell(each.line)] for each in results]
-    return markdown_table(Table(["part", "kind", "result", "s", "found"], rows))
+    """Return a table with a row for each part."""
+    header = ["part", "kind", "result", "s", "finding"]
+    return markdown_table(Table(header, [_row(result) for result in results]))
 
 
 def remarks(results: Sequence[Result]) -> Iterator[str]:
-    """Lines for what the table does not judge: rows that were skipped, and parts that ran in small form."""
+    """Yield a line for each row that was skipped, and one for the parts that ran in small form."""
     for result in results:
         yield from (f"skipped: {result.part}: {row}" for row in result.skipped)
-    small = [each.part for each in results if each.status == SMALL_FORM]
+    small = [result.part for result in results if result.status == SMALL_FORM]
     if small:
         yield f"not proven and not judged, since there is no GPU: {', '.join(small)}"
 
 
 def verdict(results: Sequence[Result]) -> str:
-    """One line: accepted, not accepted, or nothing that could be judged."""
-    failed = [each.part for each in results if each.status == FAILED]
+    """Return one line: accepted, not accepted, or nothing could be judged."""
+    failed = [result.part for result in results if result.status == FAILED]
     if failed:
         return f"NOT ACCEPTED: {', '.join(failed)}"
-    judged = [each for each in results if each.status not in (SKIPPED, SMALL_FORM)]
-    return f"accepted: {len(judged)} of {len(results)} parts" if judged else "nothing was judged: no GPU"
+    judged = [result for result in results if result.status not in (SKIPPED, SMALL_FORM)]
+    if not judged:
+        return "nothing was judged: no GPU"
+    return f"accepted: {len(judged)} of {len(results)} parts"
 
 
 def is_accepted(results: Sequence[Result]) -> bool:
-    """Whether no proof and no gate failed."""
-    return all(each.status != FAILED for each in results)
+    """Return whether no proof and no gate failed."""
+    return all(result.status != FAILED for result in results)
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "/")
+def _row(result: Result) -> list[str]:
+    line = result.line.replace("|", "/")
+    return [result.part, result.kind, result.status, f"{result.seconds:.1f}", line]

@@ -1,4 +1,4 @@
-"""lora_scratch/benchmark/acceptance: every proof holds in small form, and fails where what it proves is broken."""
+"""scripts/benchmarks/acceptance: every proof holds in small form, and fails where what it proves is broken."""
 
 from types import SimpleNamespace
 
@@ -9,6 +9,7 @@ from lora_scratch.commands.benchmarks.acceptance import setup as acceptance_setu
 from lora_scratch.commands.benchmarks.acceptance.recorder import RepeatingRecorder
 from lora_scratch.commands.benchmarks.acceptance.setup import Setup, build_model, random_rows
 
+from lora_scratch.fast.path import FastPath
 from lora_scratch.training import loop, state
 
 CPU = Setup(torch.device("cpu"))
@@ -204,26 +205,18 @@ def test_memory_of_all_widths_is_at_most_1_3_times_that_of_the_widest(mixed, hol
     finding = memory_proofs.reserved_memory(CPU)
     assert finding.holds is holds
     assert finding.figures["ratio"] == mixed / 100
-    assert "1.90 on the way, 5.00 from narrow to wide" in finding.line
+    assert "1.90 at the peak, 5.00 from narrow to wide" in finding.line
     assert orders[0] == [128] * 4
     assert orders[2] == sorted(orders[1]) != orders[1]
 
 
 def test_memory_is_that_of_steps_which_are_recorded(monkeypatch):
     """Every width comes often enough, and nothing of it is held afterwards."""
-    steppers = []
-    usual = memory_proofs.Stepper
-
-    def stepper(*arguments, **options):
-        steppers.append(usual(*arguments, **options))
-        return steppers[-1]
-
-    monkeypatch.setattr(memory_proofs, "Stepper", stepper)
     seen = []
-    monkeypatch.setattr(usual, "drop_graphs", lambda self: seen.append(len(self.graphs.recorded)))
+    monkeypatch.setattr(FastPath, "close", lambda self: seen.append(self.graphs and len(self.graphs.recorded)))
     kept, peak = memory_proofs._reserved_by(CPU, [8, 16, 8, 16] * 2)
     assert kept <= peak
-    assert seen == [2]
+    assert seen == [None, 2]  # of the model's own path, and of the stepper's
 
 
 def test_training_goes_on_in_pieces_when_memory_runs_out(monkeypatch):

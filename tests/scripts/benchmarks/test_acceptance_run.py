@@ -1,4 +1,4 @@
-"""lora_scratch/benchmark/acceptance: parts are run, judged and reported; the profile and the GPU tests are read right."""
+"""scripts/benchmarks/acceptance: parts are run, judged and reported; the profile and the GPU tests are read right."""
 
 import os
 import signal
@@ -9,10 +9,9 @@ import pytest
 import torch
 from lora_scratch.commands.benchmarks import process
 from lora_scratch.commands.benchmarks.acceptance import gpu_tests, runner, summary
-from lora_scratch.commands.benchmarks.acceptance.finding import Finding, MergeCheck, Part, Result, judge
-from lora_scratch.commands.benchmarks.acceptance.machine import choose_device
+from lora_scratch.commands.benchmarks.acceptance.finding import Finding, Gate, Part, Result, judge
 from lora_scratch.commands.benchmarks.acceptance.profiling import summarize_trace
-from lora_scratch.commands.benchmarks.acceptance.setup import Setup
+from lora_scratch.commands.benchmarks.acceptance.setup import Setup, choose_device
 from lora_scratch.commands.benchmarks.process import ProcessError, in_a_process
 
 from lora_scratch.errors import ConfigError, LoraScratchError
@@ -47,14 +46,14 @@ def test_a_part_is_judged_by_its_proof_and_its_gate(holds, ratio, is_small, stat
     """A gate is met at its bound, missed below; in small form nothing is proven, but a failure is one all the same."""
     figures = {} if ratio is None else {"ratio": ratio}
     finding = found(holds=holds, **figures)["finding"]
-    assert judge(part(gate=MergeCheck("ratio", 4.0)), finding, is_small=is_small)[0] == status
+    assert judge(part(gate=Gate("ratio", 4.0)), finding, is_small=is_small)[0] == status
 
 
 def test_a_missed_gate_says_its_bound():
     """And what was found."""
     finding = found(ratio=3.0)["finding"]
-    _, line = judge(part(gate=MergeCheck("ratio", 4.0)), finding, is_small=False)
-    assert line == "found; gate missed: ratio has to be at least 4"
+    _, line = judge(part(gate=Gate("ratio", 4.0)), finding, is_small=False)
+    assert line == "found; gate missed: ratio must be at least 4"
 
 
 def test_a_part_that_fails_is_reported_and_the_others_run(monkeypatch):
@@ -209,6 +208,6 @@ def test_gpu_tests_that_can_not_run_are_an_error(monkeypatch):
 def test_the_variable_shows_the_gpu_and_the_word_selects_tests_that_are_there():
     """As tests/conftest.py has it; collecting them starts no GPU."""
     files = gpu_tests.gpu_test_files()
-    assert [path.name for path in files] == ["test_graphs.py"]
+    assert [path.name for path in files] == ["test_cuda_graphs.py"]
     assert next(iter(gpu_tests.ASKED)) in (gpu_tests.TESTS / "conftest.py").read_text(encoding="utf-8")
     assert files[0].read_text(encoding="utf-8").count(f"@{gpu_tests.MARK}\n") >= 3

@@ -1,9 +1,8 @@
 """scripts/benchmarks/bank.py: every contender answers alike, so that only their speed differs."""
 
-import re
-
 import pytest
 from lora_scratch.commands.benchmarks import bank as benchmark_bank
+from lora_scratch.commands.benchmarks.machine import cpu_kind
 from support.command_line import call
 
 
@@ -13,9 +12,11 @@ def test_contenders_answer_alike(job, capsys):
     assert call(benchmark_bank, "--model", job.base, *sizes, "--precision", "fp32") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "3 adapters, 5 rows of 6 tokens, fp32"
-    assert [line.split("  ")[0] for line in lines[1:]] == ["bank", "loop", "loop, merged", "peft", "base"]
-    for line in lines[1:5]:
-        assert float(re.search(r"rows/s +(\S+) from the loop", line)[1]) < 1e-5
+    assert lines[2] == f"| {cpu_kind()} | rows/s | from the loop |"
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[4:]]
+    assert [name for name, _, _ in rows] == ["bank", "loop", "loop, merged", "peft", "base"]
+    assert all(float(error) < 1e-5 for _, _, error in rows[:4])
+    assert all(float(speed.replace(",", "")) > 0 for _, speed, _ in rows)
 
 
 @pytest.mark.parametrize("flag", ["--adapters", "--batch_size", "--tokens", "--rounds"])

@@ -47,7 +47,7 @@ def test_the_whole_script_runs_on_a_cpu(job, tmp_path, capsys):
     out = capsys.readouterr().out
     for name in NEED_A_GPU:
         assert f"skipped: {name}: no GPU\n" in out
-    assert "| part | kind | result | s | found |" in out
+    assert "| part | kind | result | s | finding |" in out
     assert "not proven and not judged, since there is no GPU: graph-vs-eager, fallback, out-of-memory, resume" in out
     assert "no GPU; " in out
     assert out.splitlines()[-1] == "nothing was judged: no GPU"

@@ -1,4 +1,4 @@
-"""scripts/benchmarks/held.py: memory above the model, on a GPU what its allocator has reserved."""
+"""scripts/benchmarks/held.py: the memory of a training above its model, on a CPU and on a GPU."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from lora_scratch.commands.benchmarks import held, training_speed
 from lora_scratch.commands.benchmarks.contenders import Contender
-from lora_scratch.commands.benchmarks.held import HeldMemory, peak_of
+from lora_scratch.commands.benchmarks.held import HeldMemory
 
 MODEL, BATCH, GRAPHS = 100, 40, 25
 
@@ -100,8 +100,7 @@ def test_a_training_on_a_gpu_reports_memory_above_its_model(allocator, monkeypat
 
 def test_on_a_cpu_it_is_the_process_above_the_model_that_was_read(monkeypatch):
     """Resident memory, and the peak from that moment on."""
-    monkeypatch.setattr(held, "resident_bytes", lambda: 1000)
-    monkeypatch.setattr(held, "peak_bytes", lambda: 1300)
+    monkeypatch.setattr(held, "resident_bytes", lambda device: 1000)
+    monkeypatch.setattr(held, "peak_bytes", lambda device: 1300)
     memory = HeldMemory(torch.nn.Linear(2, 2), torch.device("cpu"))
     assert (memory.now(), memory.peak(), memory.above_model(memory.peak())) == (1000, 1300, 300)
-    assert peak_of(torch.device("cpu")) == 1300
