@@ -181,6 +181,7 @@ def mixed_steps(
     generator = torch.Generator().manual_seed(0)
 
     def batch(size: int, turn: int) -> Batch:
+        """Return a batch of the width whose turn it is."""
         return random_batch(setup, size, widths[turn % len(widths)], generator)
 
     return [[batch(size, step + turn) for turn, size in enumerate(rows)] for step in range(count)]
