@@ -41,7 +41,9 @@ def test_tensors_are_those_of_the_file(tmp_path, options):
 def test_companions_are_the_frozen_tensors_that_peft_takes_for_heads():
     """A trained bias of such a module is none of them."""
     names = {"base_model.model.pre_classifier.weight", "base_model.model.pre_classifier.bias"}
-    assert AdapterContents.of(adapted(head_modules=["classifier"])).companions.keys() == names
+    contents = AdapterContents.of(adapted(head_modules=["classifier"]))
+    assert contents.companions.keys() == names
+    assert contents.tensors.keys() - contents.trained.keys() == names
     with_bias = AdapterContents.of(adapted(head_modules=["classifier"], bias="all"))
     assert with_bias.companions.keys() == {"base_model.model.pre_classifier.weight"}
     assert "base_model.model.pre_classifier.bias" in with_bias.biases
