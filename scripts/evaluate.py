@@ -41,7 +41,7 @@ IN_PROCESSES = True
 
 
 def main() -> None:
-    """Measure base and adapter on the same rows, print the report, and check what --require asks for."""
+    """Measure base and adapter on the same rows, print the report, check --require."""
     options = parse()
     saved = open_adapter(options.adapter, model=options.model)
     splits, max_tokens = open_rows(saved, dataset=options.dataset, limit_eval=options.limit_eval)
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def compare(saved: TrainedAdapter, splits: Splits, options: argparse.Namespace, *, max_tokens: int) -> Report:
-    """Compare the adapter with its frozen base; with --temperature fit one on the validation rows."""
+    """Compare the adapter with its frozen base; --temperature fits one on the validation rows."""
     precision = resolve_precision(options.precision or saved.precision, resolve_device(options.device))
     rows, base = getattr(splits, options.split), saved.base
     encoded = encode_rows(rows, base, max_tokens=max_tokens)

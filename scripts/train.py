@@ -25,15 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lora_scratch.adapter import (
-    NF4,
-    LoRAConfig,
-    QuantizationReport,
-    count_parameters,
-    disabled,
-    is_adapted,
-    quantize_base,
-)
+from lora_scratch.adapter import NF4, LoRAConfig, QuantizationReport, count_parameters, disabled, is_adapted, quantize_base
 from lora_scratch.data import Encoded, Splits, collate, plan_batches
 from lora_scratch.errors import printable
 from lora_scratch.evaluation import (
@@ -114,7 +106,7 @@ class EncodedSplits(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What a run works with: options, texts, token ids, the base, and what four bits changed in it."""
+    """What a run works with: options, texts, token ids, the base and its quantization."""
 
     options: Options
     precision: Precision
@@ -130,7 +122,7 @@ class Job:
 
 
 class Baseline(NamedTuple):
-    """Logits of the test rows from the frozen base and, if asked for, from the linear probe. Shape: (n, C)."""
+    """Logits (n, C) of the test rows by the frozen base and, if asked for, by the linear probe."""
 
     logits: Tensor
     probe_logits: Tensor | None = None
@@ -169,7 +161,7 @@ def main() -> None:
 
 
 def load_resume_record(run: RunOptions) -> dict[str, Any] | None:
-    """Return config.json of the run to resume. For a new run return None, after a check that its folder is free."""
+    """Return config.json of the run to resume; for a new run None, if its folder is free."""
     if run.tensorboard:
         check_tensorboard()
     recorded = recorded_run(run.resume) if run.resume else None
@@ -191,7 +183,7 @@ def load(options: Options, precision: Precision) -> Job:
 
 
 def run_record(job: Job) -> dict[str, Any]:
-    """Return what config.json holds: all options as resolved, the history of the adapter, the compute dtype."""
+    """Return what config.json holds: all options as resolved, the history, the compute dtype."""
     options, splits = job.options, job.splits
     return {
         **{type(part).__name__: asdict(part) for part in options},
@@ -224,9 +216,9 @@ def describe(job: Job) -> None:
 
 
 def measure_and_adapt(job: Job) -> tuple[Baseline, dict[str, Any]]:
-    """Measure the frozen base, then make it trainable. Return also the digests of the base's tensors.
+    """Measure the frozen base, then adapt it. Return also the digests of its tensors.
 
-    With --fsdp only shards of the base fit, so it is adapted first, and measured with the adapter disabled.
+    With --fsdp only shards of the base fit: adapt it first, and measure with the adapter disabled.
     """
     model = job.base.model
     if job.options.run.fsdp:
@@ -239,7 +231,7 @@ def measure_and_adapt(job: Job) -> tuple[Baseline, dict[str, Any]]:
 
 
 def measure_baseline(job: Job) -> Baseline:
-    """Compute the logits of the test rows by the frozen base and, with --linear_probe, by the probe."""
+    """Measure the test rows with the frozen base and, with --linear_probe, with the probe."""
     train_rows, _, test_rows = job.encoded
     logits = job.predictor.logits(test_rows, progress="baseline")
     if not job.options.run.linear_probe:
@@ -252,7 +244,7 @@ def measure_baseline(job: Job) -> Baseline:
 
 
 def adapt(job: Job) -> dict[str, Any]:
-    """Freeze the base and inject the adapter, or make every parameter trainable. Return the base's digests."""
+    """Inject the adapter, or make every parameter trainable. Return the base's digests."""
     model, options = job.base.model, job.options
     batches = first_batches(job.encoded.train, job.base.pad_token_id, model.device)
     make_trainable(model, options.run.trainable, options.adapter, seed=options.training.seed, batches=batches)
@@ -295,7 +287,7 @@ def saved_folder(job: Job, folder: Path) -> Path:
 
 
 def save_best(job: Job, place: Path, metrics: Metrics, *, record: dict[str, Any]) -> None:
-    """Save the adapter with its history and its scores on the validation rows; the whole model if there is none."""
+    """Save the adapter with its history and validation scores; without one, the whole model."""
     base = job.base
     if not is_adapted(base.model):
         save_whole(base, place)
@@ -345,7 +337,7 @@ def training_cost(result: TrainResult) -> TrainingCost:
 def write_results(
     job: Job, folder: Path, report: Report, events: list[dict[str, Any]], *, baseline: Baseline, adapted: Tensor
 ) -> str:
-    """Write card, logits, report.json and report.html. Return a line that says whether the page was written."""
+    """Write card, logits, report.json and report.html. Return a line about the page."""
     place = saved_folder(job, folder)
     provenance = read_provenance(place)  # None for a whole model
     if provenance:

@@ -1,15 +1,12 @@
-"""Predictions in data-set order, metrics, the paired verdict against the frozen baseline, and the report."""
+"""Predictions, metrics, the paired verdict against the frozen baseline, and the report."""
 
-from .bootstrap import Differences as Differences
 from .bootstrap import Interval as Interval
 from .bootstrap import paired_intervals as paired_intervals
-from .calibration import Calibration as Calibration
 from .calibration import calibration as calibration
 from .calibration import fit_temperature as fit_temperature
 from .mcnemar import McNemar as McNemar
 from .mcnemar import holm as holm
 from .mcnemar import mcnemar as mcnemar
-from .metrics import ClassRow as ClassRow
 from .metrics import Metrics as Metrics
 from .metrics import confusion as confusion
 from .metrics import measure as measure
@@ -27,7 +24,6 @@ from .tables import render_markdown as render_markdown
 from .verdict import REQUIREMENTS as REQUIREMENTS
 from .verdict import WORSE as WORSE
 from .verdict import Paired as Paired
-from .verdict import Verdict as Verdict
 from .verdict import changed_by_class as changed_by_class
 from .verdict import changed_rows as changed_rows
 from .verdict import judge as judge

@@ -67,7 +67,7 @@ def paired_intervals(
 def _redrawn(
     before: Tensor, after: Tensor, labels: Tensor, *, resamples: int, rng: np.random.Generator
 ) -> tuple[Array, Array]:
-    """Return the differences in accuracy and in macro-F1 of every resample. Shape: (resamples,) twice."""
+    """Return the change in accuracy and in macro-F1 of every resample. Shape: (R,) each."""
     classes = before.shape[1]
     answers = np.stack([labels.numpy(), before.argmax(-1).numpy(), after.argmax(-1).numpy()], 1)  # (n, 3)
     triples, counts = np.unique(answers, axis=0, return_counts=True)
@@ -78,7 +78,7 @@ def _redrawn(
 
 
 def _macro_f1(drawn: Array, truth: NDArray[np.int64], answers: NDArray[np.int64], classes: int) -> Array:
-    """Mean over classes of 2·TP / (support + predictions), 0 if both are 0. Shape: drawn (R, K) -> (R,)."""
+    """Mean over classes of 2·TP / (support + predictions), with 0/0 = 0. Shape: (R, K) -> (R,)."""
     one_hot = np.eye(classes)
     hits = drawn @ (one_hot[truth] * one_hot[answers])  # (R, C)
     either = drawn @ (one_hot[truth] + one_hot[answers])  # (R, C)

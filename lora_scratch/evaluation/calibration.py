@@ -21,7 +21,7 @@ TEMPERATURES = (0.02, 50.0)  # rows without a mistake have their minimum at 0, r
 
 @dataclass(frozen=True)
 class Bin:
-    """The rows whose highest probability is in (low, high]: their number, its mean, and their accuracy."""
+    """The rows with a confidence in (low, high]: number, mean confidence, accuracy."""
 
     low: float
     high: float
@@ -32,7 +32,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """ECE in [0, 1], Brier score in [0, 2], and the reliability curve: the bins with rows, in order."""
+    """ECE in [0, 1], Brier score in [0, 2], and the bins that hold rows, in order."""
 
     ece: float
     brier: float
@@ -57,7 +57,7 @@ class Calibrations:
 
 
 def calibration(logits: Tensor, labels: Tensor) -> Calibration:
-    """ECE = Σ over bins of n_bin/n · |accuracy − confidence|;  Brier = mean of Σ_c (p_c − [c is the label])².
+    """ECE = Σ_bins n_bin/n · |accuracy − confidence|;  Brier = mean of Σ_c (p_c − [c is the label])².
 
     Shape: logits (n, C), labels (n,). Errors as `measure`.
     """
@@ -70,15 +70,16 @@ def calibration(logits: Tensor, labels: Tensor) -> Calibration:
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the T in [0.02, 50] with the lowest cross entropy of logits / T; no prediction changes.
+    """Return the T in [0.02, 50] with the lowest cross entropy of logits / T.
 
-    Fit it on validation rows, never on the rows that are measured.
+    No prediction changes. Fit it on validation rows, never on the rows that are measured.
     Shape: logits (n, C), labels (n,). Errors as `measure`.
     """
     measure(logits, labels)
     wide = logits.double()
 
     def loss(log_temperature: float) -> float:
+        """Mean cross entropy."""
         return F.cross_entropy(wide / math.exp(log_temperature), labels).item()
 
     from scipy.optimize import minimize_scalar  # slow to import
@@ -92,7 +93,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 def compare_calibration(
     before: Tensor, after: Tensor, labels: Tensor, validation: tuple[Tensor, Tensor] | None = None
 ) -> Calibrations:
-    """Return both models' calibration; with `validation` (logits, labels) also the tempered one of `after`."""
+    """Return both models' calibration; `validation` (logits, labels) adds a tempered one."""
     baseline, adapted = calibration(before, labels), calibration(after, labels)
     if validation is None:
         return Calibrations(baseline, adapted)

@@ -1,4 +1,4 @@
-"""Significance: McNemar's exact test of two classifiers on the same rows, and Holm's correction for many tests."""
+"""McNemar's exact test of two classifiers on the same rows, and Holm's correction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import DataError
 
 @dataclass(frozen=True)
 class McNemar:
-    """Rows that were wrong and became right, rows that were right and became wrong, and the two-sided p-value."""
+    """Rows that became right, rows that became wrong, and the two-sided p-value."""
 
     fixed: int
     broken: int
@@ -49,9 +49,9 @@ def mcnemar(before: Tensor, after: Tensor) -> McNemar:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given: for the i-th smallest of m the largest (m − j) · p₍ⱼ₎, j <= i.
+    """Holm's adjusted p-values: for the i-th smallest of m, max over j <= i of (m − j) · p₍ⱼ₎.
 
-    Reject those below α: with probability 1 − α no rejection is false, however the tests depend on each other.
+    With probability 1 − α no rejection below α is false, however the tests depend on each other.
 
     Source: Holm 1979, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
         Statistics 6(2), 65-70.

@@ -56,7 +56,7 @@ def measure(logits: Tensor, labels: Tensor) -> Metrics:
 
 
 def per_class(logits: Tensor, labels: Tensor, names: Sequence[str]) -> list[ClassRow]:
-    """Return one row for every class, in the order of `names`; a figure that would divide by zero is 0.
+    """Return one row for every class, in the order of `names`; 0/0 counts as 0.
 
     Shape: logits (n, C), labels (n,), C names. Errors as `measure`.
     """

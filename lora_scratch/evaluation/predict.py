@@ -18,15 +18,15 @@ from ..runtime.distributed import barrier, is_main, rank, sum_over_processes, wo
 from ..runtime.precision import Precision
 from ..runtime.ranks import check_same_tensors
 
-# Tokens of a batch, padding included: enough for the full rate of a product, few enough to keep memory small.
-# On a CPU 2,048 is 2 to 4 % faster for DistilBERT and 7 % for MiniLM, but memory then grows with the number of
-# texts: 50,000 texts peak at 1.08 times the memory of 500 texts, instead of 1.03.
+# Tokens of a batch, padding included: enough for fast products, few enough to keep memory small.
+# On a CPU 2,048 is 2 to 4 % faster for DistilBERT and 7 % for MiniLM, but memory then grows with
+# the number of texts: 50,000 texts peak at 1.08 times the memory of 500 texts, instead of 1.03.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """Runs rows through a model in batches of similar length, and returns results in data-set order.
+    """Runs rows through a model in batches of similar length; results are in data-set order.
 
     Args:
         model: a sequence classifier of transformers, on the device of `precision`.
@@ -42,7 +42,7 @@ class Predictor:
     batch_tokens: int | None = None
 
     def logits(self, encoded: Encoded, *, progress: str = "") -> Tensor:
-        """Return the logits, in evaluation mode and without gradients; the model's mode is restored.
+        """Return the logits, without gradients. The model is in evaluation mode meanwhile.
 
         Shape: -> (n, C) float32 on the CPU, row i for row i of `encoded`.
 
@@ -59,24 +59,24 @@ class Predictor:
     def map_rows(self, function: Callable[[Batch], Tensor], encoded: Encoded, *, progress: str = "") -> Tensor:
         """Return `function` of every row, in data-set order.
 
-        The rows are copied to the device once, and every batch is built there. For very many rows, call this
-        with a window of rows at a time, as deploy/classify.py does. Process r of w computes every w-th batch
-        from the r-th on; then every process has all results. The batches do not depend on the number of
-        processes, so the results have the same bits.
+        The rows are copied to the device once, and every batch is built there. For very many rows, pass
+        a window of rows at a time, as deploy/classify.py does. Process r of w computes every w-th batch
+        from the r-th on; then every process has all results. The batches do not depend on the number
+        of processes, so the results have the same bits.
 
         Shape: `function` gives (B, ...) for a batch; -> (n, ...) float32 on the CPU.
 
         Raises:
             DataError: no rows. ConfigError: processes with different rows. WorldError: a process is gone.
         """
-        # no_grad, not inference_mode: layers cache tensors in evaluation mode, and training can't use inference tensors
+        # no_grad, not inference_mode: layers cache tensors here that training uses later
         device = self.precision.device
         plan = plan_eval_batches(encoded.lengths, batch_tokens=self.batch_tokens or BATCH_TOKENS[device.type])
         if not plan:
             raise DataError("no rows to predict", where="evaluation", expected="at least one")
         check_same_tensors("the rows", {"tokens": encoded.tokens, "offsets": encoded.offsets})
         own = plan[rank() :: world_size()]
-        # a sharded model (model/sharding.py) needs all processes in step: one with a batch less repeats the first
+        # all processes of a sharded model need equally many batches: repeat the first
         filler = plan[:1] * (-(-len(plan) // world_size()) - len(own))
         encoded = encoded.to(device)
         parts: list[Tensor] = []

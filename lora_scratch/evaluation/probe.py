@@ -1,6 +1,6 @@
 """The linear probe: a linear classifier on the features of the frozen encoder.
 
-It separates two gains: what an adapter gains over the probe comes from changed features, not from a new head.
+What an adapter gains over the probe comes from changed features, not from a new head.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .regression import fit_regression
 
 
 def linear_probe(predictor: Predictor, train: Encoded, test: Encoded, *, progress: str = "") -> Tensor:
-    """Return log softmax(W z + b) of the test rows: z the standardized frozen features, W and b fitted to `train`.
+    """Return log softmax(W z + b) of the test rows; z are the features, W and b fit `train`.
 
-    The features are the encoder's last hidden state at the first token ([CLS]), which the heads of DistilBERT,
-    BERT, RoBERTa and ELECTRA read, or its mean over the row's tokens, which is stronger where [CLS] was not
-    trained. The probe takes the one with the lower loss on a fifth of the training rows (regression.py).
-    A class without a training row gets about the probability of one row, so that its loss is finite.
+    The features are the encoder's last hidden state at the first token ([CLS]), which the heads of
+    DistilBERT, BERT, RoBERTa and ELECTRA read, or its mean over the row's tokens, which is stronger if
+    [CLS] was not trained. The probe takes the one with the lower loss on a fifth of the training rows
+    (regression.py). A class without a training row gets about the probability of one row.
 
     Shape: -> (n, C) float32, row i for row i of `test`; C is the model's number of labels.
 
@@ -37,7 +37,7 @@ def linear_probe(predictor: Predictor, train: Encoded, test: Encoded, *, progres
 
 
 def _features(predictor: Predictor, encoded: Encoded, *, progress: str) -> tuple[Tensor, ...]:
-    """Return the encoder's output at the first token, and its mean over the tokens. Shape: (n, width) each."""
+    """Return the hidden state at the first token, and its mean. Shape: (n, width) each."""
     model = predictor.model
 
     def poolings(batch: Batch) -> Tensor:

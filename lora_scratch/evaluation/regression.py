@@ -2,9 +2,9 @@ r"""Softmax regression on fixed features, by scikit-learn.
 
     z = W x + b        min  Σ cross entropy(z, label) + ‖W σ‖² / 2C        σ: standard deviation of each feature
 
-The features are standardized for the fit, so that the penalty is the same for all; the returned W and b are
-for the original features. C is one of four values: the one with the lowest loss on a fifth of the rows,
-held out with a fixed seed. One fixed C fits poorly where rows are few.
+The features are standardized for the fit, so that the penalty is the same for all; the returned W
+and b are for the original features. C is the one of four values with the lowest loss on a fifth of
+the rows, held out with a fixed seed. One fixed C fits poorly if there are few rows.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _fit(x: Tensor, labels: Tensor, classes: int, penalty: float) -> Regression:
 def _fit_seen(x: Tensor, labels: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
     """Return W and b of the classes that have rows, two or more.
 
-    The mean over the rows of log Σ exp(W x + b) is 0, so that the bias of an absent class means the same in every fit.
+    The mean of log Σ exp(W x + b) is 0: the bias of an absent class then means the same in every fit.
     """
     from sklearn.linear_model import LogisticRegression  # slow to import
     from sklearn.preprocessing import StandardScaler

@@ -1,4 +1,4 @@
-"""The report of a run: every figure of the adapted model against the frozen baseline, on the same rows.
+"""The report of a run: the adapted model against the frozen baseline, on the same rows.
 
 `Report.compare` measures, `as_json` gives what report.json holds (the fields by their names, without those that are
 None), and `from_json` reads that back.
@@ -33,7 +33,7 @@ NULL_KEYS = ("train", "text")  # they stay in the JSON as null
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Both models' scores of every class, and how many rows of it are fixed and broken. C entries each."""
+    """Both models' scores of every class, and its rows fixed and broken. C entries each."""
 
     baseline: list[ClassRow]
     adapted: list[ClassRow]
@@ -51,7 +51,7 @@ class Confusions:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What the training used: seconds on the clock and on all cores, rows, real tokens, and memory."""
+    """What the training used: time on the clock and on all cores, rows, real tokens, memory."""
 
     seconds: float
     cpu_seconds: float
@@ -113,7 +113,7 @@ class Report:
         validation: tuple[Tensor, Tensor] | None = None,
         train: TrainingCost | None = None,
     ) -> Report:
-        """Measure both models on the same rows; `dataclasses.replace` adds probe, anatomy and quantization.
+        """Measure both models on the same rows. (`dataclasses.replace` adds the other fields.)
 
         Shape: baseline, adapted, probe_logits (n, C) logits; labels and lengths (n,); C names; n texts.
 
@@ -147,7 +147,7 @@ class Report:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return what report.json holds. A ConfigError if JSON can't hold a figure (NaN, infinity)."""
+        """Return what report.json holds. A ConfigError if a figure is NaN or infinite."""
         value = asdict(self, dict_factory=lambda pairs: {k: v for k, v in pairs if v is not None or k in NULL_KEYS})
         try:
             json.dumps(value, allow_nan=False)
@@ -157,7 +157,7 @@ class Report:
 
     @classmethod
     def from_json(cls, value: object, *, where: str = "report") -> Report:
-        """Return the report in `value`, which `as_json` gave. A DataError names a key or value that is wrong."""
+        """Return the report that `as_json` gave. A DataError names what is missing or wrong."""
         report: Report = from_json(cls, value, where=where)
         return report
 

@@ -1,4 +1,4 @@
-"""A report as text: `render` for the terminal, `render_markdown` for a model card. Both show the same tables."""
+"""A report as text: `render` for the terminal, `render_markdown` for a model card."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "loss": "loss (nats)"}
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text: a header and rows of the same length. The first column is aligned left, the others right."""
+    """A header and rows of the same length. The first column is aligned left, the others right."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -35,7 +35,7 @@ def render(report: Report) -> str:
 
 
 def render_markdown(report: Report) -> str:
-    """Return the report as Markdown, without rows: a model card is public, and the data set may be private."""
+    """Return the report as Markdown, without rows: the card is public, the data may be private."""
     return "\n\n".join(_parts(report, markdown_table))
 
 
@@ -115,19 +115,13 @@ def mcnemar_line(test: McNemar) -> str:
 
 def class_table(report: Report) -> Table:
     """Return the scores of every class before and after."""
-    found = report.per_class
-    rows = [
-        [
-            _printable(before.label),
-            f"{before.support:,}",
-            *(f"{getattr(row, score):.4f}" for score in ("precision", "recall", "f1") for row in (before, after)),
-            _change(before, after, "f1"),
-            *(f"{count:,}" for count in counts),
-        ]
-        for before, after, *counts in zip(found.baseline, found.adapted, found.fixed, found.broken, strict=True)
-    ]
-    scores = [f"{score}{when}" for score in ("P", "R", "F1") for when in ("", " now")]
-    return Table(["class", "rows", *scores, "change", "fixed", "broken"], rows)
+    found, rows = report.per_class, []
+    for before, after, *counts in zip(found.baseline, found.adapted, found.fixed, found.broken, strict=True):
+        scores = [f"{getattr(row, score):.4f}" for score in ("precision", "recall", "f1") for row in (before, after)]
+        changed = [_change(before, after, "f1"), *(f"{count:,}" for count in counts)]
+        rows.append([_printable(before.label), f"{before.support:,}", *scores, *changed])
+    titles = [f"{score}{when}" for score in ("P", "R", "F1") for when in ("", " now")]
+    return Table(["class", "rows", *titles, "change", "fixed", "broken"], rows)
 
 
 def _change(before: object, after: object, score: str) -> str:

@@ -66,7 +66,7 @@ class LengthSlice:
 
 @dataclass(frozen=True)
 class Paired:
-    """A changed model against the unchanged one: accuracy, difference, McNemar's test, the verdict's word."""
+    """A changed model against the unchanged one; `word` is the verdict's."""
 
     accuracy: float
     change: float
@@ -77,7 +77,7 @@ class Paired:
 
 
 def paired(before: Tensor, after: Tensor, labels: Tensor) -> Paired:
-    """Test the difference of two models on the same rows. Shape: (n, C) logits twice, labels (n,)."""
+    """Test two models on the same rows. Shape: before, after (n, C) logits, labels (n,)."""
     old, new = measure(before, labels).accuracy, measure(after, labels).accuracy
     test = mcnemar(correct(before, labels), correct(after, labels))
     return Paired(new, new - old, **vars(test), word=word_of(test))
@@ -127,25 +127,27 @@ def changed_rows(
     old, new = before.argmax(-1), after.argmax(-1)
 
     def row(i: int) -> ChangedRow:
+        """Describe row i."""
         label, first, second = (names[int(ids[i])] for ids in (labels, old, new))
         return ChangedRow(i, label, first, second, texts[i] if texts else None)
 
     def listed(changed: Tensor) -> list[ChangedRow]:
+        """Describe the first rows that are true."""
         return [row(i) for i in changed.nonzero().flatten().tolist()[:MOST_LISTED]]
 
     return ChangedRows(**{kind: listed(rows) for kind, rows in _changes(before, after, labels).items()})
 
 
 def changed_by_class(before: Tensor, after: Tensor, labels: Tensor) -> dict[str, list[int]]:
-    """Count the `fixed` and the `broken` rows of each class. Shape: (n, C), (n, C), (n,) -> C numbers each."""
+    """Count the `fixed` and the `broken` rows of each class. Shape: C numbers each."""
     changes = _changes(before, after, labels)
     return {kind: labels[rows].bincount(minlength=before.shape[-1]).tolist() for kind, rows in changes.items()}
 
 
 def length_slices(before: Tensor, after: Tensor, labels: Tensor, lengths: Tensor) -> list[LengthSlice]:
-    """Return up to four slices from short to long, cut at the quartiles; rows of one length stay together.
+    """Return up to four slices from short to long, cut at the quartiles of the lengths.
 
-    Shape: before, after (n, C) logits, labels and lengths (n,).
+    Rows of one length are in one slice. Shape: before, after (n, C) logits, labels and lengths (n,).
     """
     _check_count(lengths, labels, "lengths")
     changes = _changes(before, after, labels)

@@ -1,4 +1,4 @@
-"""report.html: a run, a measurement, a comparison or an adapter's anatomy as one self-contained file."""
+"""Self-contained HTML pages of a run, an evaluation, a comparison or an adapter's anatomy."""
 
 from .anatomy import anatomy_page as anatomy_page
 from .page import Page as Page

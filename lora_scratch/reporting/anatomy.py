@@ -1,4 +1,4 @@
-"""The page of an adapter's anatomy: how large the update of each module is, and along how many directions."""
+"""The page of an adapter's anatomy: the size of each module's update, and its directions."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ def module_map(values: Mapping[str, float], *, title: str, meaning: str, number:
     style = number if len(kinds) <= 8 and len(depths) <= 40 else None
 
     def draw(axes: list[Any]) -> None:
+        """Draw the panel."""
         heat_panel(axes[0], grid, rows=depths, columns=kinds, x="projection", y="layer", number=style)
 
     table = Table(["layer", *kinds], [[layer, *map(_figure, row)] for layer, row in zip(depths, grid, strict=True)])
@@ -71,7 +72,7 @@ def module_map(values: Mapping[str, float], *, title: str, meaning: str, number:
 
 
 def spectra(rows: Sequence[AdapterSummary]) -> Picture:
-    """Draw the share of ‖ΔW‖² in the first k directions: the mean over the modules of each projection."""
+    """Draw the share of ‖ΔW‖² in the first k directions, mean over the modules of a projection."""
     named = projections([row.name for row in rows])
     kinds: dict[str, list[Sequence[float]]] = {}
     for row in rows:
@@ -81,6 +82,7 @@ def spectra(rows: Sequence[AdapterSummary]) -> Picture:
     lines = [Line(kind, range(1, len(mean) + 1), mean) for kind, mean in means.items()]
 
     def draw(axes: list[Any]) -> None:
+        """Draw the panel."""
         line_panel(axes[0], lines, title="", x="directions k", y="share of ‖ΔW‖²")
         axes[0].set_ylim(0, 1.05)
 
@@ -96,7 +98,7 @@ def depth(name: str) -> str:
 
 
 def projections(names: Sequence[str]) -> dict[str, str]:
-    """Return each module's name in its layer: the last component, or all of them if two would be equal."""
+    """Return each module's name in its layer: the last component, or all if two would be equal."""
     inside = {name: _inside(name) for name in names}
     last = {path: path.rpartition(".")[2] for path in inside.values()}
     unique = len(set(last.values())) == len(last)

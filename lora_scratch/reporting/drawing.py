@@ -1,4 +1,4 @@
-"""Drawings by matplotlib as inline SVG. Lines and letters have the page's color, for light and dark themes."""
+"""Drawings by matplotlib as inline SVG, with ink in the page's color (light or dark theme)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _canvas(panels: int, height: float, salt: str) -> Iterator[tuple[Any, list[A
 
 
 def svg(draw: Callable[[list[Any]], object], *, words: str, panels: int = 1, height: float = 3.2) -> str:
-    """Return what `draw` puts on its axes as an <svg> element; `words` is its label for screen readers."""
+    """Return what `draw` draws as an <svg> element; `words` is its label for screen readers."""
     content = io.StringIO()
     with _canvas(panels, height, words) as (figure, axes):
         draw(axes)

@@ -1,4 +1,4 @@
-"""How the adapter moved during training, as pictures, from the lines of metrics.jsonl with `modules`."""
+"""How the adapter moved during training, from the lines of metrics.jsonl with `modules`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _growth(measured: Sequence[Mapping[str, Any]]) -> Picture:
 
 
 def _medians(measured: Sequence[Mapping[str, Any]]) -> Picture:
-    """Draw the median over the modules of gradient norm and update-to-weight ratio, for A and for B."""
+    """Draw the medians over the modules of gradient norm and update-to-weight ratio of A and B."""
     at = [event["step"] for event in measured]
     curves = {
         f"{kind}_{factor}": [_median(event["modules"].values(), f"{kind}_{factor}") for event in measured]

@@ -1,4 +1,4 @@
-"""A page: sections of sentences, pictures and tables for the template page.html, which escapes every text."""
+"""A page of sentences, pictures and tables; the template page.html escapes every text."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A title, the answer (a word and a sentence), the sections, and a last line with the source."""
+    """Title, answer (a word and a sentence), sections, and a last line with the source."""
 
     title: str
     answer: tuple[str, str]
@@ -86,7 +86,7 @@ def write_page(path: Path, page: Page) -> None:
 
 
 def write_page_if_possible(path: Path, make: Callable[[], Page]) -> str:
-    """Write the page if its packages are installed. Return a line that says whether it was written."""
+    """Write the page if its packages are installed. Return a line that says whether it was."""
     if absent := missing_packages():
         return f"{path} was not written: {' and '.join(absent)} not installed; {REMEDY}"
     write_page(path, make())

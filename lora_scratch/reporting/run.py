@@ -1,4 +1,4 @@
-"""The page of a run: the verdict first, then the figures behind it, from a report and the training's log."""
+"""The page of a run, from its report and its log: the verdict first, then the figures."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _groups(steps: Sequence[Event]) -> Iterable[Sequence[Event]]:
 
 
 def _mean_of(group: Sequence[Event]) -> dict[str, float]:
-    """Return the last step of a group, and the means over it. The log holds figures that are not finite as text."""
+    """Return a group's last step and means. (A figure that is not finite is text in the log.)"""
     means: dict[str, float] = {"step": group[-1]["step"]}
     for key in LOGGED:
         values = [event[key] for event in group if isinstance(event[key], float | int)]
@@ -155,7 +155,8 @@ def _reliability(report: Report) -> Section:
     ]
     table = Table(["model", "confidence in", "rows", "mean confidence", "accuracy"], cells)
     picture = Picture("Reliability", svg(draw, words=words, height=4.2), words, table)
-    return Section("Does it know what it knows?", (), [picture], [Listing("Calibration", tables.calibration_table(found))])
+    listing = Listing("Calibration", tables.calibration_table(found))
+    return Section("Stated confidence and accuracy", (), [picture], [listing])
 
 
 def _lengths(report: Report) -> list[Section]:

@@ -1,4 +1,4 @@
-"""Read plain JSON as typed dataclasses. Every key and every type is checked; an error names the place."""
+"""Read plain JSON as typed dataclasses. An error names the place of a wrong key or type."""
 
 from __future__ import annotations
 

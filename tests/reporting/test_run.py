@@ -33,7 +33,7 @@ def test_page_has_the_verdict_first_and_every_section(page):
         "Training",
         "Class by class",
         "Rows fixed and broken",
-        "Does it know what it knows?",
+        "Stated confidence and accuracy",
         "Short rows and long rows",
         "What the adapter learnt",
         "How the adapter moved",
