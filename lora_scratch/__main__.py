@@ -44,10 +44,12 @@ def main() -> None:
     if options.command not in modules:
         close = ", ".join(nearest(options.command, modules))
         parser.error(f"there is no command {options.command!r}; nearest: {close}; --help lists all")
+    if options.modules:
+        sys.path.insert(0, "")  # as `python -m` has it: modules of the folder one is in
     for name in options.modules:
         try:
             importlib.import_module(name)
-        except (ImportError, TypeError, ValueError) as error:  # not there, or a path in place of a name
+        except (ImportError, TypeError, ValueError, RecursionError) as error:  # not there, or a path
             parser.error(f"--import {name}: {error}")
     _find_commands()
     command = importlib.import_module(f"{PACKAGE}.{modules[options.command]}")

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def test_a_module_of_ones_own_is_imported_before_the_command(tmp_path, monkeypat
     assert start(monkeypatch, "--import", "brought_along", "combine", "--help") == 0
     assert sys.brought_along
     assert sys.argv == ["lora-scratch --import brought_along combine", "--help"]
-    for name in ("not_there", "./brought_along.py"):
+    for name in ("not_there", "./brought_along.py", "a." * 3000 + "b"):
         assert start(monkeypatch, "--import", name, "combine", "--help") == 2
         assert f"--import {name}: " in capsys.readouterr().err
 
@@ -162,14 +163,114 @@ def test_changelog_tells_of_the_version_that_is_built():
     )
 
 
+def numbers(version):
+    """[2, 11] for "2.11" and for "2.11.0": what follows the last number other than 0 says nothing."""
+    parts = [int(part) for part in version.split(".")]
+    while parts and parts[-1] == 0:
+        parts.pop()
+    return parts
+
+
+def bounds(*extras):
+    """What setup.cfg asks for, as {name: oldest version}, and with these extras."""
+    wanted = [SETTINGS["options"]["install_requires"], *(SETTINGS["options.extras_require"][name] for name in extras)]
+    return dict(re.split(r"[>=]=", re.sub(r"\[.*\]", "", line)) for line in "\n".join(wanted).split())
+
+
+def pins(name):
+    """The versions in a file of constraints, as {name: version}."""
+    return dict(line.split("==") for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if "==" in line)
+
+
 def test_every_library_that_is_asked_for_has_its_tested_version():
     """constraints.txt pins what setup.cfg names, extras too, and to nothing older than setup.cfg allows."""
-    wanted = [SETTINGS["options"]["install_requires"], *SETTINGS["options.extras_require"].values()]
-    bounds = dict(re.split(r"[>=]=", re.sub(r"\[.*\]", "", line)) for line in "\n".join(wanted).split())
-    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
-    assert sorted(set(bounds) - set(pins)) == []
+    asked, tested = bounds(*SETTINGS["options.extras_require"]), pins("constraints.txt")
+    assert sorted(set(asked) - set(tested)) == []
+    assert [name for name, bound in asked.items() if numbers(tested[name]) < numbers(bound)] == []
 
-    def numbers(text):
-        return [int(part) for part in text.split(".")]
 
-    assert [name for name, bound in bounds.items() if numbers(pins[name]) < numbers(bound)] == []
+def test_lower_bounds_are_the_versions_that_the_oldest_run_tests():
+    """constraints-oldest.txt pins all that a user installs to what setup.cfg allows: no bound that nothing was run on."""
+    asked, oldest = bounds("plots", "report", "benchmark", "tensorboard", "onnx"), pins("constraints-oldest.txt")
+    assert {name: numbers(bound) for name, bound in asked.items()} == {
+        name: numbers(oldest[name]) for name in asked if name in oldest
+    }
+
+
+def test_working_gpu_image_is_not_upgraded():
+    """Current images carry torch 2.11 and transformers 5.17: a higher bound would have pip replace their build of torch."""
+    asked = bounds()
+    assert numbers(asked["torch"]) <= [2, 11]
+    assert numbers(asked["transformers"]) <= [5, 17]
+
+
+def test_oldest_python_is_the_same_wherever_it_stands():
+    """For pip, ruff, mypy and whoever reads the classifiers or docs/versions.md."""
+    oldest = SETTINGS["options"]["python_requires"].removeprefix(">=")
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    listed = re.findall(r"Python :: (3\.\d+)$", SETTINGS["metadata"]["classifiers"], flags=re.MULTILINE)
+    assert tools["ruff"]["target-version"] == "py" + oldest.replace(".", "")
+    assert tools["mypy"]["python_version"] == oldest
+    assert min(listed, key=numbers) == oldest
+    table = (ROOT / "docs" / "versions.md").read_text(encoding="utf-8")
+    assert [number for number in listed if f"| {number}." not in table] == []
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """A stand-in for a virtual environment: its Python writes down what it is asked for, and has pip fail if told to."""
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n[ "$2" = pip ] && [ -n "$PIP_FAILS" ] && exit 1\nexit 0\n')
+    python.chmod(0o755)
+    return tmp_path
+
+
+def run_oldest(environment, *names, **variables):
+    """`.ci/oldest NAMES...` with the stand-in, and what its Python was asked for, line by line."""
+    given = {"PATH": os.environ["PATH"], "VIRTUAL_ENV": str(environment / "venv"), **variables}
+    command = ["bash", str(ROOT / ".ci" / "oldest"), *names]
+    done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=60)
+    asked = environment / "asked"
+    return done, asked.read_text(encoding="utf-8").splitlines() if asked.exists() else []
+
+
+def test_oldest_run_changes_the_named_packages_in_a_copy(environment):
+    """Nothing else is installed, the sample is run, and the environment is as it was."""
+    done, (install, tests) = run_oldest(environment, "transformers", SAMPLE="tests/model")
+    assert done.returncode == 0, done.stderr
+    assert install == f"-m pip install --quiet transformers=={pins('constraints-oldest.txt')['transformers']}"
+    assert tests.startswith("-m pytest ")
+    assert tests.endswith(" tests/model")
+    assert {path.name for path in environment.iterdir()} == {"venv", "asked"}
+
+
+def test_oldest_run_without_names_takes_every_pin(environment):
+    """Before a release."""
+    _, (install, _) = run_oldest(environment)
+    wanted = [f"{name}=={version}" for name, version in pins("constraints-oldest.txt").items()]
+    assert install.split()[-len(wanted) :] == wanted
+
+
+def test_usual_sample_of_the_oldest_run_is_there(environment):
+    """A test file that was renamed would be missed in silence otherwise."""
+    _, (_, tests) = run_oldest(environment, "transformers")
+    sample = [word for word in tests.split() if word.startswith("tests/")]
+    assert len(sample) > 3
+    assert [name for name in sample if not (ROOT / name).exists()] == []
+
+
+def test_oldest_run_says_in_one_line_that_it_needs_the_registry(environment):
+    """No test is run on the wrong versions."""
+    done, asked = run_oldest(environment, "transformers", PIP_FAILS="1")
+    assert done.returncode == 1
+    assert len(asked) == 1
+    assert re.fullmatch(r"error: can't install transformers==\S+: .*package registry.*\n", done.stderr)
+
+
+def test_oldest_run_refuses_a_package_without_a_pin(environment):
+    """By name."""
+    done, asked = run_oldest(environment, "transformer")
+    assert done.returncode == 1
+    assert not asked
+    assert done.stderr == "error: constraints-oldest.txt pins no transformer\n"

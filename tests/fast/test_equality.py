@@ -30,10 +30,17 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(params=MACHINES.values(), ids=MACHINES)
-def machine(request):
-    """Each of them, unless this one can't play it."""
+def float32_machine(request):
+    """Each of them, unless this one can't multiply float32 as it would."""
     with playing(request.param):
-        yield request.param
+        yield
+
+
+@pytest.fixture(params=MACHINES.values(), ids=MACHINES)
+def bfloat16_machine(request):
+    """The same for bfloat16."""
+    with playing(request.param, torch.bfloat16):
+        yield
 
 
 def both(model, batch, dtype=torch.float32):
@@ -44,7 +51,7 @@ def both(model, batch, dtype=torch.float32):
         return plain, logits_and_gradients(model, batch, autocast=autocast)
 
 
-@pytest.mark.usefixtures("machine")
+@pytest.mark.usefixtures("float32_machine")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_fast_logits_and_gradients_are_the_plain_ones(family, lengths):
@@ -53,7 +60,7 @@ def test_fast_logits_and_gradients_are_the_plain_ones(family, lengths):
     assert largest_difference(fast, plain) < 1e-5
 
 
-@pytest.mark.usefixtures("machine")
+@pytest.mark.usefixtures("float32_machine")
 @pytest.mark.parametrize("lengths", [[512], [512, 3, 200]])
 def test_fast_is_plain_at_the_longest_rows_a_model_reads(lengths):
     """512 tokens: positions to the last, one row that fills it and short ones beside it."""
@@ -75,7 +82,7 @@ def test_a_float32_product_that_rounds_to_bfloat16_would_be_seen(monkeypatch):
     assert largest_difference(fast, plain) > 1e-3
 
 
-@pytest.mark.usefixtures("machine")
+@pytest.mark.usefixtures("bfloat16_machine")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fast_bfloat16_is_as_near_to_float32_as_plain_bfloat16_is(family):
     """Both round, in other places: neither logits nor any gradient of the fast path may be further off than 6e-2 of the

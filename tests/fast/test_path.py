@@ -62,7 +62,7 @@ def test_only_fast_float32_goes_through_onednn(name, dtype, plain):
     """In training and in prediction, where the machine gains by it and does not round; the switch is put back."""
     model, seen = adapted(), []
     model.classifier.register_forward_hook(lambda *_: seen.append(torch.backends.mkldnn.matmul.fp32_precision))
-    with playing(MACHINES[name]):
+    with playing(MACHINES[name], dtype):
         before = torch.backends.mkldnn.matmul.fp32_precision
         settings = config(epochs=1, precision=Precision(dtype, CPU).name, plain=plain)
         train(model, tiny_rows(8), tiny_rows(8), settings, **QUIET)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from lora_scratch.commands import evaluate, predict, train
+from support.alarm import no_hang
 from safetensors.torch import load_file, save_file
 from support.command_line import call, train_arguments
 from support.damage import reseal
@@ -283,10 +284,21 @@ def test_a_number_that_no_computer_counts_to_is_one_line(name, tmp_path, monkeyp
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.mark.parametrize("script", NAMES)
+def test_more_processes_or_threads_than_a_machine_has_are_refused(script, tmp_path, monkeypatch, capsys):
+    """4,096 at most; with 2^62 the operating system would be the one to say no, in the middle of the work."""
+    monkeypatch.chdir(tmp_path)
+    for flag in flags_of(script):
+        for value in ("4097", str(2**62)) if flag.name in ("--processes", "--threads") else ():
+            assert re.search(r"found \d+; expected [01] to 4096", refusal(flag, value, (1, 2), capsys))
+    assert [*tmp_path.iterdir()] == []
+
+
 def refusal(flag, value, code, capsys):
     """What is said on stderr of one value; standard output stays open, as it was, and empty."""
     stdout = sys.stdout
-    found = call(command(flag.command), *flag.line(value))
+    with no_hang():
+        found = call(command(flag.command), *flag.line(value))
     captured = capsys.readouterr()
     assert found in (code if isinstance(code, tuple) else (code,)), (str(flag), value[:20], captured.err)
     assert sum("error: " in line for line in captured.err.splitlines()) == 1, captured.err

@@ -69,23 +69,24 @@ REAL = Machine(
 )
 
 
-def why_not(machine: Machine) -> str:
-    """Why this machine can't play `machine`; empty if it can."""
+def why_not(machine: Machine, dtype: torch.dtype) -> str:
+    """Why this machine can't multiply in `dtype` as `machine` would; empty if it can."""
     if machine.onednn and not REAL.onednn:
         return "this torch has no oneDNN, or no switch for it"
+    if dtype is torch.bfloat16:
+        return "this CPU packs no bfloat16" if machine.packs_bfloat16 and not REAL.packs_bfloat16 else ""
     if machine.float32_goes_through_onednn and REAL.amx:
         return "this CPU has AMX: oneDNN would round float32 to bfloat16"
     if machine.float32_goes_through_onednn and machine.packing and not REAL.packing:
         return "this torch packs no weights"
-    if machine.packs_bfloat16 and not REAL.bf16_products:
-        return "oneDNN multiplies no bfloat16 on this CPU"
     return ""
 
 
 @contextmanager
-def playing(machine: Machine) -> Iterator[None]:
-    """Inside, products take the route of `machine`, and every model is large enough for oneDNN; skips if that can't be."""
-    if reason := why_not(machine):
+def playing(machine: Machine, dtype: torch.dtype = torch.float32) -> Iterator[None]:
+    """Inside, products in `dtype` take the route of `machine`, and every model is large enough for oneDNN; skips if that
+    can't be."""
+    if reason := why_not(machine, dtype):
         pytest.skip(reason)
     with answering(machine), RoundedProducts() if machine.amx else nullcontext():
         yield

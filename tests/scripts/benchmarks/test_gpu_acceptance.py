@@ -33,7 +33,7 @@ def test_the_whole_script_runs_on_a_cpu(job, tmp_path, capsys):
     """Nothing fails and nothing is called proven; a line for each part, a table, and all of it as JSON."""
     inputs = ["--model", job.base, "--dataset", job.data]
     assert call(gpu_acceptance, *inputs, "--device", "cpu", "--json", tmp_path / "all.json") == 0
-    report = json.loads((tmp_path / "all.json").read_text())
+    report = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
     assert report["accepted"] is True
     assert [each["part"] for each in report["results"]] == [part.name for part in PARTS]
     statuses = {each["part"]: each["status"] for each in report["results"]}
@@ -73,7 +73,7 @@ def test_a_part_without_its_inputs_is_skipped_by_name(capsys):
 def test_a_part_runs_in_a_process_of_its_own(tmp_path, capsys):
     """With the flags of the command; its figures come back."""
     assert call(gpu_acceptance, "--device", "cpu", "--only", "profile", "--json", tmp_path / "all.json") == 0
-    (result,) = json.loads((tmp_path / "all.json").read_text())["results"]
+    (result,) = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["results"]
     assert result["status"] == "small form"
     assert result["figures"]["eager"]["operators_per_step"] > 100
     assert result["figures"]["eager"]["host_us_per_step"] > 0
@@ -95,7 +95,7 @@ def test_a_failing_part_is_reported_and_the_others_run(monkeypatch, tmp_path, ca
     assert "failed: resume: ended with -11: no output" in out
     assert out.splitlines()[-1] == "NOT ACCEPTED: resume"
     assert err == "error: NOT ACCEPTED: resume; the table says why\n"
-    report = json.loads((tmp_path / "all.json").read_text())
+    report = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
     assert (report["accepted"], len(report["results"])) == (False, 3)
 
 
