@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.pages import blocks, commands, missing_flags
+from support.pages import blocks, commands, is_ours, missing_flags
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,9 +24,9 @@ def test_readme_snippets_run_in_order(tmp_path, monkeypatch):
     exec(compile("\n".join(snippets), "README.md", "exec"), {})  # noqa: S102
 
 
-@pytest.mark.parametrize("line", [line for line in commands(README) if "scripts/" in line])
+@pytest.mark.parametrize("line", [line for line in commands(README) if is_ours(line)])
 def test_readme_commands_name_flags_that_exist(line):
-    """Every flag of every command is in that script's `--help`."""
+    """Every flag of every command is in its `--help`."""
     assert missing_flags(line) == []
 
 

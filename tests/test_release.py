@@ -114,7 +114,8 @@ def test_a_command_gets_its_own_words_and_is_called_as_it_was(program, name, mon
 def test_a_module_of_ones_own_is_imported_before_the_command(tmp_path, monkeypatch, capsys):
     """One that registers a layer, from the folder one is in; one that is not there is wrong usage."""
     (tmp_path / "brought_along.py").write_text("import sys\nsys.brought_along = True\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     monkeypatch.setattr(sys, "brought_along", False, raising=False)
     assert start(monkeypatch, "--import", "brought_along", "combine", "--help") == 0
     assert sys.brought_along

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.pages import blocks, commands, missing_flags
+from support.pages import blocks, commands, is_ours, missing_flags
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -33,9 +33,9 @@ def test_snippets_of_a_page_run_in_order(page, elsewhere):
     exec(compile("\n".join(blocks(PAGES[page], "python")), page, "exec"), {"__name__": page})  # noqa: S102
 
 
-@pytest.mark.parametrize("line", sorted({line for text in PAGES.values() for line in commands(text) if "scripts/" in line}))
+@pytest.mark.parametrize("line", sorted({line for text in PAGES.values() for line in commands(text) if is_ours(line)}))
 def test_commands_name_flags_that_exist(line):
-    """Every flag is in that script's `--help`."""
+    """Every flag is in the `--help` of the command."""
     assert missing_flags(line) == []
 
 
@@ -62,20 +62,20 @@ def test_tests_that_a_page_names_exist(page):
         assert f"def {name}(" in tests, name
 
 
-def test_vera_is_a_variant_of_the_scripts_too(elsewhere, monkeypatch, capsys):
+def test_vera_is_a_variant_of_the_commands_too(elsewhere, monkeypatch, capsys):
     """Trained, reported and taken apart, without a tensor by LoRA's names; what needs them says so."""
     from lora_scratch.__main__ import main
 
     def run(*words):
-        monkeypatch.setattr(sys, "argv", ["lora_scratch", "--import", "vera", *map(str, words)])
+        monkeypatch.setattr(sys, "argv", ["lora-scratch", "--import", "vera", *map(str, words)])
         main()
         return capsys.readouterr().out
 
     few = ["--limit_train", 64, "--limit_eval", 24, "--epochs", 1]
     assert "report: run/report.json" in run("train", "--variant", "vera", *few, "--output_dir", "run")
-    assert " 8 " in run("inspect_adapter", "run/adapter")  # two vectors, and a ΔW of rank 8
-    assert "nothing wrong" in run("inspect_adapter", "run/adapter", "--verify", "--model", "demo")
-    for line in (["compress", "run/adapter", "--output", "small"], ["export", "run/adapter", "--split", "parts"]):
+    assert " 8 " in run("inspect", "run/adapter")  # two vectors, and a ΔW of rank 8
+    assert "nothing wrong" in run("inspect", "run/adapter", "--verify", "--model", "demo")
+    for line in (["compress", "run/adapter", "--output", "small"], ["export", "split", "run/adapter", "--output", "parts"]):
         with pytest.raises(SystemExit, match=r"^1$"):
             run(*line)
         assert "has other tensors than LoRA's A and B" in capsys.readouterr().err

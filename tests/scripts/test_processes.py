@@ -66,7 +66,7 @@ def lines(told):
     return [line for _, _, err in told for line in err.splitlines() if line.startswith(("error", "interrupted"))]
 
 
-@pytest.mark.parametrize("flags", [[], ["--fsdp", "True"]], ids=["whole", "fsdp"])
+@pytest.mark.parametrize("flags", [[], ["--fsdp"]], ids=["whole", "fsdp"])
 def test_an_evaluation_shared_by_two_processes_is_that_of_one(job, tmp_path, flags):
     """Each row counted once, and every figure exactly; from a shared base the losses to rounding."""
     arguments = [job.adapter, "--temperature", "--json"]

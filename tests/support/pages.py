@@ -5,9 +5,9 @@ import io
 import re
 import shlex
 from functools import cache
-from pathlib import Path
 
 from support.command_line import call
+from support.typed_flags import COMMANDS, command
 
 
 def blocks(page, language):
@@ -20,20 +20,32 @@ def commands(page):
     return [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
 
 
+def is_ours(line):
+    """Whether the line starts one of the commands."""
+    return re.search(r"(^|\s)(lora-scratch|-m lora_scratch|\S*scripts/\S+\.py) ", f"{line} ") is not None
+
+
 def missing_flags(line):
-    """The flags of a command that the script's `--help` does not know."""
+    """The flags of a command that its `--help` does not know; a command that there is not is an error."""
     words = shlex.split(line, comments=True)
-    script = next(word for word in words if word.startswith("scripts/"))
-    own = " ".join(words[words.index(script) :]).split()  # those before it are torchrun's; a value may hold flags itself
-    known = _help(Path(script).stem)
-    if "goes to train.py" in known:  # compare.py hands them on
-        known += _help("train")
+    start = next(n for n, word in enumerate(words) if re.fullmatch(r"lora[-_]scratch|\S*scripts/\S+\.py", word))
+    program, own = words[start], words[start + 1 :]
+    while program.startswith("lora") and own[0] == "--import":
+        own = own[2:]
+    name = own.pop(0) if program.startswith("lora") else next(n for n, m in COMMANDS.items() if program.endswith(_file(m)))
+    job = own[:1] if name == "export" else []
+    known = _help(name, *job) + (_help("train") if name in ("compare", "section7") else "")
+    own = " ".join(own).split()  # a value may hold flags itself
     return [word for word in own if word.startswith("--") and word not in known]
 
 
+def _file(module):
+    return f"scripts/{module.replace('.', '/')}.py"
+
+
 @cache
-def _help(script):
+def _help(name, *job):
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
-        assert call(__import__(script), "--help") == 0
+        assert call(command(name), *job, "--help") == 0
     return shown.getvalue()

@@ -104,7 +104,7 @@ def test_one_process_is_two_and_two_machines_of_one(tmp_path, accumulation_steps
     flags = [*SHORT, "--accumulation_steps", accumulation_steps, "--learning_rate", learning_rate]
     shapes = {"one": {}, "two": {"processes": 2}, "machines": {"nodes": 2}, "fsdp": {"processes": 2}}
     for name, shape in shapes.items():
-        more = ["--fsdp", "True"] if name == "fsdp" else []
+        more = ["--fsdp"] if name == "fsdp" else []
         run("train.py", *flags, *more, "--output_dir", tmp_path / name, **shape)
         adapter, found = tmp_path / "one" / "adapter", tmp_path / f"{name}.json"
         run("evaluate.py", adapter, *more, "--json", found, **shape)

@@ -28,7 +28,7 @@ def test_ablation_tries_every_part_and_is_measured_as_evaluate_measures(job, mad
     found, _ = made
     assert len(found["trials"]) == 1 + 5 * 2 + 6 + 3
     report = tmp_path / "report.json"
-    arguments = ["--adapter", job.adapter, "--split", "validation", "--precision", "fp32", "--json", report]
+    arguments = [job.adapter, "--split", "validation", "--precision", "fp32", "--json", report]
     assert call(evaluate, *arguments) == 0
     measured = json.loads(report.read_text(encoding="utf-8"))
     assert (found["rows"], found["baseline"], found["adapted"]) == (
