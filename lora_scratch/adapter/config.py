@@ -5,26 +5,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from copy import copy
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 from ..errors import ConfigError
 from ..layers import METHODS, OFFSET_METHODS, adapter_variants
+from ..runtime.options import flag
 
 REGEX = "re:"  # a target or exclude of this form is a regular expression over whole module names
 ALL_LINEAR = "all-linear"
 BIASES = ("none", "lora_only", "all")
 
 Value = TypeVar("Value")
-
-
-def flag(default: Any, meaning: str, **metadata: Any) -> Any:
-    """Return a dataclass field that the commands turn into a flag, with its help; a list or dict is copied."""
-    about = {"help": meaning, **metadata}
-    if isinstance(default, list | dict):
-        return field(default_factory=lambda: copy(default), metadata=about)
-    return field(default=default, metadata=about)
 
 
 @dataclass

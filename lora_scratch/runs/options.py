@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..adapter import BASE_PRECISIONS, LoRAConfig
-from ..adapter.config import flag
 from ..errors import ConfigError
+from ..runtime.options import flag
 from ..runtime.paths import typed_path
 from ..training import TrainingConfig
 from .presets import PRESETS

@@ -1,20 +1,20 @@
-"""How to train: the settings of the loop, validated."""
+"""The settings of the training loop, validated."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..adapter.config import flag
 from ..errors import ConfigError
+from ..runtime.options import flag
 from ..runtime.precision import DTYPES
 from .schedule import SCHEDULES
 
-LOADED, PROBE = HEAD_STARTS = ("loaded", "probe")  # as the model came, or fitted to the frozen features
+LOADED, PROBE = HEAD_STARTS = ("loaded", "probe")
 
 
 @dataclass
 class TrainingConfig:
-    """The settings of the training loop. The scripts turn these fields into flags.
+    """The settings of the training loop. The commands turn these fields into flags.
 
     Raises:
         ConfigError: a value out of bounds, with the bounds.
@@ -25,39 +25,38 @@ class TrainingConfig:
     epochs: int = flag(3, "passes over the training rows")
     batch_size: int = flag(32, "rows in a forward pass, over all processes")
     learning_rate: float = flag(1e-3, "peak learning rate of AdamW")
-    loraplus_ratio: float = flag(1.0, "LoRA+: the learning rate of B is this many times that of A (1: plain LoRA)")
+    loraplus_ratio: float = flag(1.0, "LoRA+: learning rate of B over that of A (1: plain LoRA)")
     weight_decay: float = flag(0.01, "decoupled weight decay; biases and other vectors have none")
-    warmup_ratio: float = flag(0.06, "share of all optimizer steps in which the learning rate rises from 0")
-    schedule: str = flag("linear", f"how the learning rate falls after the warm-up: {', '.join(SCHEDULES)}")
+    warmup_ratio: float = flag(0.06, "share of all steps in which the learning rate rises from 0")
+    schedule: str = flag("linear", f"fall of the learning rate: {', '.join(SCHEDULES)}")
     accumulation_steps: int = flag(1, "forward passes in an optimizer step")
-    head_start: str = flag(
-        LOADED, "where the head starts: loaded, as the model came, or probe, fitted to the frozen features in some seconds"
-    )
+    head_start: str = flag(LOADED, "first values of the head: loaded, or probe (a fit to features)")
     clip_norm: float = flag(1.0, "largest global gradient norm; 0 switches clipping off")
-    max_skipped: int = flag(25, "steps in a row without a finite loss and gradient after which the run stops")
-    precision: str = flag("auto", "compute dtype: fp32, bf16, fp16, or auto for what the device does well")
+    max_skipped: int = flag(25, "stop after so many steps in a row that are not finite")
+    precision: str = flag("auto", "compute dtype: fp32, bf16, fp16, or auto (by device)")
     seed: int = flag(0, "seed of the head, the adapter, the order of rows and dropout")
-    device: str = flag("auto", "cpu, cuda, or auto for CUDA where there is a GPU")
+    device: str = flag("auto", "cpu, cuda, or auto for CUDA if there is a GPU")
     threads: int = flag(0, "CPU threads; 0 leaves the choice to torch")
-    plain: bool = flag(False, "the plain path: without the fast one, which is equal to rounding, or in law for dropout")
+    plain: bool = flag(False, "use the plain path: the model's own code, without the fast path")
 
     def __post_init__(self) -> None:
-        checks: list[tuple[bool, str, object, str]] = [
-            (self.epochs >= 1, "--epochs", self.epochs, "at least 1"),
-            (self.batch_size >= 1, "--batch_size", self.batch_size, "at least 1"),
-            (0 < self.learning_rate < 10, "--learning_rate", self.learning_rate, "above 0 and below 10"),
-            (0 < self.loraplus_ratio < 1e4, "--loraplus_ratio", self.loraplus_ratio, "above 0"),
-            (0 <= self.weight_decay < 10, "--weight_decay", self.weight_decay, "at least 0 and below 10"),
-            (0 <= self.warmup_ratio < 1, "--warmup_ratio", self.warmup_ratio, "at least 0 and below 1"),
-            (self.schedule in SCHEDULES, "--schedule", self.schedule, " or ".join(SCHEDULES)),
-            (self.accumulation_steps >= 1, "--accumulation_steps", self.accumulation_steps, "at least 1"),
-            (self.head_start in HEAD_STARTS, "--head_start", self.head_start, " or ".join(HEAD_STARTS)),
-            (0 <= self.clip_norm < float("inf"), "--clip_norm", self.clip_norm, "at least 0"),
-            (self.max_skipped >= 1, "--max_skipped", self.max_skipped, "at least 1"),
-            (self.precision in {"auto", *DTYPES}, "--precision", self.precision, f"auto, {', '.join(DTYPES)}"),
-            (0 <= self.threads <= 4096, "--threads", self.threads, "0 to 4096"),
-            (0 <= self.seed < 2**63, "--seed", self.seed, "from 0 to 2^63 - 1"),
-        ]
-        for holds, where, found, expected in checks:
-            if not holds:
-                raise ConfigError(f"found {found!r}", where=where, expected=expected)
+        checks = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "learning_rate": (0 < self.learning_rate < 10, "above 0 and below 10"),
+            "loraplus_ratio": (0 < self.loraplus_ratio < 1e4, "above 0 and below 10000"),
+            "weight_decay": (0 <= self.weight_decay < 10, "at least 0 and below 10"),
+            "warmup_ratio": (0 <= self.warmup_ratio < 1, "at least 0 and below 1"),
+            "schedule": (self.schedule in SCHEDULES, " or ".join(SCHEDULES)),
+            "accumulation_steps": (self.accumulation_steps >= 1, "at least 1"),
+            "head_start": (self.head_start in HEAD_STARTS, " or ".join(HEAD_STARTS)),
+            "clip_norm": (0 <= self.clip_norm < float("inf"), "at least 0"),
+            "max_skipped": (self.max_skipped >= 1, "at least 1"),
+            "precision": (self.precision in {"auto", *DTYPES}, f"auto, {', '.join(DTYPES)}"),
+            "threads": (0 <= self.threads <= 4096, "0 to 4096"),
+            "seed": (0 <= self.seed < 2**63, "from 0 to 2^63 - 1"),
+        }
+        for name, (valid, expected) in checks.items():
+            if not valid:
+                found = f"found {getattr(self, name)!r}"
+                raise ConfigError(found, where=f"--{name}", expected=expected)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora_scratch.adapter.config import flag
 from lora_scratch.errors import ConfigError
+from lora_scratch.runtime.options import flag
 
 from .contenders import CONTENDERS, DEFAULT
 from .growth import GROWTHS, measure_growth, measure_peak

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from lora_scratch.adapter import LoRAConfig
-from lora_scratch.adapter.config import flag
 from lora_scratch.data import Encoded, Splits
 from lora_scratch.errors import ConfigError
 from lora_scratch.model import Base
@@ -20,6 +19,7 @@ from lora_scratch.runs import (
     resolve_adapter,
 )
 from lora_scratch.runtime.device import resolve_device
+from lora_scratch.runtime.options import flag
 from lora_scratch.runtime.precision import Precision, resolve_precision
 from lora_scratch.training import TrainingConfig
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from lora_scratch.adapter.config import flag
 from lora_scratch.errors import ConfigError
+from lora_scratch.runtime.options import flag
 
 from .parts import PARTS
 
