@@ -1,7 +1,7 @@
 """Load an adapter into a copy of the base that shares its memory.
 
-Only the few tensors that an adapter replaces (head, biases) are new, so the copy needs little memory.
-The adapter is read by `load_adapter`, so every check of an adapter folder is made.
+Only the tensors that an adapter replaces (head, biases) are new, so the copy needs little memory. The
+adapter is read by `load_adapter`, so every check of an adapter folder is made.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from .head_split import give_head_to_base
 
 
 def save_split(saved: TrainedAdapter, place: Path) -> dict[str, str]:
-    """Write `place`/base, an ordinary model with the trained head, and `place`/adapter, LoRA without it.
+    """Write `place`/base, a plain model with the trained head, and `place`/adapter, LoRA without it.
 
     Both together are the adapter model, tensor for tensor.
 
@@ -42,7 +42,7 @@ def save_split(saved: TrainedAdapter, place: Path) -> dict[str, str]:
 
 
 def server_settings(saved: TrainedAdapter) -> dict[str, str]:
-    """Return the largest rank, the modules and the variant, as a server's own settings name them."""
+    """Return the largest rank, the modules and the variant, in the words of a server's settings."""
     layers = adapter_layers(saved.base.model)
     ranks = sorted({layer.rank for layer in layers.values()})
     return {

@@ -106,7 +106,8 @@ def resolve_adapter(base: Base, config: LoRAConfig) -> LoRAConfig:
 
 
 def _check_covered(base: Base, heads: Sequence[str]) -> None:
-    stays = [name for name in base.newly_initialized if not any(name.startswith(f"{head}.") for head in heads)]
+    trained = tuple(f"{head}." for head in heads)
+    stays = [name for name in base.newly_initialized if not name.startswith(trained)]
     if stays:
         owners = sorted({name.rpartition(".")[0] for name in stays})
         raise ConfigError(

@@ -17,8 +17,8 @@ LOGITS = "logits.safetensors"
 
 def write_logits(folder: Path, *, labels: Tensor, **logits: Tensor | None) -> None:
     """Write the logits of each model by name, and the labels. Shape: labels (n,), logits (n, C)."""
-    tensors = {"labels": labels, **{name: values for name, values in logits.items() if values is not None}}
-    write_bytes(folder / LOGITS, save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}))
+    tensors = {name: t.contiguous().cpu() for name, t in logits.items() if t is not None}
+    write_bytes(folder / LOGITS, save({"labels": labels.contiguous().cpu(), **tensors}))
 
 
 def read_logits(folder: Path) -> Mapping[str, Tensor]:

@@ -19,8 +19,8 @@ def model_card(provenance: Provenance, config: LoRAConfig, results: str) -> str:
         "trained in full" if in_full else "not trained, but part of it"
     }: {", ".join(heads) or "nothing else"}.
 
-Data: {provenance.data.source}. Training: {training.epochs} epochs, batch size {training.batch_size}, learning rate
-{training.learning_rate:g}, seed {training.seed}. Hashes and versions are in provenance.json.
+Data: {provenance.data.source}. Training: {training.epochs} epochs, batch size {training.batch_size},
+learning rate {training.learning_rate:g}, seed {training.seed}. Hashes and versions are in provenance.json.
 
 ## Results on the test rows
 

@@ -46,8 +46,8 @@ class TrainedAdapter:
 
     def data_options(self, *, dataset: str | None = None, limit_eval: int | None = None) -> DataOptions:
         """Return the options of the training's rows, or of `dataset` read in the same way."""
-        recorded = {f.name: getattr(self.provenance.data, f.name, None) for f in fields(DataOptions)}
-        options = DataOptions(**{name: value for name, value in recorded.items() if value is not None})
+        known = {f.name: getattr(self.provenance.data, f.name, None) for f in fields(DataOptions)}
+        options = DataOptions(**{key: value for key, value in known.items() if value is not None})
         return replace(options, dataset=dataset or options.dataset, limit_eval=limit_eval)
 
     def recorded(self, name: str, value: Value | None, kind: type[Value]) -> Value:
@@ -101,7 +101,7 @@ def open_rows(saved: TrainedAdapter, *, dataset: str | None = None, limit_eval: 
 
 
 def problems_with_base(folder: Path, *, model: str) -> list[str]:
-    """Return every reason why the adapter does not fit the base `model`, faults in its files apart."""
+    """Return every reason why the adapter does not fit the base `model`, file faults apart."""
     try:
         base = open_base_of(_provenance(folder, model=model), model)
         return problems_on(base.model, folder, must_cover=base.newly_initialized)

@@ -27,8 +27,8 @@ def make_trainable(
 ) -> None:
     """Let `trainable`, one of TRAINABLE, require gradients and nothing else.
 
-    `all` injects no adapter. With `adapter` the head modules stay as they are, random where the base
-    has none. The file holds them all the same: on another copy of the base they would be different.
+    `all` injects no adapter. With `adapter` the head modules stay as they are, random where the
+    base has none. The file holds them all the same: another copy of the base would draw others.
 
     Raises:
         ConfigError, TargetError: as `inject`.

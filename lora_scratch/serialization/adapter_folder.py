@@ -30,7 +30,9 @@ def read_provenance(folder: Path) -> Provenance | None:
         AdapterFileError: it is there and is not what `save_adapter` writes.
     """
     path = folder / PROVENANCE
-    return Provenance.from_json(_read_json(path), where=str(path)) if os.path.lexists(path) else None
+    if not os.path.lexists(path):  # a link to nothing is no absent file
+        return None
+    return Provenance.from_json(_read_json(path), where=str(path))
 
 
 def read_tensors(folder: Path, provenance: Provenance | None) -> dict[str, Tensor]:
@@ -47,7 +49,7 @@ def read_tensors(folder: Path, provenance: Provenance | None) -> dict[str, Tenso
     if provenance and provenance.adapter_sha256 != file_sha256(content):
         problems.append(f"its SHA-256 is not the one in {PROVENANCE}")
     if problems:
-        raise AdapterFileError(problems, where=str(path), remedy=REMEDY)
+        raise _damaged(path, *problems)
     return without_wrapper_copies(tensors)
 
 
@@ -65,7 +67,8 @@ def read_config(folder: Path, tensors: Mapping[str, Tensor], provenance: Provena
     path = folder / CONFIG
     fields = _read_json(path)
     try:
-        heads = list(provenance.head_modules) if provenance else heads_in(tensors, bias=fields.get("bias", "none"))
+        stored = heads_in(tensors, bias=fields.get("bias", "none"))
+        heads = list(provenance.head_modules) if provenance else stored
         return from_peft_config(fields, head_modules=heads)
     except AdapterFileError as error:
         raise AdapterFileError(error.problems, where=str(path)) from error
@@ -75,7 +78,7 @@ def _parse(content: bytes, path: Path) -> dict[str, Tensor]:
     try:
         return load(content)
     except (SafetensorError, ValueError, KeyError, OverflowError) as error:
-        raise AdapterFileError([f"not a whole safetensors file ({error})"], where=str(path), remedy=REMEDY) from error
+        raise _damaged(path, f"not a whole safetensors file ({error})") from error
 
 
 def _fault(name: str, tensor: Tensor) -> str | None:
@@ -86,15 +89,14 @@ def _fault(name: str, tensor: Tensor) -> str | None:
 
 def _read(path: Path) -> bytes:
     """Return the bytes of a regular file: reading a pipe or a device could take for ever."""
-    expected = "an adapter folder as save_adapter or PEFT writes it"
     try:
         regular = stat.S_ISREG(path.stat().st_mode)
         content = path.read_bytes() if regular else b""
     except (OSError, ValueError) as error:  # ValueError: NUL in the name
         reason = getattr(error, "strerror", error)
-        raise AdapterFileError([f"can't be read ({reason})"], where=str(path), expected=expected) from error
+        raise _unreadable(path, f"can't be read ({reason})") from error
     if not regular:
-        raise AdapterFileError(["not a regular file"], where=str(path), expected=expected)
+        raise _unreadable(path, "not a regular file")
     return content
 
 
@@ -104,7 +106,16 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, AdapterFileError):  # of _read, and a ValueError too
             raise
-        raise AdapterFileError([f"not valid JSON ({error})"], where=str(path), remedy=REMEDY) from error
+        raise _damaged(path, f"not valid JSON ({error})") from error
     if not isinstance(content, dict):
-        raise AdapterFileError(["not a JSON object"], where=str(path), remedy=REMEDY)
+        raise _damaged(path, "not a JSON object")
     return content
+
+
+def _unreadable(path: Path, problem: str) -> AdapterFileError:
+    expected = "an adapter folder as save_adapter or PEFT writes it"
+    return AdapterFileError([problem], where=str(path), expected=expected)
+
+
+def _damaged(path: Path, *problems: str) -> AdapterFileError:
+    return AdapterFileError(problems, where=str(path), remedy=REMEDY)

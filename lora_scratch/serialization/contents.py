@@ -56,7 +56,7 @@ class AdapterContents:
             for name, layer in layers.items()
             for suffix, tensor in stored_tensors(layer).items()
         }
-        biases = {_bias_key(name, layers): bias.detach() for name, bias in trained_biases(model).items()}
+        biases = {_bias_key(name, layers): b.detach() for name, b in trained_biases(model).items()}
         heads = _module_tensors(model, names)
         companions = _module_tensors(model, _companions(model, names))
         companions = {key: tensor for key, tensor in companions.items() if key not in biases}
@@ -93,7 +93,7 @@ class AdapterContents:
 
     def as_bytes(self) -> bytes:
         """Return adapter_model.safetensors."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.tensors.items()}
         return save(tensors, metadata={"format": "pt"})
 
 
@@ -104,7 +104,7 @@ def _bias_key(name: str, layers: Iterable[str]) -> str:
 
 def _module_tensors(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     states = {name: model.get_submodule(name).state_dict() for name in names}
-    return {f"{PREFIX}{name}.{key}": t for name, state in states.items() for key, t in state.items()}
+    return {f"{PREFIX}{name}.{key}": t for name in states for key, t in states[name].items()}
 
 
 def _companions(model: nn.Module, heads: list[str]) -> list[str]:

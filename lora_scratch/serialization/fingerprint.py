@@ -1,8 +1,8 @@
 """Recognize a base by the SHA-256 of every adapted weight, and one of all other frozen tensors.
 
 An adapter is an update of particular numbers. Added to others it gives no error, only nonsense, so
-`load_adapter` compares. A base in float32 can be loaded in bfloat16 or float16 later, so its digests
-are recorded for these dtypes too.
+`load_adapter` compares. A base in float32 can be loaded in bfloat16 or float16 later, so digests for
+these dtypes are recorded too.
 """
 
 from __future__ import annotations
@@ -61,16 +61,17 @@ def _frozen(model: nn.Module) -> dict[str, Tensor]:
     layers = adapter_layers(model)
     trained = adapter_state(model).trained_base if is_adapted(model) else {}
     own = {id(p) for layer in layers.values() for p in layer.adapter_tensors().values()}
-    base: dict[str, Tensor] = {base_name(name, layers): p for name, p in model.named_parameters() if id(p) not in own}
-    quantized = {f"{name}.weight": m for name, m in model.named_modules() if isinstance(m, NF4Linear)}
-    base |= {base_name(name, layers): m.weight for name, m in quantized.items()}
+    base: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if id(p) not in own}
+    quantized = {n: m for n, m in model.named_modules() if isinstance(m, NF4Linear)}
+    base |= {f"{name}.weight": module.weight for name, module in quantized.items()}
+    base = {base_name(name, layers): tensor for name, tensor in base.items()}
     return {name: base[name] for name in sorted(base) if name not in trained}
 
 
 def _agrees(tensors: list[Tensor], recorded: Mapping[str, str]) -> bool:
     own = _name(tensors[0].dtype if tensors else torch.float32)
     comparable = [own] if own in recorded else [name for name in recorded if own == "float32"]
-    return bool(comparable) and _digest(tensors, getattr(torch, comparable[0])) == recorded[comparable[0]]
+    return any(_digest(tensors, getattr(torch, name)) == recorded[name] for name in comparable[:1])
 
 
 def _reachable(tensors: list[Tensor]) -> list[torch.dtype]:

@@ -46,7 +46,7 @@ def load_adapter(
     folder = Path(folder)
     provenance = read_provenance(folder)
     tensors = read_tensors(folder, provenance)
-    config = _inject_saved(model, read_config(folder, tensors, provenance), provenance, where=folder)
+    config = _inject_saved(model, folder, tensors, provenance)
     contents = AdapterContents.of(model)
     try:
         _check_tensors(contents, tensors, provenance, must_cover=must_cover, where=folder / WEIGHTS)
@@ -72,7 +72,7 @@ def problems_on(model: nn.Module, folder: Path, *, must_cover: Collection[str] =
     provenance, tensors, problems = read_provenance(folder), dict[str, Tensor](), list[str]()
     with suppress(AdapterFileError):
         tensors = read_unchecked_tensors(folder)
-    _inject_saved(model, read_config(folder, tensors, provenance), provenance, where=folder)
+    _inject_saved(model, folder, tensors, provenance)
     contents = AdapterContents.of(model)
     check_tensors = partial(_check_tensors, contents, tensors, provenance, must_cover=must_cover, where=folder)
     check_base = partial(_check_base, model, provenance, where=folder)
@@ -85,17 +85,20 @@ def problems_on(model: nn.Module, folder: Path, *, must_cover: Collection[str] =
     return problems
 
 
-def _inject_saved(model: nn.Module, config: LoRAConfig, provenance: Provenance | None, *, where: Path) -> LoRAConfig:
+def _inject_saved(
+    model: nn.Module, folder: Path, tensors: Mapping[str, Tensor], provenance: Provenance | None
+) -> LoRAConfig:
+    config = read_config(folder, tensors, provenance)
     names = {name for name, _ in model.named_modules() if name}
     # The tensors of a module that is not in the model are reported by name, as unexpected.
-    config = replace(config, head_modules=[head for head in config.head_modules or [] if head in names])
+    config = replace(config, head_modules=[head for head in config.head_modules or () if head in names])
     # All tensors of ours come from the file; a registered variant may keep a random one outside it.
     drawing = NoRandomNumbers() if config.variant in IN_PEFT else nullcontext()
     try:
         with drawing:
             inject(model, config, seed=provenance.seed if provenance else 0)
     except LoraScratchError as error:
-        raise AdapterFileError([f"does not fit this model: {error}"], where=str(where)) from error
+        raise AdapterFileError([f"does not fit this model: {error}"], where=str(folder)) from error
     return config
 
 

@@ -8,9 +8,9 @@
     base_model.model.<module>.<tensor>               head modules and other trained biases
 
 pissa and olora are written as the plain LoRA that they equal: twice the rank, the same scaling
-(layers/offset.py). So is a registered variant that is plain LoRA (LoRA-FA is). The folder of any other
-variant says `"peft_type": "LORA_SCRATCH"`: PEFT refuses it, and this package reads it where the variant
-is registered.
+(layers/offset.py). So is a registered variant that is plain LoRA (LoRA-FA is). The folder of any
+other variant says `"peft_type": "LORA_SCRATCH"`: PEFT refuses it, and this package reads it where the
+variant is registered.
 
 Source: peft 0.21.2, its own `save_pretrained` and `from_pretrained`; see tests/parity.
 """
@@ -36,7 +36,7 @@ SUFFIXES = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector", "lora_emb
 
 # Values that do not change the mathematics. Any other unknown field has to be empty, zero or false.
 HARMLESS: dict[str, tuple[Any, ...]] = {
-    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),  # only the start of training
+    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),  # only the start
     "megatron_core": ("megatron.core",),
     "qalora_group_size": (16,),
 }
@@ -155,8 +155,8 @@ def from_peft_config(fields: Mapping[str, Any], *, head_modules: list[str]) -> L
 def without_wrapper_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Drop the second and third copy of head biases that PEFT writes where `bias` is "all".
 
-    PEFT collects every bias of its wrapped model: also `classifier.modules_to_save.bias`, the same as
-    `classifier.bias`, and `classifier.original_module.bias`, the untrained one. In a head of several
+    PEFT collects every bias of its wrapped model: also `classifier.modules_to_save.bias`, equal to
+    `classifier.bias`, and `classifier.original_module.bias`, the untrained one. In a head of many
     layers the former is called `classifier.modules_to_save.default.dense.bias`.
     """
     copies = (".original_module.", ".modules_to_save.default.", ".modules_to_save.")

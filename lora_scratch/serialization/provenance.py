@@ -85,7 +85,7 @@ class Provenance:
     document: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any], *, where: str = "provenance.json") -> Provenance:
+    def from_json(cls, document: Mapping[str, Any], where: str = "provenance.json") -> Provenance:
         """Check and read the JSON object.
 
         Raises:
@@ -135,10 +135,11 @@ def settings_by_module(names: Iterable[str], config: LoRAConfig) -> Settings:
 
 def differing_settings(present: Settings, recorded: Settings) -> list[str]:
     """Return one clause for every module whose settings are not the recorded ones."""
+    pairs = {name: (present.get(name), recorded.get(name)) for name in {**present, **recorded}}
     return [
-        f"{name} has {_describe(present.get(name))}, and provenance.json says {_describe(recorded.get(name))}"
-        for name in {**present, **recorded}
-        if present.get(name) != recorded.get(name)
+        f"{name} has {_describe(own)}, and provenance.json says {_describe(other)}"
+        for name, (own, other) in pairs.items()
+        if own != other
     ]
 
 

@@ -39,20 +39,21 @@ def save_adapter(
         notes: the history of the adapter (labels, data, training, versions), for provenance.json.
 
     Raises:
-        LoraScratchError: a trainable tensor that the file would not hold, a folder with other files,
-            notes that could not be read again, or a place that can't be written to.
+        LoraScratchError: a trainable tensor that the file would not hold, a folder with other
+            files, notes that could not be read again, or a place that can't be written to.
     """
     contents = AdapterContents.of(model)
     _check_place(Path(folder))
     _check_complete(contents)
     weights, own = contents.as_bytes(), contents.needs_own_format
-    origin = {"name": base_model, "precision": base_precision(model), "tensors": base or contents.fingerprint()}
-    provenance = _provenance(contents, notes or {}, base=origin, adapter_sha256=file_sha256(weights))
+    digests = base or contents.fingerprint()
+    record = {"name": base_model, "precision": base_precision(model), "tensors": digests}
+    provenance = _provenance(contents, notes or {}, base=record, adapter_sha256=file_sha256(weights))
     with new_folder(Path(folder)) as place:
         write_bytes(place / WEIGHTS, weights)
         in_out = contents.stores_in_out
         config = to_peft_config(contents.config, base_model=base_model, fan_in_fan_out=in_out, own=own)
-        write_text(place / CONFIG, json.dumps(config, indent=2, sort_keys=True))  # as PEFT: no newline at the end
+        write_text(place / CONFIG, json.dumps(config, indent=2, sort_keys=True))  # no newline, as PEFT
         write_json(place / PROVENANCE, provenance.as_json())
         write_text(place / CARD, card or _plain_card(base_model, own=own))
     return Path(folder)
