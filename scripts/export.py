@@ -24,6 +24,7 @@ from lora_scratch.adapter import dequantize_base
 from lora_scratch.deploy.formats import FORMATS, check_format, write_plain
 from lora_scratch.deploy.merge_check import DTYPES, TOLERANCES, MergeCheck, merge_check_rows, merge_if_equal
 from lora_scratch.deploy.split import save_split
+from lora_scratch.evaluation import Table, aligned_table
 from lora_scratch.runs import (
     CommandParser,
     TrainedAdapter,
@@ -157,12 +158,17 @@ def check_merge(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
 
 def table(check: MergeCheck) -> str:
     """One line a layer, then what the rows say."""
-    width = max(len("module"), *(len(row.name) for row in check.layers))
-    header = f"{'module':<{width}} {'|dW|/|W|':>9} {'survived':>9} {'error':>9} {'unchanged':>9}"
-    lines = [
-        f"{row.name:<{width}} {row.relative_norm:>9.2e} {row.survived:>9.4f} {row.error:>9.2e} {row.unchanged:>9.4f}"
+    rows = [
+        [
+            row.name,
+            f"{row.relative_norm:.2e}",
+            f"{row.survived:.4f}",
+            f"{row.error:.2e}",
+            f"{row.unchanged:.4f}",
+        ]
         for row in check.layers
     ]
+    header = ["module", "|dW|/|W|", "survived", "error", "unchanged"]
     logits = check.logits
     words = (
         f"{check.dtype}: logits not compared (--no_rows)"
@@ -170,7 +176,7 @@ def table(check: MergeCheck) -> str:
         else f"{check.dtype}, {logits.rows:,} rows of {logits.source}: largest logit error {logits.error:.1e} of their rms "
         f"(tolerance {check.tolerance:.1e}), {logits.flips:,} labels flip"
     )
-    return "\n".join([header, "-" * len(header), *lines, "", words])
+    return f"{aligned_table(Table(header, rows))}\n\n{words}"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_scratch.errors import AdapterFileError, ConfigError, printable
+from lora_scratch.evaluation import Table, aligned_table
 from lora_scratch.reporting import anatomy_page, check_installed, write_page
 from lora_scratch.runs import (
     add_adapter,
@@ -37,7 +38,7 @@ from lora_scratch.runtime.atomic import write_bytes, write_json
 from lora_scratch.serialization import problems_in_folder
 from lora_scratch.study.anatomy import Anatomy, anatomy, shares_by_depth, shares_by_projection
 
-COLUMNS = f"{'rank':>5} {'|dW|/|W|':>9} {'stable':>7} {'effective':>9} {'aligned':>8} {'intruders':>9}"
+COLUMNS = ["module", "rank", "|dW|/|W|", "stable", "effective", "aligned", "intruders"]
 
 
 def main() -> None:
@@ -86,18 +87,23 @@ def verify(folder: Path, *, model: str | None) -> None:
 
 def table(rows: Sequence[Anatomy], shares: Mapping[str, Mapping[str, float]]) -> str:
     """One line a module, then the shares of the squared norm of all updates."""
-    width = max(len("module"), *(len(row.name) for row in rows))
-    header = f"{'module':<{width}} {COLUMNS}"
-    lines = [
-        f"{row.name:<{width}} {row.rank:>5} {row.relative_norm:>9.4f} {row.stable_rank:>7.2f} {row.effective_rank:>9.2f} "
-        f"{row.alignment:>8.4f} {row.intruders:>9}"
+    cells = [
+        [
+            row.name,
+            str(row.rank),
+            f"{row.relative_norm:.4f}",
+            f"{row.stable_rank:.2f}",
+            f"{row.effective_rank:.2f}",
+            f"{row.alignment:.4f}",
+            str(row.intruders),
+        ]
         for row in rows
     ]
     parts = [
-        f"share of |dW|^2 by {by}: " + ", ".join(f"{name} {share:.1%}" for name, share in each.items())
-        for by, each in shares.items()
+        f"share of |dW|^2 by {by}: " + ", ".join(f"{name} {share:.1%}" for name, share in part.items())
+        for by, part in shares.items()
     ]
-    return "\n".join([header, "-" * len(header), *lines, "", *parts])
+    return "\n".join([aligned_table(Table(COLUMNS, cells)), "", *parts])
 
 
 def draw(rows: Sequence[Anatomy], folder: Path) -> None:

@@ -18,6 +18,7 @@ from .report import Report as Report
 from .report import TrainingCost as TrainingCost
 from .report import versions as versions
 from .tables import Table as Table
+from .tables import aligned_table as aligned_table
 from .tables import markdown_table as markdown_table
 from .tables import render as render
 from .tables import render_markdown as render_markdown

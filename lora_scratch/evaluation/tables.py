@@ -149,7 +149,12 @@ def training_line(train: TrainingCost) -> str:
 
 
 def _aligned(table: Table) -> str:
-    cells = [[_shortened(row[0]), *row[1:]] for row in (table.header, *table.rows)]
+    return aligned_table(Table(table.header, [[_shortened(row[0]), *row[1:]] for row in table.rows]))
+
+
+def aligned_table(table: Table) -> str:
+    """Return the table as text with aligned columns."""
+    cells = [table.header, *table.rows]
     widths = [max(map(_columns, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(_padded(row[i], width, left=not i) for i, width in enumerate(widths)) for row in cells]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

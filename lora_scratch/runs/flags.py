@@ -97,7 +97,12 @@ def parse(kinds: Sequence[Any], description: str, *, arguments: Sequence[str] | 
 def flag_parser(kinds: Sequence[Any], description: str) -> HfArgumentParser:
     """Return a parser with a flag for every field of these dataclasses, written in full; a mapping is given as JSON."""
     parser = HfArgumentParser(
-        tuple(kinds), prog=_program(), description=description, formatter_class=HelpFormatter, allow_abbrev=False
+        tuple(kinds),
+        prog=_program(),
+        usage="%(prog)s [--flag value ...]",
+        description=description,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
     )
     for action in parser._actions:
         if get_origin(action.type) is dict:

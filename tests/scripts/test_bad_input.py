@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from lora_scratch.commands import evaluate, predict, train
-from support.alarm import no_hang
 from safetensors.torch import load_file, save_file
+from support.alarm import no_hang
 from support.command_line import call, train_arguments
 from support.damage import reseal
 from support.folders import save_base
@@ -284,11 +284,11 @@ def test_a_number_that_no_computer_counts_to_is_one_line(name, tmp_path, monkeyp
     assert [*tmp_path.iterdir()] == []
 
 
-@pytest.mark.parametrize("script", NAMES)
-def test_more_processes_or_threads_than_a_machine_has_are_refused(script, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", COMMANDS)
+def test_more_processes_or_threads_than_a_machine_has_are_refused(name, tmp_path, monkeypatch, capsys):
     """4,096 at most; with 2^62 the operating system would be the one to say no, in the middle of the work."""
     monkeypatch.chdir(tmp_path)
-    for flag in flags_of(script):
+    for flag in flags_of(name):
         for value in ("4097", str(2**62)) if flag.name in ("--processes", "--threads") else ():
             assert re.search(r"found \d+; expected [01] to 4096", refusal(flag, value, (1, 2), capsys))
     assert [*tmp_path.iterdir()] == []

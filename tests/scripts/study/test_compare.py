@@ -1,10 +1,11 @@
 """scripts/study/compare.py: the rungs on the same rows, resumable, one table, tested against one of them."""
 
 import json
+from pathlib import Path
 
 import pytest
 from lora_scratch.commands import train
-from lora_scratch.commands.study import compare
+from lora_scratch.commands.study import compare, section7
 from support.command_line import call, train_arguments
 
 from lora_scratch.evaluation import mcnemar
@@ -36,6 +37,34 @@ def in_process(monkeypatch):
 
     monkeypatch.setattr(sweep, "_train", run)
     return places
+
+
+def test_the_command_that_trains_is_where_comparisons_look_for_it():
+    """They start it as a process of its own, from a checkout and from a wheel."""
+    for module in (compare, section7):
+        assert Path(train.__file__).samefile(module.TRAIN)
+
+
+def test_a_comparison_and_its_trainings_take_their_flags_from_one_file(arguments, tmp_path, in_process):
+    """Flags of compare and of train side by side; one that is typed counts more, and every run records what it was given."""
+    keys = [str(flag).removeprefix("--") for flag in arguments[::2]]
+    job = {**dict(zip(keys, map(str, arguments[1::2]), strict=True)), "rungs": ["lora"], "seeds": [0, 1]}
+    config = tmp_path / "job.yaml"
+    config.write_text(json.dumps({**job, "output_dir": str(tmp_path / "unused"), "epochs": 9}), encoding="utf-8")
+    folder = tmp_path / "comparison"
+    assert call(compare, "--config", config, "--output_dir", folder, "--seeds", 1, "--epochs", 1) == 0
+    assert in_process == [folder / "lora" / "seed-1"]
+    record = json.loads((folder / "lora" / "seed-1" / "config.json").read_text(encoding="utf-8"))
+    assert (record["TrainingConfig"]["epochs"], record["LoRAConfig"]["rank"]) == (1, 4)
+    assert not (tmp_path / "unused").exists()
+
+
+@pytest.mark.parametrize("key", ["seed", "resume"])
+def test_a_flag_that_compare_sets_is_refused_in_a_file_too(tmp_path, capsys, key):
+    """As on the command line."""
+    (tmp_path / "job.yaml").write_text(f"{key}: 3\n", encoding="utf-8")
+    assert call(compare, "--config", tmp_path / "job.yaml", "--output_dir", tmp_path / "x") == 2
+    assert f"--{key}=3 is set for each run" in capsys.readouterr().err
 
 
 def test_compare_runs_every_rung_with_every_seed_and_goes_on_where_it_stopped(arguments, tmp_path, capsys, in_process):
