@@ -13,7 +13,8 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from lora_scratch.arithmetic.combine import Combination, combined, open_parts, save_combination
+from lora_scratch.arithmetic.combine import Combination, combine_parts, open_part, save_combination
+from lora_scratch.evaluation import Table, aligned_table
 from lora_scratch.runs import (
     add_shared,
     argument_parser,
@@ -27,22 +28,23 @@ from lora_scratch.runtime.atomic import write_json
 
 
 def main() -> None:
-    """Open, add up, print, write."""
+    """Open the adapters, add them up, print the table, write the sum."""
     options = parse()
     place = check_free(Path(options.output), flag="--output")
     check_file(options.json)
-    folders, weights = terms(options)
-    parts = open_parts(folders, weights, model=options.model)
-    found = combined(parts, rank=options.rank, heads_from=options.heads_from)
-    print(table(found))
-    save_combination(found, place, command=command_line(), model=options.model)
+    terms = zip(*folders_and_weights(options), strict=True)
+    parts = [open_part(folder, weight, model=options.model) for folder, weight in terms]
+    total = combine_parts(parts, rank=options.rank, heads_from=options.heads_from)
+    print(table(total))
+    save_combination(total, place, command=command_line())
     if options.json:
-        write_json(Path(options.json), {"residual": found.residual, "modules": [asdict(row) for row in found.rows]})
+        modules = [asdict(row) for row in total.rows]
+        write_json(Path(options.json), {"residual": total.residual, "modules": modules})
     print(f"\nadapter: {place}")
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Read and check the command line."""
     parser = argument_parser(__doc__)
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--add", nargs="+", metavar="FOLDER", help="the sum of these adapters, with --weights a weighted one")
@@ -57,7 +59,7 @@ def parse() -> argparse.Namespace:
     add_shared(parser, "model", "json", model={"help": "base model, if not the one the adapters name"})
     options = parser.parse_args()
     check_given(parser, options)
-    folders, weights = terms(options)
+    folders, weights = folders_and_weights(options)
     if options.weights and not options.add:
         parser.error("--weights goes with --add")
     if len(weights) != len(folders):
@@ -69,8 +71,8 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def terms(options: argparse.Namespace) -> tuple[list[str], list[float]]:
-    """The folders and the weight of each."""
+def folders_and_weights(options: argparse.Namespace) -> tuple[list[str], list[float]]:
+    """Return the adapter folders, and the weight of each adapter."""
     if options.subtract:
         return options.subtract, [1.0, -1.0]
     if options.average:
@@ -78,15 +80,12 @@ def terms(options: argparse.Namespace) -> tuple[list[str], list[float]]:
     return options.add, options.weights or [1.0] * len(options.add)
 
 
-def table(found: Combination) -> str:
-    """One line a module: its rank, ‖ΔW‖ of the exact sum, and the share of that norm which the rank could not hold."""
-    width = max(len("module"), *(len(row.name) for row in found.rows))
-    header = f"{'module':<{width}} {'rank':>5} {'exact rank':>10} {'|dW|':>10} {'lost':>10}"
-    lines = [
-        f"{row.name:<{width}} {row.rank:>5} {row.exact_rank:>10} {row.norm:>10.4g} {row.residual:>10.2e}"
-        for row in found.rows
-    ]
-    return "\n".join([header, "-" * len(header), *lines, "", f"lost of all updates together: {found.residual:.2e}"])
+def table(total: Combination) -> str:
+    """Return a line for every module: its rank, ‖ΔW‖ of the exact sum, and ‖ΔW − ΔWᵣ‖ / ‖ΔW‖."""
+    header = ["module", "rank", "exact rank", "|dW|", "lost"]
+    rows = [[row.name, str(row.rank), str(row.exact_rank), f"{row.norm:.4g}", f"{row.residual:.2e}"] for row in total.rows]
+    lost = f"lost of all updates together: {total.residual:.2e}"
+    return f"{aligned_table(Table(header, rows))}\n\n{lost}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lora_scratch.arithmetic.compress import ENERGIES, Compression, compress, in_words, save_compression
+from lora_scratch.arithmetic.compress import (
+    ENERGIES,
+    Candidate,
+    Compression,
+    compress,
+    describe,
+    save_compression,
+)
 from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import WORSE, Predictor, Table, markdown_table
 from lora_scratch.runs import (
@@ -37,7 +44,7 @@ COLUMNS = ["energy kept", "modules", "ranks", "numbers", "bytes", "accuracy", "c
 
 
 def main() -> None:
-    """Open, search, print, write."""
+    """Open the adapter, search, print the tables, write the chosen one."""
     options = parse()
     place = check_free(Path(options.output), flag="--output")
     check_file(options.json)
@@ -48,19 +55,19 @@ def main() -> None:
     validation, test = (encode_rows(rows, saved.base, max_tokens=max_tokens) for rows in (splits.validation, splits.test))
     model = saved.base.model.to(precision.device)
     predict = Predictor(model, precision, saved.base.pad_token_id).logits
-    found = compress(saved, predict, validation=validation, test=test, energies=options.energies)
-    print(f"{candidates(found)}\n\n{modules(found)}\n\n{in_words(found)}")
+    result = compress(saved, predict, validation=validation, test=test, energies=options.energies)
+    print(f"{candidates(result)}\n\n{modules(result)}\n\n{describe(result)}")
     if options.json:
-        write_json(Path(options.json), found.record())
-    if found.tested.word == WORSE:
+        write_json(Path(options.json), result.as_json())
+    if result.tested.word == WORSE:
         remedy = "nothing is written; try larger --energies, or choose on more validation rows"
         raise ConfigError("significantly worse on the test rows", where=options.adapter, remedy=remedy)
-    save_compression(saved, found, place, command=command_line())
+    save_compression(saved, result, place, command=command_line())
     print(f"\nadapter: {place}")
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Read and check the command line."""
     parser = argument_parser(__doc__)
     add_adapter(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="where the adapter goes; must not hold files yet")
@@ -82,38 +89,42 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def candidates(found: Compression) -> str:
-    """The whole adapter and every candidate on the validation rows; the chosen one is marked."""
-    whole = ["whole", *shape(found.ranks), f"{found.size.parameters:,}", f"{found.size.file_bytes:,}"]
-    rows = [[*whole, f"{found.validation:.4f}", *[""] * 5]]
-    for each in found.candidates:
-        size, paired = each.size, each.validation
-        rows.append(
-            [
-                f"{each.kept:.2%}{' (chosen)' if each is found.chosen else ''}",
-                *shape(each.ranks),
-                f"{size.parameters:,}",
-                f"{size.file_bytes:,}",
-                f"{paired.accuracy:.4f}",
-                f"{paired.change:+.4f}",
-                str(paired.fixed),
-                str(paired.broken),
-                f"{paired.p_value:.2g}",
-                paired.word,
-            ]
-        )
+def candidates(result: Compression) -> str:
+    """Return a row for the whole adapter and for every candidate, on the validation rows."""
+    size = result.size
+    whole = ["whole", *shape(result.ranks), f"{size.parameters:,}", f"{size.file_bytes:,}"]
+    rows = [[*whole, f"{result.validation:.4f}", *[""] * 5]]
+    rows += [row(candidate, chosen=candidate is result.chosen) for candidate in result.candidates]
     return markdown_table(Table(COLUMNS, rows))
 
 
+def row(candidate: Candidate, *, chosen: bool) -> list[str]:
+    """Return the cells of one candidate."""
+    size, test = candidate.size, candidate.validation
+    return [
+        f"{candidate.kept:.2%}{' (chosen)' if chosen else ''}",
+        *shape(candidate.ranks),
+        f"{size.parameters:,}",
+        f"{size.file_bytes:,}",
+        f"{test.accuracy:.4f}",
+        f"{test.change:+.4f}",
+        str(test.fixed),
+        str(test.broken),
+        f"{test.p_value:.2g}",
+        test.word,
+    ]
+
+
 def shape(ranks: dict[str, int]) -> tuple[str, str]:
-    """How many modules there are, and the ranks they have."""
-    left = [rank for rank in ranks.values() if rank]
-    return str(len(left)), f"{min(left)} to {max(left)}"
+    """Return the number of adapted modules, and the lowest and highest rank."""
+    kept = [rank for rank in ranks.values() if rank]
+    return str(len(kept)), f"{min(kept)} to {max(kept)}"
 
 
-def modules(found: Compression) -> str:
-    """The rank that every module keeps."""
-    rows = [[name, str(rank), str(found.chosen.ranks[name])] for name, rank in found.ranks.items()]
+def modules(result: Compression) -> str:
+    """Return a row for every module: its rank before and after."""
+    kept = result.chosen.ranks
+    rows = [[name, str(rank), str(kept[name])] for name, rank in result.ranks.items()]
     return markdown_table(Table(["module", "rank", "kept"], rows))
 
 

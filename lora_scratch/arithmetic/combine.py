@@ -1,8 +1,7 @@
-"""Saved adapters into one: each opened on its base and checked, the sum written as an ordinary adapter folder."""
+"""Saved adapters combined into one: opened, checked, added up, and written as an adapter folder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,13 @@ from ..evaluation import versions
 from ..runs.model_card import combined_card
 from ..runs.trained_adapter import open_adapter, open_base_of
 from ..serialization import Provenance, save_adapter
-from .operations import combine, recompress, update_norm
+from .operations import combine, recompress
 from .update import AdapterUpdate, install_update, take_update
 
 
 @dataclass(frozen=True)
 class Part:
-    """One adapter of a sum.
-
-    Args:
-        base: the name of its base.
-    """
+    """One adapter of a sum; `base` is the name of its base model."""
 
     folder: str
     weight: float
@@ -33,7 +28,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Row:
-    """One module of a sum: its rank as written and as it added up, ‖ΔW‖, and what is lost of it, ‖ΔW − ΔWᵣ‖ / ‖ΔW‖."""
+    """One module of a sum: its rank, the rank of the exact sum, ‖ΔW‖, and ‖ΔW − ΔWᵣ‖ / ‖ΔW‖."""
 
     name: str
     rank: int
@@ -44,11 +39,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Combination:
-    """A sum of adapters.
-
-    Args:
-        heads_from: the folder whose heads were taken, if one was named.
-    """
+    """A sum of adapters; `heads_from` is the folder whose heads are used, if one was named."""
 
     update: AdapterUpdate
     rows: list[Row]
@@ -56,71 +47,58 @@ class Combination:
     heads_from: str | None
 
     @property
-    def holder(self) -> Part:
-        """The adapter whose labels and settings of data the sum goes on with: that of the heads, else the first."""
+    def main_part(self) -> Part:
+        """The adapter whose labels and data are recorded: that of the heads, else the first."""
         return next(part for part in self.parts if self.heads_from in (None, part.folder))
 
     @property
     def residual(self) -> float:
-        """The share that was lost of all updates together, √Σ‖ΔW − ΔWᵣ‖² / √Σ‖ΔW‖²."""
+        """The loss of all updates together, √Σ‖ΔW − ΔWᵣ‖² / √Σ‖ΔW‖²."""
         whole = sum(row.norm**2 for row in self.rows)
-        return float((sum((row.residual * row.norm) ** 2 for row in self.rows) / whole) ** 0.5) if whole else 0.0
+        lost = sum((row.residual * row.norm) ** 2 for row in self.rows)
+        return float((lost / whole) ** 0.5) if whole else 0.0
 
 
-def open_parts(folders: Sequence[str], weights: Sequence[float], *, model: str | None = None) -> list[Part]:
-    """What each folder changes, with all the checks that loading makes; the models themselves are let go.
-
-    Raises:
-        AdapterFileError: a folder, or its fit to the base. ModelError: the base can't be loaded. ConfigError: DoRA.
-    """
-    parts = []
-    for folder, weight in zip(folders, weights, strict=True):
-        saved = open_adapter(folder, model=model)
-        parts.append(Part(folder, weight, take_update(saved.base.model), saved.base.name, saved.provenance))
-    return parts
+def open_part(folder: str, weight: float, *, model: str | None = None) -> Part:
+    """Load an adapter with all checks, and keep its update; the model is freed."""
+    saved = open_adapter(folder, model=model)
+    return Part(folder, weight, take_update(saved.base.model), saved.base.name, saved.provenance)
 
 
-def combined(parts: list[Part], *, rank: int | None = None, heads_from: str | None = None) -> Combination:
-    """Σ weight · ΔW, recompressed to `rank` if there is one.
-
-    Raises:
-        ConfigError: labels that differ, heads or weights without a meaning, another base.
-    """
+def combine_parts(parts: list[Part], *, rank: int | None, heads_from: str | None) -> Combination:
+    """Return Σ weight · ΔW, in at most this rank. Raises ConfigError if labels or heads differ."""
     if heads_from is None:
         _check_labels(parts)
-    holder = None if heads_from is None else [part.folder for part in parts].index(heads_from)
-    exact = combine([part.update for part in parts], [part.weight for part in parts], heads_from=holder)
-    update, residuals = (exact, dict.fromkeys(exact.factors, 0.0)) if rank is None else recompress(exact, rank)
+    index = None if heads_from is None else [part.folder for part in parts].index(heads_from)
+    updates, weights = [part.update for part in parts], [part.weight for part in parts]
+    exact = combine(updates, weights, heads_from=index)
+    highest = max(factors.rank for factors in exact.factors.values())
+    update, residuals = recompress(exact, highest if rank is None else rank)
     rows = [
-        Row(name, update.factors[name].rank, factors.rank, update_norm(factors), residuals[name])
+        Row(name, update.factors[name].rank, factors.rank, factors.norm(), residuals[name])
         for name, factors in exact.factors.items()
     ]
     return Combination(update, rows, parts, heads_from)
 
 
-def save_combination(found: Combination, folder: Path, *, command: str, model: str | None = None) -> Path:
-    """Write it as an adapter folder; provenance.json says of what, with which weights, it is the sum.
-
-    `data` and `training` there are the holder's: what the scripts look up to measure with the same rows and precision.
-
-    Raises:
-        LoraScratchError: the folder can't be written.
-    """
-    holder = found.holder.provenance
-    base = open_base_of(holder, model or found.holder.base)
-    install_update(base.model, found.update, seed=holder.seed)
-    history: dict[str, Any] = {
-        **holder.select("labels", "data", "training"),
+def save_combination(combination: Combination, folder: Path, *, command: str) -> Path:
+    """Write an adapter folder; its provenance.json names the parts and their weights."""
+    main, residual = combination.main_part, combination.residual
+    base = open_base_of(main.provenance, main.base)
+    install_update(base.model, combination.update, seed=main.provenance.seed)
+    history = {
+        **main.provenance.select("labels", "data", "training"),
         "versions": versions(),
         "command": command,
         "combined": {
-            "of": [_origin(part) for part in found.parts],
-            "heads_from": found.heads_from,
-            "residual": found.residual,
+            "of": [_origin(part) for part in combination.parts],
+            "heads_from": combination.heads_from,
+            "residual": residual,
         },
     }
-    origins = [(part.folder, part.weight) for part in found.parts]
-    card = combined_card(base.name, holder.labels, origins, residual=found.residual, command=command)
+    origins = [(part.folder, part.weight) for part in combination.parts]
+    labels = main.provenance.labels
+    card = combined_card(base.name, labels, origins, residual=residual, command=command)
     return save_adapter(base.model, folder, base_model=base.name, notes=history, card=card)
 
 
@@ -131,11 +109,12 @@ def _origin(part: Part) -> dict[str, Any]:
 
 def _check_labels(parts: list[Part]) -> None:
     first = parts[0]
+    names = ", ".join(first.provenance.labels)
     for other in parts[1:]:
         if other.provenance.labels != first.provenance.labels:
             raise ConfigError(
                 f"its labels are {', '.join(other.provenance.labels)}",
                 where=other.folder,
-                expected=f"those of {first.folder}, in their order: {', '.join(first.provenance.labels)}",
+                expected=f"those of {first.folder}, in their order: {names}",
                 remedy="say whose head to take: --heads_from FOLDER",
             )

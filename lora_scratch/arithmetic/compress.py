@@ -1,8 +1,9 @@
-"""The smallest adapter that is not significantly worse: candidates judged on validation rows, the chosen one tested once.
+"""The smallest adapter that is not significantly worse.
 
-The candidates hold less and less of the update. The first one that is significantly worse than the whole ends the search,
-and the one before it is chosen: a smaller one that passes again would have passed by luck. Not significantly worse is not
-equally good, so what the chosen one gives on the test rows, which took no part in the choice, is what counts.
+Candidates hold less and less of the update, and each is tested against the whole adapter on the
+validation rows. The search stops at the first one that is significantly worse, and the one before
+it is chosen: if a smaller one passed again, it would be by luck. "Not significantly worse" is not
+"equally good". So the chosen adapter is measured on the test rows, which the search did not use.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from ..evaluation.verdict import BETTER, WORSE
 from ..runs.model_card import compressed_card
 from ..runs.trained_adapter import TrainedAdapter
 from ..serialization import AdapterContents, save_adapter
-from .truncation import allot, decompose, kept_energy, truncate
+from .truncation import choose_ranks, decompose, kept_energy, truncate
 from .update import AdapterUpdate, install_update, take_update
 
-ENERGIES = (1.0, 0.99, 0.98, 0.97, 0.96, 0.95, 0.92, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+ENERGIES = (1.0, 0.99, 0.98, 0.97, 0.96, 0.95, 0.92, 0.9, 0.85, *(n / 10 for n in range(8, 0, -1)))
 
 Predict = Callable[[Encoded], Tensor]
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of an adapter: the numbers in A and B, and the bytes of its file, which holds the head too."""
+    """The numbers in A and B, and the bytes of the adapter file, which holds the head too."""
 
     parameters: int
     file_bytes: int
@@ -44,10 +45,10 @@ class Candidate:
     """An adapter of lower ranks.
 
     Args:
-        energy: the share of Σ‖ΔW‖² that it was to hold.
-        kept: what it does hold.
+        energy: the share of Σ‖ΔW‖² to hold at least.
+        kept: the share that it holds.
         ranks: of every module, 0 for one that is left out.
-        validation: against the whole adapter.
+        validation: the test against the whole adapter.
     """
 
     energy: float
@@ -59,13 +60,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Compression:
-    """A search and what it came to.
+    """The result of a search.
 
     Args:
-        ranks, size, validation, test: of the whole adapter; the latter two are its accuracies.
-        candidates: in the order they were tried; the last may be the one that was worse.
-        rows: of the test split.
-        tested, interval: the chosen one there, and the 95 % interval of its change of accuracy.
+        ranks, size, validation, test: of the whole adapter; the last two are its accuracies.
+        candidates: in the order of the search; the last can be the one that is worse.
+        rows: the number of test rows.
+        tested, interval: the chosen adapter on these rows, and the 95 % interval of its change.
     """
 
     ranks: dict[str, int]
@@ -78,41 +79,46 @@ class Compression:
     tested: Paired
     interval: Interval
 
-    def record(self) -> dict[str, Any]:
-        """For JSON."""
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
         return asdict(self)
 
 
 def compress(
-    saved: TrainedAdapter, predict: Predict, *, validation: Encoded, test: Encoded, energies: Iterable[float] = ENERGIES
+    saved: TrainedAdapter,
+    predict: Predict,
+    *,
+    validation: Encoded,
+    test: Encoded,
+    energies: Iterable[float] = ENERGIES,
 ) -> Compression:
     """Search, and leave the chosen adapter in the model of `saved`.
 
     Args:
-        predict: the logits of that model, as it is when called.
+        predict: returns the logits of that model as it is at the call.
 
     Raises:
-        ConfigError: DoRA, which has no low rank, energies outside (0, 1], or none that keeps the accuracy.
+        ConfigError: DoRA, an energy outside (0, 1], or no candidate that keeps the accuracy.
     """
-    model, whole = saved.base.model, predict(validation)
-    whole_test, size = predict(test), _size(saved)
-    update = take_update(model)
+    whole, whole_test, size = predict(validation), predict(test), _size(saved)
+    update = take_update(saved.base.model)
     spectra, candidates = decompose(update), list[Candidate]()
     for energy in tqdm(sorted(set(energies), reverse=True), desc="compress", unit="step"):
-        smaller = truncate(update, spectra, allot(spectra, energy))
-        ranks = {name: smaller.factors[name].rank if name in smaller.factors else 0 for name in spectra}
+        smaller = truncate(update, spectra, choose_ranks(spectra, energy))
+        ranks = dict.fromkeys(spectra, 0) | _ranks(smaller)
         if candidates and ranks == candidates[-1].ranks:
             continue
-        _put(saved, smaller)
+        _replace_adapter(saved, smaller)
         verdict = paired(whole, predict(validation), validation.labels)
-        candidates.append(Candidate(energy, kept_energy(spectra, ranks), ranks, _size(saved), verdict))
+        kept = kept_energy(spectra, ranks)
+        candidates.append(Candidate(energy, kept, ranks, _size(saved), verdict))
         if verdict.word == WORSE:
             break
-    chosen = _chosen(candidates)
-    _put(saved, truncate(update, spectra, chosen.ranks))
+    chosen = _choose(candidates)
+    _replace_adapter(saved, truncate(update, spectra, chosen.ranks))
     logits = predict(test)
     return Compression(
-        ranks={name: factors.rank for name, factors in update.factors.items()},
+        ranks=_ranks(update),
         size=size,
         validation=measure(whole, validation.labels).accuracy,
         test=measure(whole_test, test.labels).accuracy,
@@ -124,56 +130,66 @@ def compress(
     )
 
 
-def save_compression(saved: TrainedAdapter, found: Compression, folder: Path, *, command: str) -> Path:
-    """Write the model's adapter, which is the chosen one; provenance.json says of what, and how it was chosen.
-
-    Raises:
-        LoraScratchError: the folder can't be written.
-    """
-    origin = saved.provenance.select("adapter_sha256", "validation", "combined", "compressed")
-    history: dict[str, Any] = {
+def save_compression(
+    saved: TrainedAdapter,
+    compression: Compression,
+    folder: Path,
+    *,
+    command: str,
+) -> Path:
+    """Write the chosen adapter; its provenance.json says what it was made from, and how."""
+    base, origin = saved.base, str(saved.folder)
+    selected = saved.provenance.select("adapter_sha256", "validation", "combined", "compressed")
+    history = {
         **saved.provenance.select("labels", "data", "training"),
         "versions": versions(),
         "command": command,
-        "compressed": {
-            "from": {"folder": str(saved.folder), **origin},
-            **found.record(),
-        },
+        "compressed": {"from": {"folder": origin, **selected}, **compression.as_json()},
     }
-    card = compressed_card(saved.base.name, saved.labels, str(saved.folder), in_words(found), command=command)
-    return save_adapter(saved.base.model, folder, base_model=saved.base.name, notes=history, card=card)
+    card = compressed_card(base.name, saved.labels, origin, describe(compression), command=command)
+    return save_adapter(base.model, folder, base_model=base.name, notes=history, card=card)
 
 
-def in_words(found: Compression) -> str:
-    """How much smaller, and what that costs on the test rows."""
-    whole, size, tested, interval = found.size, found.chosen.size, found.tested, found.interval
-    ending = {WORSE: "significantly worse", BETTER: "significantly better"}.get(tested.word, "a difference is not shown")
+def describe(compression: Compression) -> str:
+    """Return sentences: how much smaller the adapter is, and the change on the test rows."""
+    whole, size = compression.size, compression.chosen.size
+    tested, interval = compression.tested, compression.interval
+    endings = {WORSE: "significantly worse", BETTER: "significantly better"}
     return (
-        f"{whole.parameters / size.parameters:.1f} times fewer numbers in A and B ({whole.parameters:,} -> "
-        f"{size.parameters:,}), a file {whole.file_bytes / size.file_bytes:.1f} times smaller ({whole.file_bytes:,} -> "
-        f"{size.file_bytes:,} bytes).\nOn the {found.rows:,} test rows, which took no part in the choice, the accuracy goes "
-        f"from {found.test:.4f} to {tested.accuracy:.4f}, a change of {tested.change:+.4f} (95 % interval "
-        f"{interval.low:+.4f} to {interval.high:+.4f}),\nwith {tested.fixed} rows fixed and {tested.broken} broken "
-        f"(p = {tested.p_value:.2g}): {ending}."
+        f"{whole.parameters / size.parameters:.1f} times fewer numbers in A and B "
+        f"({whole.parameters:,} -> {size.parameters:,}), "
+        f"a file {whole.file_bytes / size.file_bytes:.1f} times smaller "
+        f"({whole.file_bytes:,} -> {size.file_bytes:,} bytes).\n"
+        f"On the {compression.rows:,} test rows, which took no part in the choice, the accuracy "
+        f"goes from {compression.test:.4f} to {tested.accuracy:.4f}, a change of "
+        f"{tested.change:+.4f} (95 % interval {interval.low:+.4f} to {interval.high:+.4f}),\n"
+        f"with {tested.fixed} rows fixed and {tested.broken} broken (p = {tested.p_value:.2g}): "
+        f"{endings.get(tested.word, 'a difference is not shown')}."
     )
 
 
-def _chosen(candidates: list[Candidate]) -> Candidate:
-    fit = [each for each in candidates if each.validation.word != WORSE]
-    if not fit:
-        first = candidates[0]
+def _choose(candidates: list[Candidate]) -> Candidate:
+    passed = [candidate for candidate in candidates if candidate.validation.word != WORSE]
+    if not passed:
+        kept, p_value = candidates[0].kept, candidates[0].validation.p_value
         raise ConfigError(
-            f"holding {first.kept:.2%} of the update is already significantly worse (p = {first.validation.p_value:.2g})",
+            f"holding {kept:.2%} of the update is already significantly worse (p = {p_value:.2g})",
             where="--energies",
             remedy="begin with more, at most 1",
         )
-    return fit[-1]
+    return passed[-1]
 
 
-def _put(saved: TrainedAdapter, update: AdapterUpdate) -> None:
-    install_update(remove_adapter(saved.base.model), update, seed=saved.provenance.seed).eval()
+def _ranks(update: AdapterUpdate) -> dict[str, int]:
+    return {name: factors.rank for name, factors in update.factors.items()}
+
+
+def _replace_adapter(saved: TrainedAdapter, update: AdapterUpdate) -> None:
+    model = remove_adapter(saved.base.model)
+    install_update(model, update, seed=saved.provenance.seed).eval()
 
 
 def _size(saved: TrainedAdapter) -> Size:
     contents = AdapterContents.of(saved.base.model)
-    return Size(sum(tensor.numel() for tensor in contents.adapter.values()), len(contents.as_bytes()))
+    parameters = sum(tensor.numel() for tensor in contents.adapter.values())
+    return Size(parameters, len(contents.as_bytes()))

@@ -1,4 +1,4 @@
-"""lora_scratch/arithmetic/operations.py: sums of ΔW against ΔW written out, and the best lower rank against the dense SVD."""
+"""lora_scratch/arithmetic/operations.py: sums against dense ΔW, and the best lower rank against the dense SVD."""
 
 import math
 from dataclasses import replace
@@ -12,13 +12,21 @@ from support.tiny import tiny_distilbert
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, scaled
-from lora_scratch.arithmetic.operations import add, average, combine, concatenate, recompress, scale, subtract, update_norm
+from lora_scratch.arithmetic.operations import combine, concatenate, recompress
 from lora_scratch.arithmetic.update import AdapterUpdate, Factors, install_update, take_update
 from lora_scratch.errors import BaseMismatchError, ConfigError
 from lora_scratch.testing import move_adapter
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 V1 = "distilbert.transformer.layer.1.attention.v_lin"
+
+
+def add(*updates, **options):
+    return combine(updates, [1.0] * len(updates), **options)
+
+
+def average(*updates, **options):
+    return combine(updates, [1 / len(updates)] * len(updates), **options)
 
 
 def random_factors(rank, out, width, seed=0, dtype=torch.float64):
@@ -83,14 +91,16 @@ class TestSums:
         exact = sum(w * deltas(model)[V1] for w, model in zip(weights, models, strict=True))
         torch.testing.assert_close(dense(found.factors[V1]), exact, **EXACT)
 
-    def test_named_sums_are_combinations(self):
+    @pytest.mark.parametrize(
+        "weights",
+        [(1, 1), (1, -1), (-0.3,), (1 / 3, 1 / 3, 1 / 3)],
+        ids=["sum", "difference", "multiple", "mean"],
+    )
+    def test_sums_differences_multiples_and_means_are_combinations(self, weights):
         """a + b, a − b, t·a, and the mean of three."""
-        a, b, c = (update(seed, head_modules=[]) for seed in (1, 2, 3))
-        for found, weights in ((add(a, b), (1, 1, 0)), (subtract(a, b), (1, -1, 0)), (scale(a, -0.3), (-0.3, 0, 0))):
-            exact = sum(w * dense(each.factors[V1]) for w, each in zip(weights, (a, b, c), strict=True))
-            torch.testing.assert_close(dense(found.factors[V1]), exact, **EXACT)
-        exact = sum(dense(each.factors[V1]) for each in (a, b, c)) / 3
-        torch.testing.assert_close(dense(average(a, b, c).factors[V1]), exact, **EXACT)
+        updates = [update(seed, head_modules=[]) for seed in range(len(weights))]
+        exact = sum(w * dense(u.factors[V1]) for w, u in zip(weights, updates, strict=True))
+        torch.testing.assert_close(dense(combine(updates, weights).factors[V1]), exact, **EXACT)
 
     @pytest.mark.parametrize(
         ("family", "options"),
@@ -147,8 +157,8 @@ class TestSums:
     def test_an_adapter_minus_itself_is_the_base(self):
         """Exact zeros cancel to rounding, and the norm says so."""
         one = update(1, head_modules=[], bias="all")
-        nothing = subtract(one, one)
-        assert all(update_norm(factors) < 1e-12 for factors in nothing.factors.values())
+        nothing = combine([one, one], [1, -1])
+        assert all(factors.norm() < 1e-12 for factors in nothing.factors.values())
         torch.testing.assert_close(logits(install_update(tiny_distilbert(), nothing)), logits(tiny_distilbert()))
 
 
@@ -185,10 +195,10 @@ class TestHeads:
     def test_a_head_that_all_have_is_kept_bit_for_bit(self):
         """Whatever the weights: then it is the frozen part of both."""
         one = update(1)
-        for found in (scale(one, 0.1), combine([one, one], [0.3, 0.7]), subtract(one, one)):
+        for found in (combine([one], [0.1]), combine([one, one], [0.3, 0.7]), combine([one, one], [1, -1])):
             assert all(torch.equal(tensor, one.heads[name]) for name, tensor in found.heads.items())
         with scaled(adapted(1), 0.1) as dial:
-            torch.testing.assert_close(logits(install_update(tiny_distilbert(), scale(one, 0.1))), logits(dial))
+            torch.testing.assert_close(logits(install_update(tiny_distilbert(), combine([one], [0.1]))), logits(dial))
 
     def test_heads_that_differ_are_no_sum(self):
         """1 − 1 and 1 + 1 heads mean nothing; one can be taken."""
@@ -364,7 +374,7 @@ class TestRecompress:
         first, second = random_factors(5, 97, 83, seed=1), random_factors(5, 97, 83, seed=2)
         with Shapes() as shapes:
             small, _ = recompress(combine([alone(first), alone(second)], [0.5, -2]), 3)
-            update_norm(small.factors["q"])
+            small.factors["q"].norm()
         assert (10, 83) in shapes.seen
         assert not [shape for shape in shapes.seen if max(math.prod(shape), 1) >= 83 * 83]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.families import logits, record, tiny
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, remove_adapter
-from lora_scratch.arithmetic.truncation import allot, decompose, kept_energy, truncate
+from lora_scratch.arithmetic.truncation import choose_ranks, decompose, kept_energy, truncate
 from lora_scratch.arithmetic.update import install_update, take_update
 from lora_scratch.errors import ConfigError
 from lora_scratch.study.anatomy import LowRankSVD
@@ -57,7 +57,7 @@ def best_by_count(found):
 def test_ranks_are_the_fewest_directions_that_hold_the_energy(values, energy):
     """Of all choices of as many directions none holds more, and none of fewer holds enough."""
     found = spectra(*(sorted(each, reverse=True) for each in values))
-    ranks, best = allot(found, energy), best_by_count(found)
+    ranks, best = choose_ranks(found, energy), best_by_count(found)
     count = sum(ranks.values())
     assert kept_energy(found, ranks) == pytest.approx(best[count], rel=1e-12)
     assert best[count] >= energy - 1e-12
@@ -67,9 +67,9 @@ def test_ranks_are_the_fewest_directions_that_hold_the_energy(values, energy):
 def test_ranks_by_hand():
     """Σσ² = 9 + 4 + 1 + 4 + 2 = 20: 17 of it is 85 %, and the weak module is left out."""
     found = spectra([3.0, 2.0, 1.0], [2.0], [2.0**0.5])
-    assert allot(found, 0.85) == {"a": 2, "b": 1, "c": 0}
-    assert allot(found, 0.85001) == {"a": 2, "b": 1, "c": 1}
-    assert allot(found, 1) == {"a": 3, "b": 1, "c": 1}
+    assert choose_ranks(found, 0.85) == {"a": 2, "b": 1, "c": 0}
+    assert choose_ranks(found, 0.85001) == {"a": 2, "b": 1, "c": 1}
+    assert choose_ranks(found, 1) == {"a": 3, "b": 1, "c": 1}
     assert kept_energy(found, {"a": 2, "b": 1, "c": 0}) == pytest.approx(17 / 20)
 
 
@@ -79,7 +79,7 @@ def test_what_is_lost_is_the_tail_of_the_singular_values(family, energy):
     """Eckart and Young, in every module against the dense SVD in float64; in all, the energy that was given up."""
     update = take_update(adapted(family, targets=["c_attn", "wte"] if family == "gpt2" else None))
     found = decompose(update)
-    ranks = allot(found, energy)
+    ranks = choose_ranks(found, energy)
     smaller = truncate(update, found, ranks)
     lost = whole = 0.0
     for name, factors in update.factors.items():
@@ -103,7 +103,7 @@ def test_an_adapter_of_rank_2_stored_at_rank_8_falls_to_rank_2_with_the_same_log
             layer.lora_B.copy_(layer.lora_B @ mix.T)
     expected, update = logits(model), take_update(model)
     found = decompose(update)
-    ranks = allot(found, 1)
+    ranks = choose_ranks(found, 1)
     assert set(ranks.values()) == {2}
     install_update(remove_adapter(model), truncate(update, found, ranks)).eval()
     assert {layer.rank for layer in adapter_layers(model).values()} == {2}
@@ -152,11 +152,11 @@ def test_a_selection_by_layer_becomes_names():
 def test_an_energy_outside_its_bounds_is_refused(energy):
     """Each with the bounds."""
     with pytest.raises(ConfigError, match=r"energy: found .*; expected above 0 and at most 1"):
-        allot(spectra([1.0]), energy)
+        choose_ranks(spectra([1.0]), energy)
 
 
 def test_an_update_of_nothing_is_refused():
     """An untrained adapter has no strongest direction."""
     update = take_update(inject(tiny("distilbert"), LoRAConfig(rank=4, alpha=6), seed=0))
     with pytest.raises(ConfigError, match="every update is zero: there is nothing to compress; expected a trained adapter"):
-        allot(decompose(update), 0.9)
+        choose_ranks(decompose(update), 0.9)

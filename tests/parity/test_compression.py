@@ -7,7 +7,7 @@ import torch
 from support.families import logits, tiny
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
-from lora_scratch.arithmetic.truncation import allot, decompose, truncate
+from lora_scratch.arithmetic.truncation import choose_ranks, decompose, truncate
 from lora_scratch.arithmetic.update import install_update, take_update
 from lora_scratch.serialization import load_adapter, save_adapter
 from lora_scratch.testing import move_adapter, relative_error
@@ -36,7 +36,7 @@ def test_a_compressed_folder_loads_in_peft_with_the_same_updates(tmp_path, famil
                 tensor.mul_(0.7**number if family != "gpt2" else 0.3 if number == 0 else 0.8**number)
     update = take_update(model)
     spectra = decompose(update)
-    ranks = allot(spectra, 0.9)
+    ranks = choose_ranks(spectra, 0.9)
     assert 0 in ranks.values()
     assert len(set(ranks.values())) > 2
     ours = install_update(tiny(family), truncate(update, spectra, ranks)).eval()
