@@ -51,8 +51,5 @@ class VeRALinear(AdapterLayer):
             b, d, A, B = map(at_least_float32, (self.b, self.d, self.A, self.B))
             return self.scaling * (b[:, None] * B) @ (d[:, None] * A)
 
-    def effective_weight(self) -> Tensor:
-        return self.weight + self.delta_weight()
-
     def adapter_tensors(self) -> dict[str, nn.Parameter]:
         return {"vera_d": self.d, "vera_b": self.b}

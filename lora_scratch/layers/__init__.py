@@ -1,4 +1,4 @@
-"""The mathematics. Each file is one idea, imports torch alone, and reads like its paper. Start with lora.py."""
+"""The mathematics: one idea in every file, with torch alone. Start with lora.py."""
 
 from .conv1d import LoRAConv1D as LoRAConv1D
 from .conv1d import stores_in_out as stores_in_out

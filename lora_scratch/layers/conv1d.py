@@ -2,49 +2,37 @@ r"""LoRA on transformers' `Conv1D`, the linear layer of GPT-2, which stores its 
 
     y = x W + b + scaling · (dropout(x) Aᵀ) Bᵀ        W (in, out),  ΔW = scaling · (B A)ᵀ
 
-A and B are what they are on `nn.Linear`; only the side on which the weight stands is another. The class is recognized by
-its full name, so nothing here imports transformers.
+A and B have the same shapes as on `nn.Linear`; W and ΔW are transposed. The class is recognized by
+its full name, so this file does not import transformers.
 """
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .lora import LowRankLayer, at_least_float32
+from .lora import LowRankLayer
 from .registry import register
 
 CONV1D = "transformers.pytorch_utils.Conv1D"
 
 
 def stores_in_out(base: nn.Module) -> bool:
-    """Whether this is transformers' Conv1D, whose weight is (in, out)."""
+    """Return whether the layer is transformers' Conv1D, whose weight is (in, out)."""
     return f"{type(base).__module__}.{type(base).__qualname__}" == CONV1D
 
 
 def out_in(base: nn.Module, weight: Tensor) -> Tensor:
-    """A weight of `base` as (out, in), or an (out, in) matrix as `base` stores it: Conv1D has the transpose of Linear's."""
+    """Convert a weight of `base` to (out, in), or an (out, in) matrix to the shape in `base`."""
     return weight.T if stores_in_out(base) else weight
 
 
 @register("lora", CONV1D)
 class LoRAConv1D(LowRankLayer):
-    """y = x W + b + scaling · (dropout(x) Aᵀ) Bᵀ, with W (in, out) and b frozen. Arguments as for `LoRALinear`.
-
-    Shape: lora_A (rank, in), lora_B (out, rank); x (..., in) -> (..., out).
-
-    Raises:
-        ValueError: an argument out of bounds.
-    """
-
-    def feature_counts(self) -> tuple[int, int]:
-        """Return in and out of the layer, whose weight is (in, out)."""
-        in_features, out_features = self.weight.shape
-        return in_features, out_features
+    """y = x W + b + scaling · (dropout(x) Aᵀ) Bᵀ, with W and b frozen. See `LowRankLayer`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x W + b + scaling · (dropout(x) Aᵀ) Bᵀ. Shape: x (..., in) -> (..., out)."""
+        """Return y. Shape: x (..., in) -> (..., out). Dtype: autocast's, else that of x."""
         if self.merged_weight is not None and self.enabled:
             return F.linear(x, self.merged_weight.T, self.bias)
         y: Tensor = self.base(x)  # (..., out)
@@ -54,15 +42,5 @@ class LoRAConv1D(LowRankLayer):
         return y + self.scaling * F.linear(low, self.lora_B.to(low.dtype))
 
     def delta_weight(self) -> Tensor:
-        """ΔW = scaling · (B A)ᵀ, shape (in, out), in float32 or wider also under autocast."""
-        with torch.autocast(self.lora_A.device.type, enabled=False):
-            product: Tensor = at_least_float32(self.lora_B) @ at_least_float32(self.lora_A)
-            return self.scaling * product.T
-
-    def effective_weight(self) -> Tensor:
-        """W + scaling · (B A)ᵀ, shape (in, out), in float32 or wider."""
-        return self.weight + self.delta_weight()
-
-    def adapter_tensors(self) -> dict[str, nn.Parameter]:
-        """A and B under PEFT's names."""
-        return {"lora_A.weight": self.lora_A, "lora_B.weight": self.lora_B}
+        """Return ΔW = scaling · (B A)ᵀ, shape (in, out), in float32 or wider."""
+        return self.scaled_product(self.lora_A, self.lora_B).T

@@ -1,30 +1,29 @@
 r"""LoRA: a frozen linear layer plus a trained low-rank update of its weight. Start reading here.
 
-A linear layer computes y = x Wᵀ + b. Fine-tuning would change W to W + ΔW and train out·in numbers. LoRA keeps W frozen
-and writes the change as a product of two thin matrices,
+A linear layer computes y = x Wᵀ + b. LoRA freezes W and b and trains the factors of an update:
 
     ΔW = scaling · B A        A (rank, in),  B (out, rank),  scaling = alpha / rank
 
-so only rank·(in + out) numbers are trained: for DistilBERT's 768 x 768 projections and rank 8, 2 % of them. Multiplied
-from the right, ΔW itself is never formed:
+These are rank·(in + out) numbers instead of out·in: 2 % for DistilBERT's layers of 768 x 768 and
+rank 8. The output is computed from the factors, without building ΔW:
 
-    y = x Wᵀ + b + scaling · (dropout(x) Aᵀ) Bᵀ
+    y = x (W + ΔW)ᵀ + b = x Wᵀ + b + scaling · (x Aᵀ) Bᵀ
 
-B starts at zero, so the adapted layer starts as the base, exactly. A starts random: were both zero, neither would learn.
+B starts at zero, so the adapted layer starts exactly as the base. A starts random: A's gradient has
+the factor B, and B's gradient has the factor A. If both were zero, neither would ever change.
 
-Worked example, in = 2, out = 3, rank = 1, alpha = 2, so scaling = 2:
+Example, as in `tests/layers/test_lora.py`: in = 2, out = 3, rank = 1, alpha = 2, so scaling = 2.
 
-    A = [1 2]    B = [1 0 -1]ᵀ    x = [3 1]    x Aᵀ = 3·1 + 1·2 = 5    2 · 5 · Bᵀ = [10 0 -10]
+    A = [1 2]  B = [1 0 -1]ᵀ  x = [3 1]  x Aᵀ = 3·1 + 1·2 = 5  scaling · (x Aᵀ) Bᵀ = [10 0 -10]
 
-which is what this layer adds to x Wᵀ + b. `tests/layers/test_lora.py` runs this example.
-
-Source: Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685, section 4.1.
+Source: Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685, 4.1.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,22 +31,19 @@ from torch import Tensor, nn
 
 
 def lora_scaling(alpha: float, rank: int, *, rslora: bool = False) -> float:
-    """alpha / rank, or alpha / √rank for rank-stabilized LoRA.
+    """Return alpha / rank, or with `rslora` alpha / √rank: the update keeps its size as rank grows.
 
-    With alpha / √rank the size of the update, and of its gradient, stays the same as the rank grows.
     Source: Kalajdzievski 2023, rsLoRA, arXiv:2312.03732, theorem 3.2.
     """
     return alpha / (math.sqrt(rank) if rslora else rank)
 
 
 class AdapterLayer(nn.Module, ABC):
-    """A frozen `base` layer with a trained update of its weight, which can be merged into one weight.
+    """A frozen `base` layer with a trained update of its weight.
 
-    A subclass defines the effective weight and the adapter tensors. Its `forward` must obey `enabled` (False: compute
-    exactly what the base computes) and `merged`.
-
-    Nothing here writes to the base's `weight` and `bias`, which are the caller's own objects. A merge keeps the folded
-    weight next to the frozen one, so `unmerge` only drops it, and `state_dict()` is always unmerged.
+    A subclass defines `forward`, `delta_weight` and `adapter_tensors`. Its `forward` must return
+    exactly the base's output if `enabled` is False, else use `merged_weight` if there is one.
+    No method writes to `weight` or `bias`, and `state_dict()` never has the merged weight.
     """
 
     base: nn.Module
@@ -64,15 +60,15 @@ class AdapterLayer(nn.Module, ABC):
 
     @abstractmethod
     def delta_weight(self) -> Tensor:
-        """Return ΔW, in the shape of the base weight and at least float32."""
-
-    @abstractmethod
-    def effective_weight(self) -> Tensor:
-        """Return the weight of the adapted layer, in the shape of the base weight and at least float32."""
+        """Return ΔW, in the shape of W, in float32 or wider."""
 
     @abstractmethod
     def adapter_tensors(self) -> dict[str, nn.Parameter]:
-        """Return the adapter's tensors by the suffix that they have in an adapter file."""
+        """Return the adapter's tensors, by the last part of their names in an adapter file."""
+
+    def effective_weight(self) -> Tensor:
+        """Return W + ΔW, in the shape of W, in float32 or wider."""
+        return self.weight + self.delta_weight()
 
     @property
     def merged(self) -> bool:
@@ -81,10 +77,10 @@ class AdapterLayer(nn.Module, ABC):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Fold the update into one weight: computed in float32 (or wider), rounded once to the base's dtype.
+        """Fold the update into one weight: computed in float32 or wider, rounded once to W's dtype.
 
         Raises:
-            RuntimeError: already merged, a quantized base, or a folded weight that is not finite. Nothing has changed.
+            RuntimeError: already merged, a quantized base, or a result that is not finite.
         """
         if self.merged:
             raise RuntimeError("merge: already merged; call unmerge() first")
@@ -92,43 +88,42 @@ class AdapterLayer(nn.Module, ABC):
             raise RuntimeError("merge: the base is quantized; call dequantize_base(model) first")
         folded = self.effective_weight().to(self.weight.dtype).contiguous()
         if not folded.isfinite().all():
-            message = f"merge: the folded weight is not finite in {folded.dtype}; look for NaN or inf in A and B"
-            raise RuntimeError(message)
+            raise RuntimeError(f"merge: the folded weight is not finite in {folded.dtype}; look for NaN or inf in A and B")
         self.merged_weight = folded
 
     def unmerge(self) -> None:
-        """Drop the folded weight. The base weight was never changed. Raise RuntimeError if not merged."""
+        """Drop the folded weight. Raise RuntimeError if not merged."""
         if not self.merged:
             raise RuntimeError("unmerge: not merged; call merge() first")
         self.merged_weight = None
 
     @property
     def weight(self) -> Tensor:
-        """The frozen weight, for code that reads `layer.weight`."""
+        """The frozen weight W of the base."""
         return self.base.weight  # type: ignore[return-value]
 
     @property
     def bias(self) -> Tensor | None:
-        """The bias, for code that reads `layer.bias`."""
+        """The frozen bias b of the base."""
         return self.base.bias  # type: ignore[return-value]
 
 
 class LowRankLayer(AdapterLayer):
-    """An adapter layer with the factors A and B: what all variants of LoRA construct in the same way.
+    """An adapter layer with the factors A and B: the part that all variants of LoRA share.
 
     Args:
-        base: the layer to adapt, with the same tensors, frozen.
-        rank: the width of the bottleneck, from 1 to min(in, out).
+        base: the layer to adapt. It is frozen and keeps its tensors.
+        rank: from 1 to min(in, out).
         alpha: the numerator of the scaling, above 0.
-        dropout: probability of zeroing an input of the update path, in [0, 1). The base path is never dropped.
+        dropout: the probability of zeroing an input of the update, in [0, 1).
         rslora: scale by alpha / √rank instead of alpha / rank.
-        generator: the source of the first random numbers; torch's global generator if None.
+        generator: the source of A's random numbers; torch's global generator if None.
 
     Raises:
         ValueError: an argument outside these bounds.
     """
 
-    stored_ranks = 1  # how many times the rank an adapter file stores
+    stored_ranks = 1  # rank of the factors in an adapter file, over `rank`
 
     def __init__(
         self,
@@ -141,39 +136,44 @@ class LowRankLayer(AdapterLayer):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(base)
-        in_features, out_features = self.feature_counts()
-        check_lora_arguments(rank, alpha, dropout, widest_rank=min(in_features, out_features) // self.stored_ranks)
+        largest_rank = min(feature_counts(base)) // self.stored_ranks
+        if not 1 <= rank <= largest_rank:
+            raise ValueError(f"rank is {rank}; expected 1 to {largest_rank}, the smaller side of the layer")
+        if not 0 < alpha < math.inf:
+            raise ValueError(f"alpha is {alpha}; expected a finite number above 0, else the adapter can never act")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}; expected at least 0 and below 1")
         self.rank, self.alpha, self.scaling = rank, alpha, lora_scaling(alpha, rank, rslora=rslora)
         self.dropout = nn.Dropout(dropout)
-        self.create_factors(in_features, out_features, generator)
+        self.create_factors(generator)
 
-    @abstractmethod
-    def feature_counts(self) -> tuple[int, int]:
-        """Return in and out of the base layer."""
+    def create_factors(self, generator: torch.Generator | None) -> None:
+        """Draw A uniformly from [-1/√in, 1/√in] and set B to zero, both in float32.
 
-    def create_factors(self, in_features: int, out_features: int, generator: torch.Generator | None) -> None:
-        """Make A random and B zero, in float32 on the base's device."""
-        device = self.weight.device
-        # float32 whatever the base: an optimizer step is far smaller than what bfloat16 or float16 can resolve
-        self.lora_A = nn.Parameter(kaiming_uniform(self.rank, in_features, generator).to(device))  # (rank, in)
-        self.lora_B = nn.Parameter(torch.zeros(out_features, self.rank, device=device))  # (out, rank)
+        A narrower dtype would lose the small steps of an optimizer. 1/√in is Kaiming's bound
+        √(6 / ((1 + a²)·in)) at a = √5. Source: He et al. 2015, arXiv:1502.01852.
+        """
+        in_features, out_features = feature_counts(self.base)
+        lora_A = torch.empty(self.rank, in_features)
+        nn.init.kaiming_uniform_(lora_A, a=math.sqrt(5), generator=generator)
+        self.lora_A = nn.Parameter(lora_A.to(self.weight.device))  # (rank, in)
+        self.lora_B = nn.Parameter(self.lora_A.new_zeros(out_features, self.rank))  # (out, rank)
+
+    def scaled_product(self, lora_A: Tensor, lora_B: Tensor) -> Tensor:
+        """Return scaling · B A, shape (out, in), in float32 or wider, also under autocast."""
+        with torch.autocast(lora_A.device.type, enabled=False):
+            return self.scaling * (at_least_float32(lora_B) @ at_least_float32(lora_A))
+
+    def adapter_tensors(self) -> dict[str, nn.Parameter]:
+        """Return A and B under PEFT's names."""
+        return {"lora_A.weight": self.lora_A, "lora_B.weight": self.lora_B}
 
 
 class LoRALinear(LowRankLayer):
-    """y = x Wᵀ + b + scaling · (dropout(x) Aᵀ) Bᵀ, with W and b frozen.
-
-    Shape: lora_A (rank, in), lora_B (out, rank); x (..., in) -> (..., out).
-    """
-
-    def feature_counts(self) -> tuple[int, int]:
-        """Return in and out of the linear layer."""
-        return self.base.in_features, self.base.out_features  # type: ignore[return-value]
+    """y = x Wᵀ + b + scaling · (dropout(x) Aᵀ) Bᵀ, with W and b frozen. See `LowRankLayer`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x Wᵀ + b + scaling · (dropout(x) Aᵀ) Bᵀ.
-
-        Shape: x (..., in) -> (..., out). Dtype: autocast's, else that of x.
-        """
+        """Return y. Shape: x (..., in) -> (..., out). Dtype: autocast's, else that of x."""
         if self.merged_weight is not None and self.enabled:
             return F.linear(x, self.merged_weight, self.bias)
         y: Tensor = self.base(x)  # (..., out)
@@ -183,38 +183,18 @@ class LoRALinear(LowRankLayer):
         return y + self.scaling * F.linear(low, self.lora_B.to(low.dtype))
 
     def delta_weight(self) -> Tensor:
-        """ΔW = scaling · B A, shape (out, in), in float32 or wider also under autocast."""
-        with torch.autocast(self.lora_A.device.type, enabled=False):
-            product: Tensor = at_least_float32(self.lora_B) @ at_least_float32(self.lora_A)
-            return self.scaling * product
-
-    def effective_weight(self) -> Tensor:
-        """W + scaling · B A, shape (out, in), in float32 or wider."""
-        return self.weight + self.delta_weight()
-
-    def adapter_tensors(self) -> dict[str, nn.Parameter]:
-        """A and B under PEFT's names."""
-        return {"lora_A.weight": self.lora_A, "lora_B.weight": self.lora_B}
+        """Return ΔW = scaling · B A, shape (out, in), in float32 or wider."""
+        return self.scaled_product(self.lora_A, self.lora_B)
 
 
-def kaiming_uniform(rank: int, in_features: int, generator: torch.Generator | None) -> Tensor:
-    """Draw A uniform in ±1/√in: Kaiming's bound √(6 / ((1 + a²)·in)) at a = √5. Shape: (rank, in), float32.
-
-    Source: He et al. 2015, arXiv:1502.01852; a = √5 is the default of nn.Linear and of PEFT.
-    """
-    return nn.init.kaiming_uniform_(torch.empty(rank, in_features), a=math.sqrt(5), generator=generator)
-
-
-def check_lora_arguments(rank: int, alpha: float, dropout: float, *, widest_rank: int) -> None:
-    """Raise a ValueError that names which of rank, alpha and dropout is out of bounds, and why."""
-    if not 1 <= rank <= widest_rank:
-        raise ValueError(f"rank is {rank}; expected 1 to {widest_rank}, the smaller side of the layer")
-    if not 0 < alpha < math.inf:
-        raise ValueError(f"alpha is {alpha}; expected a finite number above 0, else the adapter can never act")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout}; expected at least 0 and below 1")
+def feature_counts(base: Any) -> tuple[int, int]:
+    """Return in and out of a layer. One without these attributes stores its weight as (in, out)."""
+    if hasattr(base, "in_features"):
+        return base.in_features, base.out_features
+    in_features, out_features = base.weight.shape
+    return in_features, out_features
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Return the tensor in float32, or in its own dtype where that is wider."""
+    """Return the tensor in float32, or in its own dtype if that is wider."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,21 +1,19 @@
-r"""A frozen linear layer in four bits a weight, QLoRA's base: NF4 codes, and block scales that are quantized once more.
+r"""NF4, QLoRA's frozen base: a linear layer with four bits per weight.
 
-Weights of a trained layer are close to normal. Cut into blocks of 64 and divided by the largest magnitude of each block,
-they fall into [-1, 1], and sixteen levels at the quantiles of a normal distribution are used about equally often:
+A block of 64 weights is divided by its largest magnitude, and the results in [-1, 1] are rounded to
+sixteen levels. Trained weights are close to normal, so the levels are quantiles of a normal
+distribution: all of them are used about equally often.
 
-    Ŵ = s · level[code]        code: 4 bits a weight, two in a byte;  s: the scale of the weight's block
+    Ŵ = s · level[code]        code: 4 bits per weight, two in a byte;  s: the scale of the block
 
-A float32 scale would add 32/64 = 0.5 bits a weight. So the scales are quantized themselves, to 8 bits in blocks of 256,
+A float32 scale would add 32/64 = 0.5 bits per weight. So the scales are quantized too:
 
-    s = mean + step · q        q: 8 bits a block of 64;  step: float32 for 256 of these;  mean: one float32
+    s = mean + step · q        q: 8 bits per block;  step: float32 per 256 blocks;  mean: float32
 
-which leaves 4 + 8/64 + 32/(64·256) = 4.127 bits of 32: 0.129 of the bytes. The paper has 8-bit floats where this has evenly
-spaced steps: after the mean is taken out, scales are as likely above as below it, and one line explains the code.
+That is 4 + 8/64 + 32/(64·256) = 4.127 bits per weight, 0.129 of float32. The paper has 8-bit floats
+where this has even steps: scales are as likely above as below their mean, and the code is simpler.
 
-A product multiplies with Ŵ, rounded to the compute dtype, made for the moment and made again in the backward pass: no dense
-copy stays. The gradient goes through to x; codes have none. What the adapter learns, it learns about Ŵ.
-
-Source: Dettmers et al. 2023, QLoRA, arXiv:2305.14314, section 3 (NormalFloat, double quantization) and appendix E (levels).
+Source: Dettmers et al. 2023, QLoRA, arXiv:2305.14314, section 3 and appendix E (levels).
 """
 
 from __future__ import annotations
@@ -30,27 +28,27 @@ SCALE_BLOCK = 256  # scales that share a step
 
 
 def nf4_levels() -> Tensor:
-    """The sixteen levels, ascending from -1 to 1, with an exact 0. Shape: (16,) float32.
+    """Return the sixteen levels, ascending from -1 to 1, with an exact 0. Shape: (16,) float32.
 
-    Quantiles of the standard normal at eight even steps down from 1 - δ to 1/2 for the positive side and seven for the
-    negative, so that both meet at 0, divided by the largest. δ = (1/32 + 1/30) / 2: the outermost levels stand in the middle
-    of the outermost sixteenth of each side.
+    The positive levels are normal quantiles at 8 even steps from 1 - δ down to 1/2, the negative
+    ones at 7 steps, all divided by the largest. δ = (1/32 + 1/30) / 2 is the paper's.
     """
     outermost = 1 - (1 / 32 + 1 / 30) / 2
-    half = [torch.special.ndtri(torch.linspace(outermost, 0.5, n + 1, dtype=torch.float64)[:-1]) for n in (8, 7)]
-    levels = torch.cat([-half[1], torch.zeros(1, dtype=torch.float64), half[0].flip(0)])
+    steps = (torch.linspace(outermost, 0.5, n + 1, dtype=torch.float64)[:-1] for n in (8, 7))
+    positive, negative = map(torch.special.ndtri, steps)
+    levels = torch.cat([-negative, torch.zeros(1, dtype=torch.float64), positive.flip(0)])
     return (levels / levels.max()).float()
 
 
 class NF4Linear(nn.Module):
-    """y = x Ŵᵀ + b, with Ŵ the four-bit version of a layer's weight. Frozen; put an adapter layer around it to learn.
+    """y = x Ŵᵀ + b, with Ŵ the four-bit version of a layer's weight. Nothing in it is trained.
 
     Args:
-        linear: the layer to quantize, which stays as it is. The bias is shared with it.
+        linear: the layer to quantize. It is unchanged and shares its bias.
 
-    Shape: n = ⌈out·in / 64⌉ blocks: codes (32·n,) uint8; scales (n,) int8; constants, the mean and a step for every 256
-        scales, float32 seen as bytes, so that `model.to(torch.bfloat16)` can't round them. pairs (256,) int64, for every
-        byte its two levels, as float32 bits: it moves with the layer, and no file holds it. x (..., in) -> (..., out).
+    Shape: codes (32·n,) uint8 and scales (n,) int8 for n = ⌈out·in / 64⌉ blocks; constants: mean
+        and steps in bytes of float32, which `model.to(torch.bfloat16)` can't round; pairs (256,)
+        int64: the two levels of every byte, not in `state_dict()`.
 
     Raises:
         ValueError: a weight that is not floating point, not finite, or empty.
@@ -66,7 +64,8 @@ class NF4Linear(nn.Module):
         super().__init__()
         weight = linear.weight.detach()
         if not weight.is_floating_point() or not weight.numel() or not weight.isfinite().all():
-            raise ValueError(f"the weight to quantize is {weight.dtype} {tuple(weight.shape)}; expected finite numbers")
+            facts = f"{weight.dtype} {tuple(weight.shape)}"
+            raise ValueError(f"the weight to quantize is {facts}; expected finite numbers")
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = linear.bias
         blocks = _blocks(weight.float().flatten(), BLOCK)  # (n, 64)
@@ -77,7 +76,7 @@ class NF4Linear(nn.Module):
         self.register_buffer("pairs", _level_pairs().to(weight.device), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x Ŵᵀ + b. Shape: x (..., in) -> (..., out). Dtype: autocast's, else that of x."""
+        """Return x Ŵᵀ + b. Shape: x (..., in) -> (..., out). Dtype: autocast's, else that of x."""
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         y: Tensor = _Product.apply(x.to(dtype), self)  # type: ignore[no-untyped-call]
@@ -85,39 +84,41 @@ class NF4Linear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Ŵ, made now, for whatever reads `layer.weight`. Shape: (out, in) float32."""
+        """Ŵ, computed at every access. Shape: (out, in) float32."""
         return self.dequantize(torch.float32)
 
     @torch.no_grad()
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """Ŵ = s · level[code], computed in float32. Shape: (out, in)."""
-        levels = self.pairs.index_select(0, self.codes.int()).view(torch.float32).view(-1, BLOCK)  # (n, 64)
-        flat = levels.mul_(self._block_scales()[:, None]).flatten()[: self.out_features * self.in_features]
+        """Return Ŵ = s · level[code], computed in float32. Shape: (out, in)."""
+        pairs = self.pairs.index_select(0, self.codes.int())
+        levels = pairs.view(torch.float32).view(-1, BLOCK)  # (n, 64)
+        flat = levels.mul_(self._block_scales()[:, None]).flatten()[: self.quantized_entries]
         return flat.view(self.out_features, self.in_features).to(dtype)
 
     @property
     def quantized_entries(self) -> int:
-        """How many numbers of the model the codes stand for: they are no parameters of torch."""
+        """The number of quantized weights. They are not among the model's parameters."""
         return self.out_features * self.in_features
 
     @property
     def stored_bytes(self) -> int:
-        """What the weight takes, in bytes, with all of its constants, but without `pairs`, the same for all weights."""
+        """The size of codes, scales and constants in bytes."""
         return self.codes.nbytes + self.scales.nbytes + self.constants.nbytes
 
     def _block_scales(self) -> Tensor:
-        """s = mean + step · q, at least 0. Shape: (n,) float32."""
+        """Return s = mean + step · q, at least 0. Shape: (n,) float32."""
         constants = self.constants.view(torch.float32)
         steps = constants[1:].repeat_interleave(SCALE_BLOCK)[: self.scales.numel()]
         return (constants[0] + self.scales.float() * steps).clamp_min(0)
 
     def extra_repr(self) -> str:
-        """What `print(model)` says of the layer."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, 4 bits"
+        """Return the text that `print(model)` shows for the layer."""
+        sides = f"in_features={self.in_features}, out_features={self.out_features}"
+        return f"{sides}, bias={self.bias is not None}, 4 bits"
 
 
 class _Product(torch.autograd.Function):
-    """x Ŵᵀ, which keeps neither x nor Ŵ for the backward pass: the gradient of x is that of y times Ŵ, made again."""
+    """x Ŵᵀ, with a gradient for x alone. Ŵ is not kept: the backward pass computes it again."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: NF4Linear) -> Tensor:
@@ -130,21 +131,18 @@ class _Product(torch.autograd.Function):
 
 
 def _level_pairs() -> Tensor:
-    """For every byte, two codes, its two levels as one number of 64 bits. Shape: (256,) int64.
-
-    A look-up by pairs is seven times faster than one level by level.
-    """
+    """Return the two levels of every byte as int64 (256,): seven times faster than one by one."""
     levels = nf4_levels()
     return torch.cartesian_prod(levels, levels).view(torch.int64).flatten()
 
 
 def _blocks(flat: Tensor, size: int) -> Tensor:
-    """Rows of `size`, the last one filled up with zeros. Shape: (n,) -> (⌈n / size⌉, size)."""
-    return torch.nn.functional.pad(flat, (0, -flat.numel() % size)).view(-1, size)
+    """Split into rows of `size`, padded with zeros. Shape: (n,) -> (⌈n / size⌉, size)."""
+    return nn.functional.pad(flat, (0, -flat.numel() % size)).view(-1, size)
 
 
 def _quantize_scales(scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """q (n,) int8, a step (⌈n / 256⌉,) for every 256 of them and the mean (1,): mean + step · q is off by step/2 at most."""
+    """Return q (n,) int8, the steps (⌈n / 256⌉,) and the mean (1,). The error is up to step / 2."""
     mean = scales.mean(0, keepdim=True)
     blocks = _blocks(scales - mean, SCALE_BLOCK)
     steps = blocks.abs().amax(1) / 127
@@ -153,7 +151,7 @@ def _quantize_scales(scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _quantize(blocks: Tensor, scales: Tensor) -> Tensor:
-    """The nearest level for every weight, against the scale that it will be read back with. Shape: (n, 64) -> (n·32,)."""
+    """Return the codes of the nearest levels, two in a byte. Shape: (n, 64) -> (n·32,)."""
     levels = nf4_levels().to(blocks.device)
     borders = (levels[1:] + levels[:-1]) / 2
     relative = blocks / scales.where(scales > 0, torch.inf)[:, None]

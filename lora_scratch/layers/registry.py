@@ -1,10 +1,10 @@
-"""Which adapter layer wraps which base layer: the one table that injection looks things up in.
+"""The table of adapter layers: which class adapts which base layer.
 
     @register("lora", nn.Linear)
     class LoRALinear(AdapterLayer): ...
 
-A class is called as `cls(base, rank, alpha, dropout=, rslora=, generator=)`. A base layer of a library that this room does
-not import goes by its full name: `register("lora", "transformers.pytorch_utils.Conv1D")`.
+A class is called as `cls(base, rank, alpha, dropout=, rslora=, generator=)`. A base layer can be
+given by its full name, "transformers.pytorch_utils.Conv1D": no need to import its library here.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ _classes: dict[str, dict[type[nn.Module] | str, type[AdapterLayer]]] = {}
 
 
 def register(variant: str, base: type[nn.Module] | str) -> Callable[[Layer], Layer]:
-    """A class decorator: `variant` on a `base` layer, a class or the full name of one, is this class.
+    """Return a decorator that registers a class for `variant` on `base` (a class or its full name).
 
     Raises:
-        ValueError: the pair is taken.
+        ValueError: another class is registered for the pair.
     """
 
     def enter(cls: Layer) -> Layer:
-        """The class itself, entered."""
-        taken = _classes.setdefault(variant, {}).setdefault(base, cls)
-        if taken is not cls:
+        registered = _classes.setdefault(variant, {}).setdefault(base, cls)
+        if registered is not cls:
             name = base if isinstance(base, str) else base.__name__
-            raise ValueError(f"{variant} on {name} is {taken.__name__} already")
+            raise ValueError(f"{variant} on {name} is {registered.__name__} already")
         return cls
 
     return enter
 
 
 def adapter_class(variant: str, base: nn.Module) -> type[AdapterLayer] | None:
-    """The class that adapts this very module, or None. An exact type match: a subclass may compute something else.
+    """Return the class that adapts this module, or None.
 
-    A class that says `adapted_like = nn.Linear` gets the layers of that one.
+    The module's type must match exactly: a subclass can compute something else. A class with the
+    attribute `adapted_like` is adapted like the class that it names.
     """
     classes, kind = _classes.get(variant, {}), getattr(base, "adapted_like", type(base))
     return classes.get(kind) or classes.get(f"{kind.__module__}.{kind.__qualname__}")
 
 
 def adapter_variants() -> list[str]:
-    """The registered variants, sorted."""
+    """Return the registered variants, sorted."""
     return sorted(_classes)
 
 

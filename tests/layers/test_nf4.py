@@ -5,9 +5,9 @@ from functools import partial
 
 import pytest
 import torch
-from dispatched import dispatched
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.dispatched import dispatched
 from torch import nn
 
 from lora_scratch.layers import DoRALinear, LoRALinear, NF4Linear, OffsetLoRALinear, initialize
