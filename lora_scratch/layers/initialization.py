@@ -20,12 +20,12 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from .conv1d import out_in
-from .embedding import LoRAEmbedding
 from .lora import AdapterLayer, at_least_float32
 from .offset import OffsetLoRALinear
 
 OFFSET_METHODS = ("pissa", "olora")
 METHODS = ("default", "peft", "gaussian", "orthogonal", *OFFSET_METHODS, "eva")
+EMBEDDING_A = "lora_embedding_A"  # the name of A in LoRAEmbedding.adapter_tensors()
 EMBEDDING_METHODS = ("default", "peft", "gaussian")  # gaussian changes nothing there, as in PEFT
 
 
@@ -38,12 +38,12 @@ def initialize(layer: AdapterLayer, method: str, generator: torch.Generator | No
     """
     if method not in METHODS:
         raise ValueError(f"init is {method!r}; expected one of {', '.join(METHODS)}")
-    is_embedding = isinstance(layer, LoRAEmbedding)
+    tensors = layer.adapter_tensors()
+    is_embedding = EMBEDDING_A in tensors
     if is_embedding and method not in EMBEDDING_METHODS:
         known = ", ".join(EMBEDDING_METHODS)
         raise ValueError(f"init is {method!r} on an embedding; expected one of {known}")
-    has_factors = is_embedding or "lora_A.weight" in layer.adapter_tensors()
-    if method != "default" and not has_factors:
+    if method != "default" and not is_embedding and "lora_A.weight" not in tensors:
         lacking = f"{type(layer).__name__}, which has no A of LoRA's"
         raise ValueError(f"init is {method!r} on {lacking}; expected default")
     if method in _starts and not (method == "gaussian" and is_embedding):
@@ -95,8 +95,9 @@ def peft(layer: AdapterLayer, generator: torch.Generator | None = None) -> None:
     PEFT builds two `nn.Linear`, each of which draws its weight, and then draws A again. For an
     embedding it draws A, B and B.
     """
-    lora_A, lora_B = list(layer.adapter_tensors().values())[:2]
-    if isinstance(layer, LoRAEmbedding):
+    tensors = layer.adapter_tensors()
+    lora_A, lora_B = list(tensors.values())[:2]
+    if EMBEDDING_A in tensors:
         torch.randn(lora_A.shape, generator=generator)
         torch.randn(lora_B.shape, generator=generator)
         lora_B.copy_(torch.empty(lora_B.shape).normal_(generator=generator))
