@@ -1,20 +1,19 @@
-"""On a GPU: the forward and backward pass of a batch shape recorded once and replayed, one launch in place of a thousand.
+"""On a GPU: record the forward and backward pass of a batch shape once, and replay it.
 
-A training step of an encoder is about a thousand kernels of some microseconds each, and the host takes longer to launch
-them than the GPU to run them. A CUDA graph is launched as a whole. It reads and writes the same memory at every replay, so
+A training step of an encoder is about a thousand short kernels, and the host takes longer to launch
+them than the GPU to run them. A CUDA graph is one launch. Every replay uses the same memory, so
 
-    the batch           is copied into the buffers that the graph was recorded with
-    a gradient          is added into the tensor that the parameter had before the recording: gradients stay allocated
-    the loss            is copied out at once: all graphs share one memory, and the next replay may write there
-    random numbers      come from torch's generator, which a recorded graph moves on as the same kernels launched one by one
-    widths              are rounded up to a multiple of WIDTH_MULTIPLE, so that few graphs serve all batches
+    batch            is copied into the buffers of the recording
+    gradients        are added into the tensors of the recording, which stay allocated
+    loss             is copied out at once: all graphs share one memory
+    random numbers   come from torch's generator, which a replay advances as the kernels would
+    widths           are multiples of WIDTH_MULTIPLE, so that few graphs serve all batches
 
-The first batch of a shape is run as usual, which warms up the libraries and allocates the gradients. The second one is a
-rehearsal: it is run as usual too, but an operation that makes the host wait is an error. The third one is recorded. Where
-one of the three fails, gradients and random numbers are put back, all recordings are dropped, and training goes on without
-graphs; a warning says so once.
+The first batch of a shape runs as usual: libraries warm up, gradients are allocated. The second is
+a rehearsal: an operation that makes the host wait is an error. The third is recorded. If one of
+them fails, gradients and random numbers are restored, and training continues without graphs.
 
-Source: Nguyen et al. 2021, Accelerating PyTorch with CUDA Graphs; CUDA semantics in the documentation of torch.
+Source: Nguyen et al. 2021, Accelerating PyTorch with CUDA Graphs; CUDA semantics in torch's manual.
 """
 
 from __future__ import annotations
@@ -31,36 +30,34 @@ import torch
 from torch import Tensor
 
 from ..data import Batch
+from ..model.path import Backward
 from ..runtime.device import is_out_of_memory
 
-WIDTH_MULTIPLE = 8  # tokens; on the emotion data 19 % more tokens than without rounding, 36 % with 16
+WIDTH_MULTIPLE = 8  # tokens; 19 % more tokens on the emotion data, where 16 would add 36 %
 UNWRITTEN = -1.0  # cross entropy is never negative
 
-Backward = Callable[[Batch, int], Tensor]  # the loss of a batch; its gradients are added into the parameters
 Computation = Callable[[], Tensor]
+Shape = tuple[int, ...]  # of the ids, and the rows of the step
 
-# Up to torch 2.13, a capture that failed leaves a reference to its graph in the allocator of pinned host memory.
+# Up to torch 2.13 the allocator of pinned memory refers to a graph whose capture failed.
 _failed_graphs: list[Any] = []
 
 
 class CudaRecorder:
-    """Run and record computations on one stream of its own: autograd remembers the stream that a parameter was used on.
+    """Runs and records computations on one stream, since autograd remembers a parameter's stream.
 
-    Where a computation fails, the current stream and the random numbers are afterwards what they were before.
-
-    Args:
-        device: the device of the model; it need not be the current one.
+    If a computation fails, the current stream and the random numbers are restored.
     """
 
     def __init__(self, device: torch.device) -> None:
         index = torch.cuda.current_device() if device.index is None else device.index
         self.device = torch.device("cuda", index)
         self.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        self.pool = torch.cuda.graph_pool_handle()  # one memory for all graphs: that of the largest, not the sum
+        self.pool = torch.cuda.graph_pool_handle()  # one memory: that of the largest graph
 
     def run(self, computation: Computation) -> Tensor:
-        """Return its result, computed after what was launched before and before what is launched next."""
-        with self._unchanged_on_failure(), _as_while_capturing():
+        """Return its result. It runs after what was launched before it."""
+        with self._restored_after_an_error(), _answering_as_in_a_capture():
             outside = torch.cuda.current_stream()
             self.stream.wait_stream(outside)
             try:
@@ -70,13 +67,13 @@ class CudaRecorder:
                 outside.wait_stream(self.stream)
 
     def rehearse(self, computation: Computation) -> Tensor:
-        """Return its result, as `run` does. Raise RuntimeError where the host would wait, which no capture permits."""
+        """Return its result as `run` does. Raise RuntimeError where the host would wait."""
         with torch.cuda.device(self.device), _waiting_is_an_error():
             return self.run(computation)
 
     def record(self, computation: Computation) -> tuple[Any, Tensor]:
-        """Return the graph, with `replay` and `reset`, and the tensor that a replay writes its result to. Run nothing."""
-        with self._unchanged_on_failure():
+        """Return the graph, and the tensor that a replay writes its result to. Run nothing."""
+        with self._restored_after_an_error():
             graph = torch.cuda.CUDAGraph()
             try:
                 with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
@@ -86,11 +83,11 @@ class CudaRecorder:
                 raise
 
     @contextmanager
-    def _unchanged_on_failure(self) -> Iterator[None]:
-        """On this device; put back its current stream and its random numbers after an error.
+    def _restored_after_an_error(self) -> Iterator[None]:
+        """Select the device. After an error restore its current stream and the random numbers.
 
-        Up to torch 2.13, a capture whose end fails keeps its own stream the current one; in torch 2.11 the generator counts
-        as captured for ever, and the next dropout raises. A clone of its state from before is not captured.
+        Up to torch 2.13, a capture that fails at its end leaves its own stream the current one. In
+        2.11 the generator's state then counts as captured; a clone from before does not.
         """
         with torch.cuda.device(self.device):
             stream = torch.cuda.current_stream()
@@ -105,7 +102,7 @@ class CudaRecorder:
                 raise
 
     def _end_capture(self, graph: Any) -> None:
-        """Free a graph whose capture failed. Up to torch 2.13 its end then leaves the allocator capturing."""
+        """Free a graph whose capture failed. Up to torch 2.13 the allocator still captures then."""
         _failed_graphs.append(graph)
         graph.reset()
         try:
@@ -116,18 +113,18 @@ class CudaRecorder:
 
 
 @contextmanager
-def _as_while_capturing() -> Iterator[None]:
-    """Inside, code that asks whether a graph is being captured is told so: a warm-up runs what will be captured.
+def _answering_as_in_a_capture() -> Iterator[None]:
+    """Say that a graph is being captured, so that a warm-up runs what will be captured.
 
-    transformers looks whether a batch has padding, which makes the host wait, and leaves out the mask of one that has none,
-    which chooses another attention kernel. In a capture it does neither.
+    Outside captures transformers checks whether a batch has padding, for which the host waits, and
+    leaves out the mask of one without, which selects another attention kernel.
     """
-    answer = torch.cuda.is_current_stream_capturing
+    original = torch.cuda.is_current_stream_capturing
     torch.cuda.is_current_stream_capturing = lambda: True
     try:
         yield
     finally:
-        torch.cuda.is_current_stream_capturing = answer
+        torch.cuda.is_current_stream_capturing = original
 
 
 @contextmanager
@@ -141,34 +138,35 @@ def _waiting_is_an_error() -> Iterator[None]:
 
 
 @dataclass
-class _Recorded:
+class _Recording:
     batch: Batch
     graph: Any
     loss: Tensor
 
     def replay(self, batch: Batch) -> Tensor:
-        """Return the loss of another batch of the same shape, in memory of its own."""
+        """Return a copy of the loss of another batch of the same shape."""
         for field in fields(Batch):
             getattr(self.batch, field.name).copy_(getattr(batch, field.name))
         self.graph.replay()
-        return self.loss.clone()  # in the order of launching, so before the replay of another graph writes there
+        return self.loss.clone()  # before the replay of another graph, which may write there
 
 
 class GraphedBackward:
-    """Replay the backward pass from the third batch of a shape on. Gradients must not be set to None between batches.
+    """Replays the backward pass from the third batch of a shape on.
 
-    It keeps no reference to the backward pass, whose owner refers to it: recordings are freed with their owner.
+    Gradients must not be set to None between batches. Nothing here refers to the backward pass, so
+    recordings are freed with its owner.
 
     Args:
-        recorder: a `CudaRecorder`, or a fake with its methods.
+        recorder: a `CudaRecorder`, or a fake with its methods; None to record nothing.
         parameters: those that get a gradient.
     """
 
-    def __init__(self, recorder: Any, parameters: Sequence[Tensor]) -> None:
-        self.recorder, self.parameters = recorder, parameters
-        self.seen: Counter[tuple[int, ...]] = Counter()
-        self.recorded: dict[tuple[int, ...], _Recorded] = {}
-        self.refused = False
+    def __init__(self, recorder: Any | None, parameters: Sequence[Tensor]) -> None:
+        self.recorder: Any = recorder
+        self.parameters, self.stopped = parameters, recorder is None
+        self.batches: Counter[Shape] = Counter()  # that were not replayed
+        self.recorded: dict[Shape, _Recording] = {}
 
     def __call__(self, backward: Backward, batch: Batch, rows: int) -> Tensor:
         """Return the loss as `backward` does. Shape: -> ()."""
@@ -176,63 +174,60 @@ class GraphedBackward:
         if shape in self.recorded:
             return self.recorded[shape].replay(batch)
         usual = partial(backward, batch, rows)
-        if self.refused:
+        if self.stopped:
             return usual()
-        self.seen[shape] += 1
+        self.batches[shape] += 1
         first = {1: partial(self.recorder.run, usual), 2: partial(self.recorder.rehearse, usual)}
-        attempt = first.get(self.seen[shape], partial(self._record, shape, backward, batch, rows))
-        return self._attempt(attempt, usual)
+        record = partial(self._record, shape, backward, batch)
+        return self._attempt(first.get(self.batches[shape], record), usual)
 
-    def drop(self) -> None:
-        """Free all recordings and record no more."""
-        self.refused = True
-        for recorded in self.recorded.values():
-            recorded.graph.reset()
-        self.recorded.clear()
-
-    def refuse(self, reason: str) -> None:
-        """`drop`, and warn once."""
-        if not self.refused:
+    def stop(self, reason: str | None = None) -> bool:
+        """Free all recordings and record no more. Return False if it had stopped before."""
+        if self.stopped:
+            return False
+        if reason is not None:
             warnings.warn(f"trains without CUDA graphs: {reason}", stacklevel=2)
-        self.drop()
+        self.stopped = True
+        for recording in self.recorded.values():
+            recording.graph.reset()
+        self.recorded.clear()
+        return True
 
     def _attempt(self, attempt: Computation, usual: Computation) -> Tensor:
+        """Return the result of `attempt`; if it fails, restore gradients and return `usual`'s."""
         gradients = [None if p.grad is None else p.grad.clone() for p in self.parameters]
         try:
             return attempt()
         except RuntimeError as error:
             if is_out_of_memory(error):
-                raise  # the stepper makes room
-            reason = _reason(error)
-        # past the handler, whose error keeps the failed pass alive
-        self.refuse(reason)
-        self._put_back(gradients)
-        return usual()
-
-    def _record(self, shape: tuple[int, ...], backward: Backward, batch: Batch, rows: int) -> Tensor:
-        """Record the shape and return the loss of its first replay. Here the host waits, as it does for the capture."""
-        buffers = Batch(*(getattr(batch, field.name).clone() for field in fields(Batch)))
-        without = [p for p in self.parameters if p.grad is None]
-        graph, loss = self.recorder.record(partial(backward, buffers, rows))
-        if any(p.grad is not None for p in without):
-            raise RuntimeError("a gradient was allocated in the memory that all graphs write to")
-        recorded = _Recorded(buffers, graph, loss.fill_(UNWRITTEN))
-        result = recorded.replay(batch)
-        if float(result) == UNWRITTEN:
-            raise RuntimeError("the recorded graph is empty")
-        self.recorded[shape] = recorded
-        return result
-
-    def _put_back(self, gradients: Sequence[Tensor | None]) -> None:
+                raise  # the stepper frees memory
+            reason = _first_reason(error)
+        # after the handler, whose error keeps the failed pass alive
+        self.stop(reason)
         for p, gradient in zip(self.parameters, gradients, strict=True):
             if gradient is None or p.grad is None:
                 p.grad = gradient
             else:
                 p.grad.copy_(gradient)
+        return usual()
+
+    def _record(self, shape: Shape, backward: Backward, batch: Batch) -> Tensor:
+        """Record the shape and return the loss of its first replay, for which the host waits."""
+        buffers = Batch(*(getattr(batch, field.name).clone() for field in fields(Batch)))
+        without = [p for p in self.parameters if p.grad is None]
+        graph, loss = self.recorder.record(partial(backward, buffers, shape[-1]))
+        if any(p.grad is not None for p in without):
+            raise RuntimeError("a gradient was allocated in the memory that all graphs write to")
+        recording = _Recording(buffers, graph, loss.fill_(UNWRITTEN))
+        result = recording.replay(batch)
+        if float(result) == UNWRITTEN:
+            raise RuntimeError("the recorded graph is empty")
+        self.recorded[shape] = recording
+        return result
 
 
-def _reason(error: BaseException) -> str:
-    """The first line of the error that came first: the end of a failed capture raises one more."""
+def _first_reason(error: BaseException) -> str:
+    """Return the first line of the first error: the end of a failed capture raises another one."""
     while error.__context__ is not None:
         error = error.__context__
     return (str(error) or repr(error)).splitlines()[0]

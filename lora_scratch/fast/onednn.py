@@ -1,14 +1,13 @@
-"""How torch uses oneDNN: for float32 products where a test finds it as exact and faster; with small caches.
+"""Products with oneDNN: float32 where it is exact and faster, packed weights, small kernel caches.
 
-torch sends float32 products on a CPU to MKL, which is slow on some. The switch to oneDNN is one setting of torch for the
-whole process, `fp32_precision = "bf16"`. Without matrix registers (AMX) oneDNN still multiplies in float32 then; with them
-it would round to bfloat16, so there it stays off.
+torch sends float32 products on a CPU to MKL, which is slow on some. One setting of the process,
+`fp32_precision = "bf16"`, sends them to oneDNN. It still multiplies in float32 then, except on CPUs
+with matrix registers (AMX), where the setting stays off. Worth: a float32 training step of
+DistilBERT is 1.16 times as fast, on a CPU where the products alone gain 1.07 to 1.4.
 
-Worth: 1.16 of a float32 training step in the shape of DistilBERT on a CPU where the products alone gain 1.07 to 1.4.
-
-oneDNN compiles a kernel for every shape of a product and keeps the last 1,024, and torch as many beside, a third of a MiB
-each. Batches without padding have other shapes every time, so the caches fill with what is not asked for again. Worth of
-smaller ones: after 60 steps MiniLM's process has grown by 400 MiB in place of 900, and then it stays there.
+oneDNN compiles a kernel for every shape of a product and keeps the last 1,024, and torch as many, a
+third of a MiB each. Batches without padding have new shapes every time, so the caches fill up.
+Worth of small caches: MiniLM's process grows by 400 MiB instead of 900 in 60 steps, then no more.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
@@ -26,25 +25,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..runtime.distributed import broadcast, is_main
-from .packed_product import can_be_packed, multiply, pack_weight
+from ..runtime.precision import multiplies_bfloat16
 
 TOKENS, WIDTH, INNER = 512, 768, 3072  # the largest product of DistilBERT
 LARGE = 2**20  # entries of a weight; the gain of smaller ones is within the noise of the test
 ROUNDS, GAIN = 5, 1.1
-CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # oneDNN's own, and torch's beside it
-KERNELS = 64  # a training step has about 40 shapes, the few that come back in every step among them
-EXACT = 1e-5  # of the largest output; float32 in any order of summation is off by 1e-6, bfloat16 by 1e-2
+CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # oneDNN's, and torch's
+KERNELS = 64  # a training step has about 40 shapes, and a few of them come back in every step
+EXACT = 1e-5  # of the largest output; float32 sums are off by 1e-6 in any order, bfloat16 by 1e-2
+
+_choice: list[bool] = []  # empty until it is measured or set
 
 
 def limit_kernel_cache(count: int = KERNELS) -> None:
-    """Bound the caches of compiled kernels, unless the environment does. Before the first product, which reads it."""
+    """Bound the caches of kernels, unless the environment does. The first product reads this."""
     for name in CACHES:
         os.environ.setdefault(name, str(count))
 
 
 @contextmanager
 def through_onednn() -> Iterator[None]:
-    """Inside, float32 products go to oneDNN; afterwards to whatever they went to before."""
+    """Send float32 products to oneDNN inside."""
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
     try:
@@ -53,47 +54,63 @@ def through_onednn() -> Iterator[None]:
         matmul.fp32_precision = before
 
 
-def serves(model: nn.Module) -> bool:
-    """Whether a linear layer of `model` is large enough for the choice to matter, and oneDNN is faster."""
-    is_large = any(isinstance(module, nn.Linear) and module.weight.numel() >= LARGE for module in model.modules())
-    return is_large and onednn_is_faster()
+def helps(model: nn.Module) -> bool:
+    """Return whether a linear layer of `model` is large enough to matter, and oneDNN is faster."""
+    linears = (module for module in model.modules() if isinstance(module, nn.Linear))
+    return any(linear.weight.numel() >= LARGE for linear in linears) and onednn_is_faster()
 
 
 def onednn_is_faster() -> bool:
-    """Whether oneDNN multiplies float32 exactly here, and at least 1.1 times as fast: half a second, once a process.
+    """Return whether oneDNN multiplies float32 exactly here, and at least GAIN times as fast.
 
-    Where there are several processes the main one measures, and all take its word: they compute shares of one thing.
-
-    Near 1.1 two measurements may disagree, and the last bits of the products with them: a run that goes on from a checkpoint
-    keeps to what it found at first (`finding`, `keep_to`).
-
-    Only the speed is taken from elsewhere. The main process or the checkpoint may come from a machine with another CPU, so
-    every process tests for itself whether oneDNN is exact.
+    The first call measures for half a second. The main process measures for all. Two measurements
+    may disagree, and so the last bits of products: a resumed run repeats the choice of its
+    checkpoint. That may come from another CPU, so every process tests whether oneDNN is exact.
     """
-    if not _found:
-        _found.append(broadcast(bytes([is_main() and _measure()])) == b"\1")
-    return _found[0] and is_exact()
+    if not _choice:
+        _choice.append(broadcast(bytes([is_main() and _measure()])) == b"\1")
+    return _choice[0] and is_exact()
 
 
 @cache
 def is_exact() -> bool:
-    """Whether oneDNN multiplies float32 in float32 here: not where the CPU has AMX, and elsewhere by a test."""
+    """Return whether oneDNN multiplies float32 in float32: not with AMX, else by a test."""
     if not torch._C._has_mkldnn or not _has_switch() or torch.cpu._is_amx_tile_supported():
         return False
     return _error(*_largest_product()) <= EXACT
 
 
-def finding() -> bool | None:
-    """What this process has found or was told; None if nobody has asked."""
-    return _found[0] if _found else None
+def choice() -> bool | None:
+    """Return what was measured or set; None if nothing was."""
+    return _choice[0] if _choice else None
 
 
-def keep_to(found: bool | None) -> None:
-    """Take `found` for the result of the test."""
-    _found[:] = [] if found is None else [found]
+def set_choice(is_faster: bool | None) -> None:
+    """Use this instead of a measurement; None to measure again."""
+    _choice[:] = [] if is_faster is None else [is_faster]
 
 
-_found: list[bool] = []
+def pack_weight(weight: Tensor) -> Tensor:
+    """Return W in the layout of oneDNN's kernels, which only `multiply` can read."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+    return packed
+
+
+def multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x Wᵀ + b, with W packed. Shape: x (..., in) -> (..., out)."""
+    rows = torch.ops.mkldnn._linear_pointwise(x.flatten(0, -2), packed, bias, "none", [], "")
+    # for autograd not a view: fast/fused_lora.py adds into it
+    y: Tensor = torch.ops.aten._unsafe_view(rows, [*x.shape[:-1], -1])
+    return y
+
+
+def can_be_packed(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether oneDNN multiplies in `dtype` here, and torch has its private operators."""
+    operators = ("_linear_pointwise", "_reorder_linear_weight")
+    has_operators = all(hasattr(torch.ops.mkldnn, name) for name in operators)
+    if weight.device.type != "cpu" or not torch._C._has_mkldnn or not has_operators:
+        return False
+    return dtype is torch.float32 or (dtype is torch.bfloat16 and multiplies_bfloat16())
 
 
 def _measure() -> bool:
@@ -105,13 +122,13 @@ def _has_switch() -> bool:
 
 
 def _largest_product() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(TOKENS, WIDTH, generator=generator), torch.randn(INNER, WIDTH, generator=generator)
+    rng = torch.Generator().manual_seed(0)
+    return torch.randn(TOKENS, WIDTH, generator=rng), torch.randn(INNER, WIDTH, generator=rng)
 
 
 @torch.no_grad()
 def _error(x: Tensor, weight: Tensor) -> float:
-    """Of oneDNN's product, against float64's, relative to the largest output."""
+    """Return the error of oneDNN's product against float64, relative to the largest output."""
     exact = x.double() @ weight.double().T
     with through_onednn():
         return float((_product(x, weight)() - exact).abs().max() / exact.abs().max())
@@ -119,27 +136,30 @@ def _error(x: Tensor, weight: Tensor) -> float:
 
 @torch.no_grad()
 def _gain(x: Tensor, weight: Tensor) -> float:
-    """MKL's shortest time over oneDNN's, for the product of a forward pass and that of the backward pass behind it."""
+    """Return MKL's shortest time over oneDNN's, for a forward product and its backward product."""
     y = F.linear(x, weight)
-    ways: dict[str, tuple[Callable[[], Tensor], ...]] = {
-        "mkl": (partial(F.linear, x, weight), partial(torch.matmul, y, weight)),
-        "onednn": (_product(x, weight), _product(y, weight.T.contiguous())),
-    }
-    best = dict.fromkeys(ways, math.inf)
+    with_mkl = (partial(F.linear, x, weight), partial(torch.matmul, y, weight))
+    with_onednn = (_product(x, weight), _product(y, weight.T.contiguous()))
+    mkl_s = onednn_s = math.inf
     for _ in range(ROUNDS):
-        for library, products in ways.items():
-            with through_onednn() if library == "onednn" else nullcontext():
-                start = time.perf_counter()
-                for product in products:
-                    product()
-                best[library] = min(best[library], time.perf_counter() - start)
-    return best["mkl"] / best["onednn"]
+        mkl_s = min(mkl_s, _seconds(*with_mkl))
+        with through_onednn():
+            onednn_s = min(onednn_s, _seconds(*with_onednn))
+    return mkl_s / onednn_s
+
+
+def _seconds(*products: Callable[[], Tensor]) -> float:
+    start = time.perf_counter()
+    for product in products:
+        product()
+    return time.perf_counter() - start
 
 
 def _product(x: Tensor, weight: Tensor) -> Callable[[], Tensor]:
-    """x Wᵀ as it is multiplied where oneDNN is chosen: with W packed, if it can be (fast/frozen_weights.py).
+    """Return x Wᵀ as fast/frozen_weights.py computes it, with W packed if possible.
 
-    Not packed, oneDNN was 1.07 to 1.27 times as fast as MKL where it is 1.4 to 1.6 times, and one test in six said no.
+    Packed it is 1.4 to 1.6 times as fast as MKL. Unpacked it was 1.07 to 1.27 times as fast, and
+    one test in six failed.
     """
     if can_be_packed(weight, weight.dtype):
         return partial(multiply, x, pack_weight(weight), None)

@@ -1,9 +1,9 @@
-"""Where the real tokens of a padded batch stand in one row, and the two ways between: by token, and by row and head.
+"""Copies between the tokens of a padded batch in one sequence, and its rows one by one.
 
     tokens (N·heads, d)   --to_rows-->   (B·heads, T, d)   --to_tokens-->   (N·heads, d)
 
-Each way is one copy, which also brings the heads of a row together as the matrix products of attention need them. Gradients
-do not come through here by themselves: attention.py writes them out.
+Each is one copy, which also brings the tokens of a row and head together for the products of
+attention. Autograd does not differentiate them: fast/attention.py writes the gradients out.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Packing:
-    """B rows, T the longest, N tokens in all, for `heads` heads.
+    """The places of N tokens in B rows of at most T tokens.
 
-    Shape: first (B,), where each row begins; gather (B·heads·T,) into (N·heads); scatter (N·heads,) back into it;
-        mask (B·heads, 1, T), 0 for a token and -inf for the filling that `gather` puts behind short rows.
+    Shape: first (B,), the first token of each row. gather (B·heads·T,), indices into tokens.
+        scatter (N·heads,), indices into rows. mask (B·heads, 1, T), 0 for tokens, -inf for padding.
     """
 
     heads: int
@@ -30,47 +30,53 @@ class Packing:
 
 
 def pack(attention_mask: Tensor, *, heads: int) -> Packing:
-    """The packing of a batch padded on the right. Shape: attention_mask (B, T), at least one token a row."""
+    """Return the packing of a batch padded on the right, with a token in every row. Shape: (B, T)."""
     longest = attention_mask.shape[1]
     real = attention_mask.bool()
     lengths = real.sum(1)
     first = lengths.cumsum(0) - lengths  # (B,)
     head = torch.arange(heads, device=real.device)
-    # filling reads its row's first token, which is as good as any: the mask takes it out
+    # padding reads the first token of its row; any token will do, since the mask removes it
     token = first[:, None] + torch.arange(longest, device=real.device) * real  # (B, T)
-    gather = token[:, None, :] * heads + head[:, None]  # (B, heads, T) -> token·heads + head
-    row, place = real.nonzero(as_tuple=True)  # (N,) each
-    scatter = (row[:, None] * heads + head) * longest + place[:, None]  # (N, heads) -> (row·heads + head)·T + place
+    gather = token[:, None, :] * heads + head[:, None]  # (B, heads, T)
+    row, column = real.nonzero(as_tuple=True)  # (N,), (N,)
+    scatter = (row[:, None] * heads + head) * longest + column[:, None]  # (N, heads)
     mask = torch.zeros(real.shape, device=real.device).masked_fill(~real, -torch.inf)
-    return Packing(heads, first, gather.flatten(), scatter.flatten(), mask.repeat_interleave(heads, 0)[:, None])
+    mask = mask.repeat_interleave(heads, 0)[:, None]  # (B·heads, 1, T)
+    return Packing(heads, first, gather.flatten(), scatter.flatten(), mask)
 
 
-def of_tokens(packing: Packing) -> Packing:
-    """The same for whole tokens, not split into heads: (N, d) and (B, T, d)."""
+def packing_of_tokens(packing: Packing) -> Packing:
+    """Return the same packing for tokens that are not split into heads: (N, d) and (B, T, d)."""
     heads, longest = packing.heads, packing.mask.shape[-1]
-    gather = packing.gather.view(-1, heads, longest)[:, 0].flatten() // heads  # every head has the same tokens
+    gather = packing.gather.view(-1, heads, longest)[:, 0].flatten() // heads
     scatter = packing.scatter.view(-1, heads)[:, 0]
     row = scatter // (heads * longest)
-    return Packing(1, packing.first, gather, row * longest + scatter % longest, packing.mask[::heads])
+    scatter = row * longest + scatter % longest
+    return Packing(1, packing.first, gather, scatter, packing.mask[::heads])
 
 
 def to_rows(tokens: Tensor, packing: Packing) -> Tensor:
-    """Shape: (N·heads, d) -> (B·heads, T, d), or (B·heads, d) -> (B·heads, 1, d): one token a row is a row already."""
+    """Copy tokens into rows. Padding gets some token.
+
+    Shape: (N·heads, d) -> (B·heads, T, d), or first tokens (B·heads, d) -> (B·heads, 1, d).
+    """
     rows = len(packing.mask)
-    return (
-        tokens[:, None] if len(tokens) == rows else tokens.index_select(0, packing.gather).view(rows, -1, tokens.shape[-1])
-    )
+    if len(tokens) == rows:
+        return tokens[:, None]
+    return tokens.index_select(0, packing.gather).view(rows, -1, tokens.shape[-1])
 
 
-def to_tokens(rows: Tensor, packing: Packing) -> Tensor:
-    """The way back, which leaves filling behind. Shape: (B·heads, T, d) -> (N·heads, d), (B·heads, 1, d) -> (B·heads, d)."""
-    return rows.squeeze(1) if rows.shape[1] == 1 else rows.flatten(0, 1).index_select(0, packing.scatter)
-
-
-def spread(tokens: Tensor, packing: Packing) -> Tensor:
-    """`to_rows` with zeros at filling, as the gradient of what `to_tokens` leaves behind is."""
+def to_rows_with_zeros(tokens: Tensor, packing: Packing) -> Tensor:
+    """Copy tokens into rows. Padding gets zeros: this is the gradient of `to_tokens`."""
     rows = len(packing.mask)
     if len(tokens) == rows:
         return tokens[:, None]
     zeros = tokens.new_zeros(len(packing.gather), tokens.shape[-1])
     return zeros.index_copy_(0, packing.scatter, tokens).view(rows, -1, tokens.shape[-1])
+
+
+def to_tokens(rows: Tensor, packing: Packing) -> Tensor:
+    """Copy rows into tokens, without the padding. Shape: that of `to_rows` reversed."""
+    one_token = rows.shape[1] == 1
+    return rows.squeeze(1) if one_token else rows.flatten(0, 1).index_select(0, packing.scatter)

@@ -4,8 +4,8 @@
     with forward_path(model, precision, plain=False):   # inside, the same call is fast
         logits = classify(model, batch)
 
-The fast path replaces `forward` of the model and of its layers for a while (fast/path.py). So the code
-that trains and predicts is the same on both paths.
+The fast path replaces `forward` of the model and of its layers for a while (fast/path.py). So the
+code that trains and predicts is the same on both paths.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def forward_path(
     model: Any, precision: Precision, *, plain: bool = False, choices: Mapping[str, Any] | None = None
 ) -> Iterator[ForwardPath]:
-    """Make `classify(model, batch)` fast inside. Afterwards the model is as it was, but for what was trained.
+    """Make `classify(model, batch)` fast inside. Afterwards only trained tensors have changed.
 
     Args:
-        plain: change nothing: the model's own code, padded.
-        choices: what the path of an earlier process chose, to be repeated.
+        plain: change nothing. The model's own code runs, with padding.
+        choices: the `choices()` of an earlier process, to be repeated.
     """
     if plain:
         yield ForwardPath()

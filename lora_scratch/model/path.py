@@ -1,4 +1,4 @@
-"""What a training has to know of the path that its batches take."""
+"""The forward path of a training: the plain one, with the methods that the fast one overrides."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Backward = Callable[["Batch", int], Tensor]  # the loss of a batch; adds its gra
 
 
 class ForwardPath:
-    """The plain path: it changes nothing. fast/path.py has the other one."""
+    """The plain path, which changes nothing. `FastPath` in fast/path.py is the other one."""
 
     width_multiple = 1  # batches are padded to a multiple of this many tokens
-    keeps_gradients = False  # whether gradients are zeroed in place instead of set to None
+    keeps_gradients = False  # True: gradients are zeroed in place, not set to None
 
     def backward(self, run: Backward, batch: Batch, rows: int) -> Tensor:
-        """Return what `run(batch, rows)` does: the loss, with its gradients added to the parameters."""
+        """Return the loss `run(batch, rows)`, with its gradients added to the parameters."""
         return run(batch, rows)
 
     def free_memory(self, reason: str) -> bool:
-        """Free what the path keeps, after the device ran out of memory. Return whether there was anything."""
+        """Free what the path keeps, when memory runs out. Return whether there was anything."""
         return False
 
     def choices(self) -> dict[str, Any]:
-        """Return what the path chose by measuring, which a resumed run must repeat to get the same bits."""
+        """Return the choices by measurement, which a resumed run repeats to get the same bits."""
         return {}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lora_scratch.fast.packed_product import pack_weight
+from lora_scratch.fast.onednn import pack_weight
 
 from .contenders import CONTENDERS
 from .rounds import OURS

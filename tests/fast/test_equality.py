@@ -14,6 +14,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
 from lora_scratch.fast import onednn
 from lora_scratch.fast.path import fast_path
+from lora_scratch.model.forward import forward_path
 from lora_scratch.runtime.precision import Precision
 
 FAMILIES = ["distilbert", "bert", "roberta", "electra"]
@@ -77,7 +78,7 @@ def test_fast_is_plain_at_the_longest_rows_a_model_reads(lengths):
 def test_a_float32_product_that_rounds_to_bfloat16_would_be_seen(monkeypatch):
     """The route that AMX forbids, forced: the limit of the two tests above is passed a hundred times."""
     with playing(MACHINES["AMX"]):
-        monkeypatch.setattr(onednn, "serves", lambda _: True)
+        monkeypatch.setattr(onednn, "helps", lambda _: True)
         plain, fast = both(adapted("bert"), batch_of(LENGTHS["uneven"]))
     assert largest_difference(fast, plain) > 1e-3
 
@@ -106,7 +107,7 @@ def test_fast_dropout_has_the_mean_and_the_spread_of_plain_dropout(family):
     draws = {False: [], True: []}
     for plain in draws:
         torch.manual_seed(0)
-        with fast_path(model, Precision(torch.float32, CPU), plain=plain):
+        with forward_path(model, Precision(torch.float32, CPU), plain=plain):
             for _ in range(200):
                 found = logits_and_gradients(model, batch)
                 draws[plain].append(torch.cat([tensor.flatten() for tensor in found.values()]))

@@ -16,15 +16,15 @@ from lora_scratch.fast import onednn
 from lora_scratch.fast.onednn import (
     CACHES,
     KERNELS,
-    finding,
+    can_be_packed,
+    choice,
+    helps,
     is_exact,
-    keep_to,
     limit_kernel_cache,
     onednn_is_faster,
-    serves,
+    set_choice,
     through_onednn,
 )
-from lora_scratch.fast.packed_product import can_be_packed
 
 # float32 through oneDNN, packed in float32, packed in bfloat16
 ROUTES = {
@@ -54,7 +54,7 @@ def test_the_route_of_a_product_follows_from_what_the_cpu_says(name, monkeypatch
     with answering(MACHINES[name]):
         monkeypatch.setattr(onednn, "_error", lambda *_: 1e-6)
         packed = (can_be_packed(torch.empty(2, 2), dtype) for dtype in (torch.float32, torch.bfloat16))
-        assert (serves(nn.Linear(2, 2)), *packed) == ROUTES[name]
+        assert (helps(nn.Linear(2, 2)), *packed) == ROUTES[name]
 
 
 def test_the_switch_is_set_inside_and_put_back_also_after_an_exception():
@@ -95,7 +95,7 @@ def test_onednn_never_serves_where_it_would_round_to_bfloat16(fresh):
 
 def test_the_self_test_measures_and_leaves_the_switch_alone(monkeypatch):
     """Its error is float32's, its gain a positive number; twice asked, it has measured once."""
-    monkeypatch.setattr(onednn, "_found", [])
+    monkeypatch.setattr(onednn, "_choice", [])
     is_exact.cache_clear()
     before = matmul.fp32_precision
     x, weight = torch.randn(8, onednn.WIDTH), torch.randn(64, onednn.WIDTH)
@@ -112,12 +112,12 @@ def test_the_self_test_measures_and_leaves_the_switch_alone(monkeypatch):
 @pytest.mark.parametrize("found", [True, False])
 def test_what_was_found_is_kept_to(fresh, found):
     """A run that goes on does not measure anew."""
-    assert finding() is None
+    assert choice() is None
     fresh.setattr(onednn, "_measure", None)
-    keep_to(found)
-    assert onednn_is_faster() is finding() is found
-    keep_to(None)
-    assert finding() is None
+    set_choice(found)
+    assert onednn_is_faster() is choice() is found
+    set_choice(None)
+    assert choice() is None
 
 
 @pytest.mark.parametrize("name", ["AMX", "no oneDNN"])
@@ -125,16 +125,16 @@ def test_what_another_machine_found_is_not_kept_to_where_it_would_round(name):
     """A run that began on a CPU without AMX may go on on one with it, where float32 through oneDNN is bfloat16. The first
     machine's finding stays in the checkpoint."""
     with answering(MACHINES[name]):
-        keep_to(True)
+        set_choice(True)
         assert not onednn_is_faster()
-        assert not serves(nn.Linear(2, 2))
-        assert finding() is True
+        assert not helps(nn.Linear(2, 2))
+        assert choice() is True
 
 
 def test_what_another_machine_found_is_not_kept_to_where_a_product_is_inexact(fresh):
     """Also a CPU that says nothing of matrix registers is asked for a product."""
     fresh.setattr(onednn, "_error", lambda *_: 1e-3)
-    keep_to(True)
+    set_choice(True)
     assert not onednn_is_faster()
 
 
@@ -142,9 +142,9 @@ def test_small_models_are_not_worth_a_self_test(fresh):
     """From 2^20 entries in a weight; nothing is measured below."""
     fresh.setattr(onednn, "LARGE", 2**20)
     fresh.setattr(onednn, "_measure", lambda: True)
-    assert not serves(nn.Sequential(nn.Linear(1023, 1024), nn.Embedding(2048, 1024)))
-    assert finding() is None
-    assert serves(nn.Sequential(nn.Linear(1024, 1024)))
+    assert not helps(nn.Sequential(nn.Linear(1023, 1024), nn.Embedding(2048, 1024)))
+    assert choice() is None
+    assert helps(nn.Sequential(nn.Linear(1024, 1024)))
 
 
 def test_the_main_process_measures_for_all():

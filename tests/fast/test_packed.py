@@ -102,10 +102,10 @@ def test_attention_dropout_is_applied_in_training_alone():
         assert not torch.equal(classify(model, batch), classify(model, batch))
 
 
-def test_a_padded_call_inside_is_the_models_own():
-    """Whoever calls the model itself with a mask gets what he would get outside, bit for bit."""
+def test_a_call_with_other_inputs_than_ids_and_mask_is_the_models_own():
+    """With labels, the model computes inside what it computes outside, bit for bit."""
     model, batch = tiny_distilbert(), batch_of([5, 3])
-    padded = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    padded = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
     with torch.no_grad():
         expected = model(**padded).logits
         with packed(model):

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_scratch.fast.packing import of_tokens, pack, spread, to_rows, to_tokens
+from lora_scratch.fast.packing import pack, packing_of_tokens, to_rows, to_rows_with_zeros, to_tokens
 
 
 def test_packing_of_a_small_batch_by_hand():
@@ -29,11 +29,11 @@ def test_rows_hold_each_rows_tokens_by_head_and_the_way_back_is_exact(lengths, h
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), heads=st.integers(1, 3))
-def test_spread_is_to_rows_with_zeros_at_filling(lengths, heads):
+def test_to_rows_with_zeros_is_to_rows_with_zeros_at_filling(lengths, heads):
     """So a sum over rows is the sum over tokens, and nothing of the filling counts."""
     packing, x = packing_of(lengths, heads), torch.randn(sum(lengths) * heads, 2)
     filling = packing.mask.transpose(1, 2).isinf()
-    assert torch.equal(spread(x, packing), to_rows(x, packing).masked_fill(filling, 0))
+    assert torch.equal(to_rows_with_zeros(x, packing), to_rows(x, packing).masked_fill(filling, 0))
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), heads=st.integers(1, 3))
@@ -41,14 +41,14 @@ def test_one_token_a_row_is_a_row_already(lengths, heads):
     """First tokens alone, (B·heads, d), become rows of one token and come back as they were."""
     packing, x = packing_of(lengths, heads), torch.randn(len(lengths) * heads, 2)
     assert torch.equal(to_rows(x, packing), x[:, None])
-    assert torch.equal(spread(x, packing), x[:, None])
+    assert torch.equal(to_rows_with_zeros(x, packing), x[:, None])
     assert torch.equal(to_tokens(x[:, None], packing), x)
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), heads=st.integers(1, 3))
 def test_the_packing_of_whole_tokens_is_that_of_one_head(lengths, heads):
     """Entry for entry, whatever the number of heads it is made from."""
-    found, expected = of_tokens(packing_of(lengths, heads)), packing_of(lengths, 1)
+    found, expected = packing_of_tokens(packing_of(lengths, heads)), packing_of(lengths, 1)
     assert found.heads == 1
     for name in ("first", "gather", "scatter", "mask"):
         assert torch.equal(getattr(found, name), getattr(expected, name))

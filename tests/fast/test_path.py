@@ -11,10 +11,10 @@ from torch import nn
 
 from lora_scratch.adapter import LoRAConfig, inject
 from lora_scratch.evaluation import Predictor, measure
-from lora_scratch.fast.dropout import CheapDropout
 from lora_scratch.fast.packed import is_packed
 from lora_scratch.fast.path import fast_path
 from lora_scratch.layers import LoRALinear
+from lora_scratch.model.forward import forward_path
 from lora_scratch.runtime.precision import Precision, resolve_precision
 from lora_scratch.serialization import fingerprint, load_adapter, save_adapter
 from lora_scratch.training import MetricsLog, TrainingConfig, train
@@ -35,7 +35,7 @@ def config(**settings):
 def levers(model):
     """Which levers are on."""
     own = {type(module) for module in model.modules() if "forward" in vars(module)}
-    return any(isinstance(m, CheapDropout) for m in model.modules()), is_packed(model), LoRALinear in own, nn.Linear in own
+    return nn.Dropout in own, is_packed(model), LoRALinear in own, nn.Linear in own
 
 
 def test_fast_path_turns_every_lever_on_and_off_again():
@@ -52,7 +52,7 @@ def test_fast_path_turns_every_lever_on_and_off_again():
 def test_plain_turns_every_lever_off():
     """The path that people study is the one that runs."""
     model = adapted(dropout=0.1)
-    with fast_path(model, Precision(torch.bfloat16, CPU), plain=True):
+    with forward_path(model, Precision(torch.bfloat16, CPU), plain=True):
         assert levers(model) == (False,) * 4
 
 

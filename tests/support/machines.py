@@ -18,7 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora_scratch.fast import onednn
-from lora_scratch.fast.packed_product import can_be_packed
+from lora_scratch.fast.onednn import can_be_packed
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def answering(machine: Machine) -> Iterator[None]:
         patch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: machine.avx512_bf16)
         patch.setattr(torch._C, "_has_mkldnn", machine.onednn)
         patch.setattr(torch.ops, "mkldnn", _operators(machine))
-        for name, value in {"_found": [], "LARGE": 0, "TOKENS": 8}.items():
+        for name, value in {"_choice": [], "LARGE": 0, "TOKENS": 8}.items():
             patch.setattr(onednn, name, value)
         patch.setattr(onednn, "_gain", lambda *_: math.inf if machine.faster else 0.0)
         onednn.is_exact.cache_clear()

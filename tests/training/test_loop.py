@@ -214,7 +214,7 @@ def test_widths_of_replayed_batches_are_rounded_up_to_eight_tokens(monkeypatch):
         return batch
 
     monkeypatch.setattr(loop, "shard_batch", shard_batch)
-    monkeypatch.setattr(path, "_recording", lambda model, device: (Eager(), []))
+    monkeypatch.setattr(path, "_recorder", lambda device: Eager())
     rows = tiny_rows(48, longest=22)
     train(adapted(), rows, rows, config(epochs=1, batch_size=4), **QUIET)
     assert widths == {8, 16, 22}  # 22 is the most that a row may have

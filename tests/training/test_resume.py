@@ -170,8 +170,8 @@ def test_the_movement_guard_looks_once_also_when_the_run_was_stopped_before_its_
 
 def test_products_go_on_by_the_library_that_the_run_began_with(tmp_path, monkeypatch):
     """Two measurements near the limit may disagree, and float32's last bits with them."""
-    monkeypatch.setattr(onednn, "_found", [True])
+    monkeypatch.setattr(onednn, "_choice", [True])
     run(tmp_path, config(epochs=1))
-    monkeypatch.setattr(onednn, "_found", [False])
+    monkeypatch.setattr(onednn, "_choice", [False])
     run(tmp_path, config(epochs=1))
-    assert onednn.finding() is True
+    assert onednn.choice() is True

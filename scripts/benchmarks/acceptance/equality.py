@@ -45,7 +45,7 @@ class Outcome:
     @property
     def recorded(self) -> int:
         """How many shapes are replayed."""
-        return len(self.path.graphs.recorded) if self.path and self.path.graphs else 0
+        return len(self.path.graphs.recorded) if self.path else 0
 
 
 def take_steps(

@@ -213,10 +213,10 @@ def test_memory_of_all_widths_is_at_most_1_3_times_that_of_the_widest(mixed, hol
 def test_memory_is_that_of_steps_which_are_recorded(monkeypatch):
     """Every width comes often enough, and nothing of it is held afterwards."""
     seen = []
-    monkeypatch.setattr(FastPath, "close", lambda self: seen.append(self.graphs and len(self.graphs.recorded)))
+    monkeypatch.setattr(FastPath, "close", lambda self: seen.append(len(self.graphs.recorded)))
     kept, peak = memory_proofs._reserved_by(CPU, [8, 16, 8, 16] * 2)
     assert kept <= peak
-    assert seen == [None, 2]  # of the model's own path, and of the stepper's
+    assert seen == [0, 2]  # of the model's own path, and of the stepper's
 
 
 def test_training_goes_on_in_pieces_when_memory_runs_out(monkeypatch):
