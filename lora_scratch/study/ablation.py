@@ -1,15 +1,15 @@
-"""What carries the gain: the adapter without each of its parts, with nothing but one of them, and at other strengths.
+"""Which parts of an adapter bring the gain: without a part, with only one, at another strength.
 
-Each trial is compared with the whole adapter on the same rows. There are dozens of them, so a p-value alone would find
-something in noise: Holm's correction over all trials of the ablation goes with it. Losses need not add up to the gain: one
-part can do the work of another, or need it.
+Every trial is compared with the whole adapter on the same rows. Dozens of trials find something in
+noise, so Holm's correction over all of them is used. Losses need not add up to the gain: two parts
+can do the same work, or need each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -18,20 +18,23 @@ from tqdm import tqdm
 
 from ..adapter import adapter_layers, disabled, scaled, without
 from ..data import Encoded
-from ..evaluation import McNemar, Paired, holm, measure, paired, word_of
+from ..evaluation import Paired, measure, paired
 from ..reporting.anatomy import depth, projections
+from .comparison import correct_tests
 
 STRENGTHS = tuple(step / 8 for step in range(13))  # 0 to 1.5
 ALL, PROJECTION, LAYER, MODULE = "all", "projection", "layer", "module"
 WITHOUT, ONLY, STRENGTH = "without", "only", "strength"
+JSON_NAMES = {"kind": "what", "test": "found"}  # the names in the JSON file
 
 Predict = Callable[[Encoded], Tensor]
-Switch = Callable[[], AbstractContextManager[nn.Module]]
+Toggle = Callable[[], AbstractContextManager[nn.Module]]
+Named = tuple[str, str, str, Toggle]  # kind, group and name of a trial, and its context
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the adapted modules: all of them, one projection of every layer, one layer, or one module."""
+    """Some of the adapted modules: all, one projection of every layer, one layer, or one module."""
 
     group: str
     name: str
@@ -40,31 +43,36 @@ class Part:
 
 @dataclass(frozen=True)
 class Trial:
-    """The model without a part of the adapter, with only that part, or with all of it at another strength.
+    """The model without a part of the adapter, with only that part, or at another strength.
 
     Args:
-        what: `without`, `only` or `strength`.
-        group, name: of the part; of a strength `all` and the factor.
-        found: against the whole adapter, the word by the corrected p.
-        p_holm: corrected for the number of trials.
+        kind: `without`, `only` or `strength`.
+        group, name: of the part; `all` and the factor for a strength.
+        test: against the whole adapter; its word is by `p_holm`.
+        p_holm: the p-value, corrected for the number of trials.
     """
 
-    what: str
+    kind: str
     group: str
     name: str
-    found: Paired
+    test: Paired
     p_holm: float
+
+    @property
+    def title(self) -> str:
+        """The part with its group, as `layer 0`; the factor for a strength."""
+        return self.name if self.kind == STRENGTH else f"{self.group} {self.name}"
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """All trials, and the accuracies they are seen against.
+    """All trials, and accuracies to compare them with.
 
     Args:
-        rows: how many there are.
-        baseline: of the base model, before training.
-        adapted: of the whole adapter.
-        bare: of the trained head, and biases, on the base: what is left without any update of a weight.
+        rows: the number of rows.
+        baseline: the accuracy of the base model before training.
+        adapted: the accuracy with the whole adapter.
+        bare: the accuracy with the trained head and biases, and no update of a weight.
     """
 
     rows: int
@@ -75,91 +83,91 @@ class Ablation:
 
     @property
     def gain(self) -> float:
-        """What the updates bring, in accuracy."""
+        """The accuracy that the updates of the weights add."""
         return self.adapted - self.bare
 
-    def record(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object that `ablate --json` writes."""
+        return asdict(self, dict_factory=lambda pairs: {JSON_NAMES.get(k, k): v for k, v in pairs})
 
     def share(self, trial: Trial) -> float | None:
-        """Of the gain: what is lost without a part, or is there with only that part; None where there is no gain."""
-        if self.gain <= 0 or trial.what == STRENGTH:
+        """Return the share of the gain that is lost without a part, or kept with only that part.
+
+        None for a strength, and where there is no gain.
+        """
+        if self.gain <= 0 or trial.kind == STRENGTH:
             return None
-        kept = (trial.found.accuracy - self.bare) / self.gain
-        return kept if trial.what == ONLY else 1 - kept
+        kept = (trial.test.accuracy - self.bare) / self.gain
+        return kept if trial.kind == ONLY else 1 - kept
 
 
 def parts(names: Sequence[str]) -> list[Part]:
-    """All modules, then each projection, each layer and each module; a group that is one of the others is left out."""
+    """Return all modules, every projection, every layer and every module; no set twice."""
     named = projections(names)
-    found = [Part(ALL, "updates", frozenset(names))]
     groups: dict[tuple[str, str], list[str]] = {}
-    for group, of in ((PROJECTION, named.__getitem__), (LAYER, depth)):
+    for group, name_of in ((PROJECTION, named.__getitem__), (LAYER, depth)):
         for name in names:
-            groups.setdefault((group, of(name)), []).append(name)
-    found += [Part(*key, frozenset(each)) for key, each in groups.items() if 1 < len(each) < len(names)]
-    return found + [Part(MODULE, name, frozenset([name])) for name in names if len(names) > 1]
+            groups.setdefault((group, name_of(name)), []).append(name)
+    between = [Part(*key, frozenset(m)) for key, m in groups.items() if 1 < len(m) < len(names)]
+    single = [Part(MODULE, name, frozenset([name])) for name in names if len(names) > 1]
+    return [Part(ALL, "updates", frozenset(names)), *between, *single]
 
 
-def ablate(model: nn.Module, predict: Predict, encoded: Encoded, *, strengths: Iterable[float] = STRENGTHS) -> Ablation:
-    """Every trial on these rows; the model is as it was afterwards.
+def ablate(
+    model: nn.Module,
+    predict: Predict,
+    rows: Encoded,
+    *,
+    strengths: Iterable[float] = STRENGTHS,
+) -> Ablation:
+    """Run every trial on these rows; the model is not changed.
 
     Args:
-        predict: the logits of `model`, as it is when called.
+        predict: returns the logits of `model` as it is at the call.
     """
-    whole = predict(encoded)
+    whole = predict(rows)
     with disabled(model):
-        baseline = predict(encoded)
-    trials: list[Trial] = []
-    switches = list(_switches(model, strengths))
-    for what, group, name, switch in tqdm(switches, desc="ablation", unit="run"):
-        with switch():
-            trials.append(Trial(what, group, name, paired(whole, predict(encoded), encoded.labels), 1.0))
-    trials = _corrected(trials)
+        baseline = predict(rows)
+    toggles, tests = list(_toggles(model, strengths)), list[Paired]()
+    for *_, toggle in tqdm(toggles, desc="ablation", unit="run"):
+        with toggle():
+            tests.append(paired(whole, predict(rows), rows.labels))
+    trials = [
+        Trial(kind, group, name, test, p)
+        for (kind, group, name, _), (test, p) in zip(toggles, correct_tests(tests), strict=True)
+    ]
     return Ablation(
-        rows=len(encoded),
-        baseline=measure(baseline, encoded.labels).accuracy,
-        adapted=measure(whole, encoded.labels).accuracy,
-        bare=next(trial.found.accuracy for trial in trials if (trial.what, trial.group) == (WITHOUT, ALL)),
+        rows=len(rows),
+        baseline=measure(baseline, rows.labels).accuracy,
+        adapted=measure(whole, rows.labels).accuracy,
+        bare=trials[0].test.accuracy,  # without all updates
         trials=trials,
     )
 
 
-def carriers(found: Ablation) -> str:
-    """What the updates bring, and by which parts."""
+def describe(ablation: Ablation) -> str:
+    """Return sentences: the gain of the updates, and the parts that bring most of it."""
     lines = [
-        f"The updates of the weights take the accuracy from {found.bare:.4f}, which the trained head has on the base alone, "
-        f"to {found.adapted:.4f} on {found.rows:,} rows (the base before training: {found.baseline:.4f})."
+        f"The updates of the weights take the accuracy from {ablation.bare:.4f}, which the trained "
+        f"head has on the base alone, to {ablation.adapted:.4f} on {ablation.rows:,} rows "
+        f"(the base before training: {ablation.baseline:.4f})."
     ]
-    for what, words in ((WITHOUT, "Most is lost without"), (ONLY, "Most is there with only")):
+    for kind, words in ((WITHOUT, "Most is lost without"), (ONLY, "Most is there with only")):
         for group in (PROJECTION, LAYER, MODULE):
-            shares = {
-                trial.name: share for trial in found.trials if (share := _share_in(found, trial, what, group)) is not None
-            }
+            trials = [t for t in ablation.trials if (t.kind, t.group) == (kind, group)]
+            shares = {t.title: share for t in trials if (share := ablation.share(t)) is not None}
             if shares:
-                name = max(shares, key=lambda each: shares[each])
-                lines.append(f"{words} {group} {name}: {shares[name]:.0%} of that gain.")
+                best = max(shares, key=lambda title: shares[title])
+                lines.append(f"{words} {best}: {shares[best]:.0%} of that gain.")
     return "\n".join(lines)
 
 
-def _share_in(found: Ablation, trial: Trial, what: str, group: str) -> float | None:
-    return found.share(trial) if (trial.what, trial.group) == (what, group) else None
-
-
-def _switches(model: nn.Module, strengths: Iterable[float]) -> Iterator[tuple[str, str, str, Switch]]:
-    names: Collection[str] = adapter_layers(model).keys()
-    for part in parts(list(names)):
+def _toggles(model: nn.Module, strengths: Iterable[float]) -> Iterator[Named]:
+    names = list(adapter_layers(model))
+    for part in parts(names):
         yield WITHOUT, part.group, part.name, partial(without, model, part.modules)
         if part.group in (PROJECTION, LAYER):
-            yield ONLY, part.group, part.name, partial(without, model, frozenset(names) - part.modules)
+            others = frozenset(names) - part.modules
+            yield ONLY, part.group, part.name, partial(without, model, others)
     for strength in strengths:
         yield STRENGTH, ALL, f"{strength:g}", partial(scaled, model, strength)
-
-
-def _corrected(trials: Sequence[Trial]) -> list[Trial]:
-    corrected = holm([trial.found.p_value for trial in trials])
-    return [
-        replace(trial, p_holm=p, found=replace(trial.found, word=word_of(McNemar(trial.found.fixed, trial.found.broken, p))))
-        for trial, p in zip(trials, corrected, strict=True)
-    ]

@@ -1,136 +1,146 @@
-"""Who stands where: the tables of a comparison, and the paired test of every run against that of one rung."""
+"""The tables of a comparison, and the paired test of every run against the run of one method."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from ..errors import ConfigError, DataError
 from ..evaluation import McNemar, Paired, Table, holm, paired, word_of
-from .methods import RunResult, Step
+from .methods import Run, RunResult
 
 NONE = "-"
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A step against the same seed and rows on another rung, on the same test rows.
+    """A run against the run of another method with the same seed, on the same test rows.
 
     Args:
-        p_holm: McNemar's exact p by Holm's correction over all duels of the comparison.
-        word: `better`, `worse` or `not shown`, by that p.
+        test: McNemar's exact test; its word is by `p_holm`.
+        p_holm: the p-value by Holm's correction over all tests of the comparison.
     """
 
-    step: Step
+    run: Run
     against: str
-    found: Paired
+    test: Paired
     p_holm: float
-    word: str
 
     def as_json(self) -> dict[str, Any]:
-        """Flat."""
-        found = {name: value for name, value in asdict(self.found).items() if name != "word"}
-        return {**asdict(self.step), "against": self.against, **found, "p_holm": self.p_holm, "word": self.word}
+        """Return its entry in comparison.json."""
+        figures = {**asdict(self.test), "p_holm": self.p_holm}
+        return {**self.run.as_json(), "against": self.against, **figures}
 
 
-Stepped = TypeVar("Stepped", RunResult, PairedTest)
+Kind = TypeVar("Kind", RunResult, PairedTest)
+Key = tuple[int | None, str]  # number of training rows, and method
 
 
-def duels(climbs: Sequence[RunResult], against: str) -> list[PairedTest]:
-    """Every other climb against the one of the rung `against` with its seed and rows.
+def paired_tests(results: Sequence[RunResult], against: str) -> list[PairedTest]:
+    """Test every result of another method against that of `against` with its seed and rows.
 
     Raises:
-        ConfigError: there is none. DataError: they were measured on different rows.
+        ConfigError: there is no such run. DataError: the test rows differ.
     """
-    others = [each for each in climbs if each.step.rung != against]
-    found = [_pair(_twin(each, climbs, against), each) for each in others]
-    corrected = holm([each.p_value for each in found])
+    others = [result for result in results if result.run.method != against]
+    tests = [_test(_partner(result, results, against), result) for result in others]
+    corrected = zip(others, correct_tests(tests), strict=True)
+    return [PairedTest(result.run, against, test, p) for result, (test, p) in corrected]
+
+
+def correct_tests(tests: Sequence[Paired]) -> list[tuple[Paired, float]]:
+    """Return every test with its word by Holm's correction over all of them, and that p-value."""
+    p_values = holm([test.p_value for test in tests])
     return [
-        PairedTest(climb.step, against, each, p, word_of(McNemar(each.fixed, each.broken, p)))
-        for climb, each, p in zip(others, found, corrected, strict=True)
+        (replace(test, word=word_of(McNemar(test.fixed, test.broken, p))), p)
+        for test, p in zip(tests, p_values, strict=True)
     ]
 
 
-def _twin(climb: RunResult, climbs: Sequence[RunResult], against: str) -> RunResult:
-    wanted = Step(against, climb.step.seed, climb.step.rows)
-    for each in climbs:
-        if each.step == wanted:
-            return each
-    raise ConfigError(f"no run with seed {wanted.seed}", where=f"--against {against}", expected="a rung of the comparison")
+def _partner(result: RunResult, results: Sequence[RunResult], against: str) -> RunResult:
+    partner = replace(result.run, method=against)
+    for other in results:
+        if other.run == partner:
+            return other
+    where, expected = f"--against {against}", "a rung of the comparison"
+    raise ConfigError(f"no run with seed {partner.seed}", where=where, expected=expected)
 
 
-def _pair(before: RunResult, after: RunResult) -> Paired:
+def _test(before: RunResult, after: RunResult) -> Paired:
     if before.labels.tolist() != after.labels.tolist():
-        raise DataError(
-            f"{before.step} and {after.step} were measured on different rows", where="compare", remedy="choose a new folder"
-        )
+        methods = f"{before.run.method} and {after.run.method}, seed {after.run.seed}"
+        problem = f"{methods} were measured on different rows"
+        raise DataError(problem, where="compare", remedy="choose a new folder")
     return paired(before.logits, after.logits, after.labels)
 
 
-def summarize(climbs: Sequence[RunResult]) -> Table:
-    """A row for each rung: mean and sample standard deviation over the seeds, medians of time and memory."""
-    header = ["rung", "seeds", "accuracy", "macro-F1", "trained", "file", "training", "CPU time", "memory"]
-    by_rows = len({each.step.rows for each in climbs}) > 1
-    rows = [[*([_count(rows)] if by_rows else []), *_row(rung, each)] for (rows, rung), each in _groups(climbs).items()]
-    return Table([*(["rows"] if by_rows else []), *header], rows)
+def summarize(results: Sequence[RunResult]) -> Table:
+    """Return mean and sample deviation over the seeds, and medians of time and memory."""
+    header = ["seeds", "accuracy", "macro-F1", "trained", "file", "training", "CPU time", "memory"]
+    return _table(header, {key: _summary_cells(runs) for key, runs in _groups(results).items()})
 
 
-def _row(rung: str, climbs: Sequence[RunResult]) -> list[str]:
+def _summary_cells(results: Sequence[RunResult]) -> list[str]:
     return [
-        rung,
-        str(len(climbs)),
-        mean_and_spread(each.metrics.accuracy for each in climbs),
-        mean_and_spread(each.metrics.macro_f1 for each in climbs),
-        f"{climbs[0].trained:,}",
-        _median([each.file_bytes for each in climbs], lambda found: f"{found / 1e6:.2f} MB"),
-        _median([each.seconds for each in climbs], lambda found: f"{found:,.0f} s"),
-        _median([each.cpu_seconds for each in climbs], lambda found: f"{found:,.0f} s"),
-        _median([each.memory_bytes for each in climbs], lambda found: f"{found / 2**20:,.0f} MiB"),
+        str(len(results)),
+        mean_and_spread(result.metrics.accuracy for result in results),
+        mean_and_spread(result.metrics.macro_f1 for result in results),
+        f"{results[0].trained:,}",
+        _median([result.file_bytes for result in results], lambda size: f"{size / 1e6:.2f} MB"),
+        _median([result.seconds for result in results], lambda seconds: f"{seconds:,.0f} s"),
+        _median([result.cpu_seconds for result in results], lambda seconds: f"{seconds:,.0f} s"),
+        _median([result.memory_bytes for result in results], lambda n: f"{n / 2**20:,.0f} MiB"),
     ]
 
 
-def duel_table(found: Sequence[PairedTest]) -> Table:
-    """A row for each rung: by how much it differs, on how many rows, and in how many seeds that is more than luck."""
-    header = ["rung", f"accuracy - {found[0].against}", "rows fixed, broken", "better", "not shown", "worse", "largest p"]
-    groups = _groups(found)
-    by_rows = len({rows for rows, _ in groups}) > 1
-    rows = [[*([_count(n)] if by_rows else []), rung, *_duel_row(each)] for (n, rung), each in groups.items()]
-    return Table([*(["rows"] if by_rows else []), *header], rows)
+def paired_table(tests: Sequence[PairedTest]) -> Table:
+    """Return the change of accuracy, the rows that changed, and the number of each verdict."""
+    against = f"accuracy - {tests[0].against}"
+    header = [against, "rows fixed, broken", "better", "not shown", "worse", "largest p"]
+    return _table(header, {key: _paired_cells(runs) for key, runs in _groups(tests).items()})
 
 
-def _duel_row(found: Sequence[PairedTest]) -> list[str]:
-    words = [each.word for each in found]
+def _paired_cells(tests: Sequence[PairedTest]) -> list[str]:
+    words = [result.test.word for result in tests]
     return [
-        mean_and_spread((each.found.change for each in found), sign="+"),
-        "; ".join(f"{each.found.fixed}, {each.found.broken}" for each in found),
+        mean_and_spread((result.test.change for result in tests), sign="+"),
+        "; ".join(f"{result.test.fixed}, {result.test.broken}" for result in tests),
         *(str(words.count(word)) for word in ("better", "not shown", "worse")),
-        f"{max(each.p_holm for each in found):.2g}",
+        f"{max(result.p_holm for result in tests):.2g}",
     ]
 
 
-def curve_table(climbs: Sequence[RunResult]) -> Table:
-    """Mean accuracy: a row for each number of training rows, a column for each rung."""
-    groups = _groups(climbs)
-    counts, rungs = dict.fromkeys(n for n, _ in groups), dict.fromkeys(rung for _, rung in groups)
-    cells = {key: mean_and_spread(each.metrics.accuracy for each in found) for key, found in groups.items()}
-    return Table(["rows", *rungs], [[_count(n), *(cells.get((n, rung), NONE) for rung in rungs)] for n in counts])
+def curve_table(results: Sequence[RunResult]) -> Table:
+    """Return mean accuracies: a row for each number of training rows, a column for each method."""
+    groups = _groups(results)
+    counts, methods = (list(dict.fromkeys(column)) for column in zip(*groups, strict=True))
+    cells = {key: mean_and_spread(r.metrics.accuracy for r in g) for key, g in groups.items()}
+    rows = [[_count(n), *(cells.get((n, method), NONE) for method in methods)] for n in counts]
+    return Table(["rows", *methods], rows)
 
 
 def mean_and_spread(values: Iterable[float], *, sign: str = "") -> str:
-    """`0.9157 ± 0.0035`: mean and sample standard deviation, the latter from two values on."""
-    found = list(values)
-    spread = f" ± {statistics.stdev(found):.4f}" if len(found) > 1 else ""
-    return f"{statistics.mean(found):{sign}.4f}{spread}"
+    """Return `0.9157 ± 0.0035`, mean and sample deviation; the mean alone for one value."""
+    known = list(values)
+    spread = f" ± {statistics.stdev(known):.4f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):{sign}.4f}{spread}"
 
 
-def _groups(found: Sequence[Stepped]) -> dict[tuple[int | None, str], list[Stepped]]:
-    """By number of rows and rung, in the order of first appearance."""
-    groups: dict[tuple[int | None, str], list[Stepped]] = {}
-    for each in found:
-        groups.setdefault((each.step.rows, each.step.rung), []).append(each)
+def _groups(items: Sequence[Kind]) -> dict[Key, list[Kind]]:
+    """Group by number of rows and method, in the order of first appearance."""
+    groups: dict[Key, list[Kind]] = {}
+    for item in items:
+        groups.setdefault((item.run.rows, item.run.method), []).append(item)
     return groups
+
+
+def _table(header: list[str], cells: dict[Key, list[str]]) -> Table:
+    """Return a row for each key; the number of rows is a column if there are several numbers."""
+    first = 0 if len({n for n, _ in cells}) > 1 else 1
+    rows = [[_count(n), method, *figures] for (n, method), figures in cells.items()]
+    return Table(["rows", "rung", *header][first:], [row[first:] for row in rows])
 
 
 def _median(values: Sequence[float | None], form: Callable[[float], str]) -> str:

@@ -1,4 +1,4 @@
-"""A comparison as a page: the best rung first, the table of all, the accuracy of every run, and the curve over rows."""
+"""The page of a comparison: the best method, the tables, every run, and the curve over rows."""
 
 from __future__ import annotations
 
@@ -7,94 +7,95 @@ from statistics import mean
 from typing import Any
 
 from ..evaluation import Table
+from ..evaluation.verdict import BETTER
 from ..reporting.drawing import INK, Line, line_panel, svg
 from ..reporting.page import Listing, Page, Picture, Section
+from .comparison import PairedTest, paired_table, summarize
+from .methods import RunResult
 
-Run = Mapping[str, Any]
+Results = Sequence[RunResult]
+Scores = dict[str, list[tuple[int, float]]]  # (seed, accuracy) of every run, by method
 
 
-def comparison_page(
-    runs: Sequence[Run], summary: Table, *, duels: Sequence[Run] = (), tests: Table | None = None, source: str = ""
-) -> Page:
-    """The page of a comparison; `runs` and `duels` are what comparison.json holds, the tables those over seeds.
+def comparison_page(results: Results, tests: Sequence[PairedTest], *, source: str = "") -> Page:
+    """Return the page of a comparison.
 
-    Where there are several numbers of training rows, the answer and the dots are those of the largest.
+    The answer and the dots are of the largest number of training rows.
     """
-    most = max((run["rows"] for run in runs), key=lambda rows: float("inf") if rows is None else rows)
-    last = [run for run in runs if run["rows"] == most]
-    scores: dict[str, list[tuple[int, float]]] = {}
-    for run in last:
-        scores.setdefault(run["rung"], []).append((run["seed"], run["accuracy"]))
-    means = {name: mean(score for _, score in each) for name, each in scores.items()}
-    best = max(means, key=lambda name: means[name])
+    counts = {result.run.rows for result in results}
+    most = max(counts, key=lambda rows: float("inf") if rows is None else rows)
+    last = [result for result in results if result.run.rows == most]
+    scores: Scores = {}
+    for result in last:
+        scores.setdefault(result.run.method, []).append((result.run.seed, result.metrics.accuracy))
+    means = {method: mean(score for _, score in pairs) for method, pairs in scores.items()}
+    best = max(means, key=lambda method: means[method])
+    seeds = f"{len(scores[best])} seed{'s' if len(scores[best]) > 1 else ''}"
     sentences = [
-        f"{best} has the highest mean accuracy of {len(means)} on {last[0]['n']:,} rows: {means[best]:.4f} "
-        f"over {len(scores[best])} seed{'s' if len(scores[best]) > 1 else ''}.",
-        *_against(best, [each for each in duels if each["rows"] == most and each["rung"] == best]),
+        f"{best} has the highest mean accuracy of {len(means)} on {last[0].metrics.n:,} rows: "
+        f"{means[best]:.4f} over {seeds}.",
+        *_against([test for test in tests if (test.run.rows, test.run.method) == (most, best)]),
     ]
-    listings = [Listing("Mean and spread", summary)] + ([Listing(_title(duels), tests)] if tests and duels else [])
-    curve = [_curve(runs)] if len({run["rows"] for run in runs}) > 1 else []
-    section = Section("All runs", pictures=[*curve, _accuracies(scores, means)], listings=listings)
-    return Page("Comparison", (f"{best}: {means[best]:.4f}", " ".join(sentences)), [section], source)
+    listings = [Listing("Mean and spread", summarize(results))]
+    if tests:
+        title = f"Against {tests[0].against} on the same rows: McNemar's exact test, p by Holm"
+        listings.append(Listing(f"{title} over all {len(tests)}", paired_table(tests)))
+    curve = [_curve(results)] if len(counts) > 1 else []
+    section = Section("All runs", pictures=[*curve, _dots(scores, means)], listings=listings)
+    answer = (f"{best}: {means[best]:.4f}", " ".join(sentences))
+    return Page("Comparison", answer, [section], source)
 
 
-def _against(best: str, duels: Sequence[Run]) -> list[str]:
-    """What the tests say of the best rung, in a sentence."""
-    if not duels:
+def _against(tests: Sequence[PairedTest]) -> list[str]:
+    """Return a sentence with the tests of the best method."""
+    if not tests:
         return []
-    better = sum(each["word"] == "better" for each in duels)
+    better = sum(test.test.word == BETTER for test in tests)
     return [
-        f"Against {duels[0]['against']}, row by row, {best} is better in {better} of {len(duels)} runs by McNemar's exact "
-        f"test (largest p {max(each['p_holm'] for each in duels):.2g}, corrected for all tests of the comparison)."
+        f"Against {tests[0].against}, row by row, {tests[0].run.method} is better in {better} of "
+        f"{len(tests)} runs by McNemar's exact test (largest p "
+        f"{max(test.p_holm for test in tests):.2g}, corrected for all tests of the comparison)."
     ]
 
 
-def _title(duels: Sequence[Run]) -> str:
-    return f"Against {duels[0]['against']} on the same rows: McNemar's exact test, p by Holm over all {len(duels)}"
-
-
-def _accuracies(scores: Mapping[str, Sequence[tuple[int, float]]], means: Mapping[str, float]) -> Picture:
+def _dots(scores: Scores, means: Mapping[str, float]) -> Picture:
     words = "Accuracy of every run, a dot for each seed and a bar at the mean: " + ", ".join(
-        f"{name} {value:.4f}" for name, value in means.items()
+        f"{method} {value:.4f}" for method, value in means.items()
     )
 
     def draw(axes: list[Any]) -> None:
-        for place, (name, each) in enumerate(scores.items()):
-            axes[0].plot([score for _, score in each], [place] * len(each), "o", alpha=0.7)
-            axes[0].plot([means[name]] * 2, [place - 0.3, place + 0.3], color=INK)
+        for y, (method, pairs) in enumerate(scores.items()):
+            axes[0].plot([score for _, score in pairs], [y] * len(pairs), "o", alpha=0.7)
+            axes[0].plot([means[method]] * 2, [y - 0.3, y + 0.3], color=INK)
         axes[0].set(xlabel="accuracy", ylim=(len(scores) - 0.5, -0.5))
         axes[0].set_yticks(range(len(scores)), list(scores))
         axes[0].grid(axis="x", alpha=0.15, color=INK)
 
-    cells = [[name, str(seed), f"{score:.4f}"] for name, each in scores.items() for seed, score in each]
+    rows = [[m, str(seed), f"{score:.4f}"] for m, pairs in scores.items() for seed, score in pairs]
     drawn = svg(draw, words=words, height=1 + 0.35 * len(scores))
-    return Picture("Accuracy by seed", drawn, words, Table(["rung", "seed", "accuracy"], cells))
+    return Picture("Accuracy by seed", drawn, words, Table(["rung", "seed", "accuracy"], rows))
 
 
-def _curve(runs: Sequence[Run]) -> Picture:
-    """Mean accuracy of every rung over the number of training rows, which grows by factors."""
-    counts = sorted({run["rows"] for run in runs})
-    means = {
-        (rung, rows): mean(run["accuracy"] for run in runs if (run["rung"], run["rows"]) == (rung, rows))
-        for rung, rows in dict.fromkeys((run["rung"], run["rows"]) for run in runs)
-    }
-    rungs = list(dict.fromkeys(rung for rung, _ in means))
+def _curve(results: Results) -> Picture:
+    """Draw the mean accuracy of every method over the number of training rows, on a log scale."""
+    scores: dict[str, dict[int, list[float]]] = {}
+    for result in results:
+        by_rows = scores.setdefault(result.run.method, {})
+        by_rows.setdefault(result.run.rows or 0, []).append(result.metrics.accuracy)
+    counts = sorted({n for by_rows in scores.values() for n in by_rows})
+    means = {method: [mean(by_rows[n]) for n in counts] for method, by_rows in scores.items()}
+    few, many = f"{counts[0]:,}", f"{counts[-1]:,}"
     words = "Mean accuracy by number of training rows: " + "; ".join(
-        f"{rung} from {means[rung, counts[0]]:.4f} at {counts[0]:,} to {means[rung, counts[-1]]:.4f} at {counts[-1]:,}"
-        for rung in rungs
+        f"{name} from {y[0]:.4f} at {few} to {y[-1]:.4f} at {many}" for name, y in means.items()
     )
 
     def draw(axes: list[Any]) -> None:
-        line_panel(
-            axes[0],
-            [Line(rung, counts, [means[rung, rows] for rows in counts]) for rung in rungs],
-            title="",
-            x="training rows",
-            y="accuracy",
-        )
+        lines = [Line(method, counts, y) for method, y in means.items()]
+        line_panel(axes[0], lines, title="", x="training rows", y="accuracy")
         axes[0].set_xscale("log")
-        axes[0].set_xticks(counts, [f"{rows:,}" for rows in counts])
+        axes[0].set_xticks(counts, [f"{n:,}" for n in counts])
         axes[0].minorticks_off()
 
-    cells = [[f"{rows:,}", *(f"{means[rung, rows]:.4f}" for rung in rungs)] for rows in counts]
-    return Picture("Over growing training sets", svg(draw, words=words, height=4), words, Table(["rows", *rungs], cells))
+    rows = [[f"{n:,}", *(f"{y[i]:.4f}" for y in means.values())] for i, n in enumerate(counts)]
+    table = Table(["rows", *means], rows)
+    return Picture("Over growing training sets", svg(draw, words=words, height=4), words, table)

@@ -1,4 +1,4 @@
-"""One text through one adapted layer of a saved adapter: the layer's steps, the tokens it moved, and what it decides."""
+"""One text through one adapted layer: the steps, the tokens it moved, and the predictions."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ from .trace import ForwardTrace, trace
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a layer did to a text.
+    """The effect of one layer on a text.
 
     Args:
-        name: of the layer.
         tokens: of the text, as the model reads them.
-        rows: what the rows of the walk are: the tokens, if the layer sees one row for each of them.
+        rows: the names of the rows of the trace: the tokens, if the layer has one row for each.
         trace: every step, in float64.
-        rounding: the largest difference of the layer's own output to the walk's, relative to the largest output.
-        scores: the probability of every label with the adapter, without this layer's, and without any of it.
+        rounding: max |y − trace| / max |trace|, with the layer's own output y.
+        scores: the probability of every label: with the adapter, without this layer, without all.
     """
 
     name: str
@@ -43,22 +42,22 @@ class Explanation:
 
 
 def explain(saved: TrainedAdapter, text: str, *, module: str | None = None) -> Explanation:
-    """Classify the text three times, and walk through the layer on what it was given the first time.
+    """Classify the text, and trace the layer on its input; the model is not changed.
 
     Args:
-        module: the layer's name, or the end of it; the one with the largest ‖ΔW‖ / ‖W‖ if None.
+        module: the name of the layer, or its end; the one with the largest ‖ΔW‖ / ‖W‖ if None.
 
     Raises:
-        TargetError: no adapted layer is called so, or several are. DataError: a text that can't be classified.
+        TargetError: no adapted layer has this name, or several. DataError: an invalid text.
         ConfigError: the model does not call the layer.
     """
     checked = checked_text("the text", text)
     if isinstance(checked, DataError):
         raise checked
-    model = saved.base.model
+    model, tokenizer = saved.base.model, saved.base.tokenizer
     name = find_layer(model, module)
     layer = adapter_layers(model)[name]
-    encoded = encode([checked], [0], saved.base.tokenizer, max_tokens=saved.max_tokens)
+    encoded = encode([checked], [0], tokenizer, max_tokens=saved.max_tokens)
     ids = encoded.tokens.long()[None]  # (1, T)
     with recorded(layer) as calls:
         scores = {"adapter": _scores(model, ids, saved.labels)}
@@ -68,41 +67,44 @@ def explain(saved: TrainedAdapter, text: str, *, module: str | None = None) -> E
         scores["without this layer"] = _scores(model, ids, saved.labels)
     with disabled(model):
         scores["without the adapter"] = _scores(model, ids, saved.labels)
-    given, gave = calls[0]
-    steps = trace(layer, given)
-    tokens = tuple(saved.base.tokenizer.convert_ids_to_tokens(ids[0].tolist()))
-    count = len(steps.output)
-    rows = tokens if count == len(tokens) else tuple(f"row {number}" for number in range(1, count + 1))
-    return Explanation(name, layer, tokens, rows, steps, _difference(gave, steps.output), scores)
+    x, y = calls[0]
+    steps = trace(layer, x)
+    tokens, count = tuple(tokenizer.convert_ids_to_tokens(ids[0].tolist())), len(steps.output)
+    rows = tokens if count == len(tokens) else tuple(f"row {i}" for i in range(1, count + 1))
+    return Explanation(name, layer, tokens, rows, steps, _rounding(y, steps.output), scores)
 
 
 def find_layer(model: nn.Module, module: str | None) -> str:
-    """The one adapted layer whose name is `module` or ends in it; the one moved most, relative to its weight, if None.
+    """Return the name of the adapted layer that is, or ends in, `module`.
 
-    Raises:
-        TargetError: none, or several.
+    None stands for the layer with the largest ‖ΔW‖ / ‖W‖. Raises TargetError for none or several.
     """
     if module is None:
         return max(summarize_adapter(model), key=lambda row: row.relative_norm).name
     names = list(adapter_layers(model))
-    found = [module] if module in names else [name for name in names if matches(name, module)]
-    if len(found) == 1:
-        return found[0]
-    what = f"{len(found)} adapted layers are called {module!r}" if found else f"no adapted layer is called {module!r}"
-    ordered = nearest(module, found or names, count=len(names))
-    raise TargetError(what, where="--module", available=ordered, remedy=f"there are, nearest first: {', '.join(ordered)}")
+    candidates = [module] if module in names else [n for n in names if matches(n, module)]
+    if len(candidates) == 1:
+        return candidates[0]
+    number = f"{len(candidates)} adapted layers are" if candidates else "no adapted layer is"
+    ordered = nearest(module, candidates or names, count=len(names))
+    raise TargetError(
+        f"{number} called {module!r}",
+        where="--module",
+        available=ordered,
+        remedy=f"there are, nearest first: {', '.join(ordered)}",
+    )
 
 
 @contextmanager
 def recorded(layer: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """What the layer is given and gives, call by call."""
+    """Collect input and output of every call of the layer."""
     calls: list[tuple[Tensor, Tensor]] = []
 
-    def note(_: nn.Module, given: tuple[Any, ...], gave: Tensor) -> None:
-        """Keep what went in and what came out."""
-        calls.append((given[0].detach(), gave.detach()))
+    def record(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Add one call."""
+        calls.append((inputs[0].detach(), output.detach()))
 
-    handle = layer.register_forward_hook(note)
+    handle = layer.register_forward_hook(record)
     try:
         yield calls
     finally:
@@ -115,8 +117,8 @@ def _scores(model: Any, ids: Tensor, labels: tuple[str, ...]) -> dict[str, float
     return dict(zip(labels, logits.double().softmax(-1).tolist(), strict=True))
 
 
-def _difference(gave: Tensor, output: Tensor) -> float:
-    """max |gave − output| / max |output|, 0 where both are 0."""
-    largest = output.abs().max().item()
-    off = (gave.reshape(output.shape).double() - output).abs().max().item()
-    return off / largest if largest else off
+def _rounding(y: Tensor, exact: Tensor) -> float:
+    """Return max |y − exact| / max |exact|, 0 where both are 0."""
+    largest = exact.abs().max().item()
+    difference = (y.reshape(exact.shape).double() - exact).abs().max().item()
+    return difference / largest if largest else difference

@@ -1,7 +1,8 @@
-"""The rungs of a comparison, from the untouched model to full fine-tuning, and what the run on a rung reached.
+"""The methods of a comparison, from the untouched model to full fine-tuning, and their results.
 
-A rung is a set of train.py's flags. All rungs share the rows, the budget and every other flag. The lowest two cost no run of
-their own: every run of the rung `lora` measures the untrained head and the linear probe on its way.
+A method is a set of train's flags; data, budget and all other flags are the same for every method.
+The command line calls a method a rung. `untrained` and `probe` need no training of their own: every
+run of `lora` measures them too.
 """
 
 from __future__ import annotations
@@ -16,77 +17,87 @@ from ..evaluation import Metrics, Report, measure
 from ..runs.logits import read_logits
 from ..runs.resume import REPORT
 
-FULL_RATE = "5e-5"  # the largest that Devlin et al. 2019 (BERT, appendix A.3) try; --flags_of sets another
+FULL_RATE = "5e-5"  # the largest of Devlin et al. 2019 (BERT), A.3; --flags_of sets another
 
 
 @dataclass(frozen=True)
 class Method:
-    """What it is, and how it comes about.
+    """A method of a comparison.
 
     Args:
-        flags: of train.py, after those that all rungs share.
-        run: the rung on whose runs it is measured; one of its own if None.
-        model: which of the models in a run's logits it is.
+        flags: of train, after the flags that all methods share.
+        measured_on: the method whose runs measure this one; None if it has runs of its own.
+        model: its name in the logits of a run.
     """
 
     meaning: str
     flags: tuple[str, ...] = ()
-    run: str | None = None
+    measured_on: str | None = None
     model: str = "adapted"
 
 
-RUNGS = {
-    "untrained": Method("the model as it came, its new head random", run="lora", model="baseline"),
-    "probe": Method("a linear probe on the frozen features", run="lora", model="probe"),
+METHODS = {
+    "untrained": Method("the model as it came, its new head random", (), "lora", "baseline"),
+    "probe": Method("a linear probe on the frozen features", (), "lora", "probe"),
     "lora_no_head": Method("LoRA, the head as it came", ("--trainable", "adapter")),
     "lora": Method("LoRA and head (Hu et al. 2021)", ("--linear_probe", "true")),
     "dora": Method("DoRA, magnitude and direction apart (Liu et al. 2024)", ("--variant", "dora")),
     "full": Method("full fine-tuning", ("--trainable", "all", "--learning_rate", FULL_RATE)),
-    "rslora": Method("rank-stabilized scaling alpha/sqrt(rank) (Kalajdzievski 2023)", ("--rslora", "true")),
+    "rslora": Method(
+        "rank-stabilized scaling alpha/sqrt(rank) (Kalajdzievski 2023)",
+        ("--rslora", "true"),
+    ),
     "loraplus": Method("LoRA+, a faster B (Hayou et al. 2024)", ("--loraplus_ratio", "4")),
-    "pissa": Method("PiSSA, starting in the principal directions of W (Meng et al. 2024)", ("--init", "pissa")),
+    "pissa": Method(
+        "PiSSA, starting in the principal directions of W (Meng et al. 2024)",
+        ("--init", "pissa"),
+    ),
     "nf4": Method("LoRA on a 4-bit base (Dettmers et al. 2023)", ("--base_precision", "nf4")),
 }
-LADDER = ("untrained", "probe", "lora_no_head", "lora", "dora", "full")
+DEFAULT_METHODS = ("untrained", "probe", "lora_no_head", "lora", "dora", "full")
 
 
 @dataclass(frozen=True)
-class Step:
-    """One attempt: a rung, a seed, and the number of training rows if it is not that of the data set."""
+class Run:
+    """A run of a comparison; `rows` is its number of training rows, None for all."""
 
-    rung: str
+    method: str
     seed: int
     rows: int | None = None
 
     @property
-    def run(self) -> str:
-        """The rung whose training it is measured on."""
-        return RUNGS[self.rung].run or self.rung
+    def trained_method(self) -> str:
+        """The method whose training measures this run."""
+        return METHODS[self.method].measured_on or self.method
 
     def place(self, folder: Path) -> Path:
-        """The run folder that holds it."""
-        of_rung = folder / self.run
-        return (of_rung if self.rows is None else of_rung / f"rows-{self.rows}") / f"seed-{self.seed}"
+        """Return its run folder inside the folder of the comparison."""
+        limit = "" if self.rows is None else f"rows-{self.rows}"
+        return folder / self.trained_method / limit / f"seed-{self.seed}"
 
     def flags(self) -> list[str]:
-        """Those of train.py, but for the place."""
+        """Return its flags of train, but for the folder."""
         limit = [] if self.rows is None else ["--limit_train", str(self.rows)]
-        return [*RUNGS[self.run].flags, "--seed", str(self.seed), *limit]
+        return [*METHODS[self.trained_method].flags, "--seed", str(self.seed), *limit]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return its entries in comparison.json."""
+        return {"rung": self.method, "seed": self.seed, "rows": self.rows}
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a step came to. Costs are None where there are none: nothing is trained, or nothing is saved.
+    """Metrics and costs of a run; a cost is None if nothing was trained or saved.
 
     Args:
-        trained: parameters that were.
-        file_bytes: size of what a reader of the result has to load beside the base (in place of it, for `full`).
-        seconds: of the training, with its validations.
-        cpu_seconds: the same on all cores: unlike seconds on a clock it hardly depends on what else the machine does.
+        trained: the number of trained parameters.
+        file_bytes: the size of the adapter, or of the whole model for `full`.
+        seconds: of the training with its validations.
+        cpu_seconds: the same on all cores; other work on the machine hardly changes it.
         logits, labels: of the test rows, (n, C) and (n,).
     """
 
-    step: Step
+    run: Run
     metrics: Metrics
     logits: Tensor
     labels: Tensor
@@ -97,29 +108,32 @@ class RunResult:
     memory_bytes: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The figures without the rows: the data set may not be one to share."""
+        """Return the figures without the rows, because the data can be private."""
         costs = ("trained", "file_bytes", "seconds", "cpu_seconds", "memory_bytes")
-        return {**asdict(self.step), **asdict(self.metrics), **{name: getattr(self, name) for name in costs}}
+        figures = {name: getattr(self, name) for name in costs}
+        return {**self.run.as_json(), **asdict(self.metrics), **figures}
 
 
-def read_run_result(step: Step, folder: Path) -> RunResult:
-    """Read the result of a step from its finished run.
+def read_run_result(run: Run, folder: Path) -> RunResult:
+    """Read the result of a finished run.
 
     Raises:
-        DataError, LoraScratchError: a file of the run is gone or damaged.
+        LoraScratchError: a file of the run is missing or damaged.
     """
-    place, model = step.place(folder), RUNGS[step.rung].model
+    place, model = run.place(folder), METHODS[run.method].model
     logits, report = read_logits(place), Report.read(place / REPORT)
     costs: dict[str, Any] = {}
     if model == "probe" and report.probe:
         costs = {"trained": report.probe.parameters, "cpu_seconds": report.probe.cpu_seconds}
     if model == "adapted" and report.train:
         train = report.train
-        costs = {"trained": report.parameters.trainable, "file_bytes": _size(place), "seconds": train.seconds}
-        costs |= {"cpu_seconds": train.cpu_seconds, "memory_bytes": train.peak_memory_bytes}
+        costs = {"trained": report.parameters.trainable, "file_bytes": _saved_bytes(place)}
+        costs |= {"seconds": train.seconds, "cpu_seconds": train.cpu_seconds}
+        costs |= {"memory_bytes": train.peak_memory_bytes}
     labels = logits["labels"]
-    return RunResult(step, measure(logits[model], labels), logits=logits[model], labels=labels, **costs)
+    return RunResult(run, measure(logits[model], labels), logits[model], labels, **costs)
 
 
-def _size(place: Path) -> int:
-    return sum(file.stat().st_size for kind in ("adapter", "model") for file in (place / kind).glob("*.safetensors"))
+def _saved_bytes(place: Path) -> int:
+    files = [file for kind in ("adapter", "model") for file in (place / kind).glob("*.safetensors")]
+    return sum(file.stat().st_size for file in files)

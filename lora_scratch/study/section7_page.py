@@ -1,102 +1,111 @@
-"""Section 7 of the paper replayed: its tables, its heat maps of φ as it draws them, and the page of both."""
+"""Section 7 of the paper replayed: its tables, its heat maps of φ, and the page of both."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from ..evaluation import Table
 from ..reporting.drawing import Line, bar_panel, heat_panel, line_panel, svg
 from ..reporting.page import Listing, Page, Picture, Section
+from .comparison import mean_and_spread
 
 Figures = Mapping[str, Any]
 Grid = Sequence[Sequence[float]]
 SIDES = {"A": "A", "update": "ΔW"}
-ZOOM = 8  # the columns that the paper draws once more, larger
-LISTED = (1, 2, 4, 8, 16, 32, 64)  # the i and j whose φ a picture's table holds
+ZOOM = 8  # the columns that the paper draws again, larger
+LISTED = (1, 2, 4, 8, 16, 32, 64)  # the i and j in the table of a heat map
 
 
-def section7_tables(found: Figures) -> dict[str, Table]:
-    """The tables by title; they need no package that draws."""
+def section7_tables(figures: Figures) -> dict[str, Table]:
+    """Return the tables by title; they need no drawing package."""
+    budget, rows = figures["budget"], figures["amplification"]
     return {
-        "Which matrices, with as many parameters (the paper's table 5)": _accuracies(found["budget"]),
-        "Which rank (table 6)": _accuracies(found["ranks"]),
-        "φ between two ranks, mean over the layers": _corners(found["between_ranks"]),
-        "φ between two seeds, mean over the layers": _corners(found["between_seeds"]),
-        "W in the directions of ΔW (table 7), every layer": _amplification(found["amplification"]),
+        "Which matrices, with as many parameters (the paper's table 5)": _accuracies(budget),
+        "Which rank (table 6)": _accuracies(figures["ranks"]),
+        "φ between two ranks, mean over the layers": _corners(figures["between_ranks"]),
+        "φ between two seeds, mean over the layers": _corners(figures["between_seeds"]),
+        "W in the directions of ΔW (table 7), every layer": _amplification(rows),
     }
 
 
-def section7_page(found: Figures, *, source: str = "") -> Page:
-    """All of it: 7.1, 7.2 in two parts, 7.3."""
-    tables = [Listing(title, table) for title, table in section7_tables(found).items()]
-    best = max(found["budget"], key=lambda row: mean(row["accuracy"]))
+def section7_page(figures: Figures, *, source: str = "") -> Page:
+    """Return the page: 7.1, 7.2 in three sections, 7.3."""
+    tables = [Listing(title, table) for title, table in section7_tables(figures).items()]
+    budget, ranked = figures["budget"], figures["ranks"]
+    best = max(budget, key=lambda row: mean(row["accuracy"]))
+    accuracy = mean(best["accuracy"])
+    error = (accuracy * (1 - accuracy) / best["n"]) ** 0.5
     answer = (
-        f"With {found['budget'][0]['parameters']:,} parameters in A and B, {_called(best)} has the highest test accuracy, "
-        f"{mean(best['accuracy']):.4f}; one standard error of {best['n']:,} rows is "
-        f"{(mean(best['accuracy']) * (1 - mean(best['accuracy'])) / best['n']) ** 0.5:.4f}."
+        f"With {budget[0]['parameters']:,} parameters in A and B, {_label(best)} has the highest "
+        f"test accuracy, {accuracy:.4f}; one standard error of {best['n']:,} rows is {error:.4f}."
     )
-    small, large = len(found["between_ranks"][0]["grid"]), len(found["between_seeds"][0]["grid"])
-    phi = "φ is 1 where the i first directions of one lie within the j first of the other, and 0 where they are orthogonal."
-    ranks = [picture for side in SIDES for picture in _between_ranks(found, side)]
+    small, large = (len(figures[name][0]["grid"]) for name in ("between_ranks", "between_seeds"))
+    inside = f"7.2 Ranks {small} and {large} in one another (figure 3)"
+    phi = "φ is 1 where the i first directions of one lie within the j first of the other"
+    phi = f"{phi}, and 0 where they are orthogonal."
+    ranks = [picture for side in SIDES for picture in _between_ranks(figures, side)]
+    seeds = [_between_seeds(figures, side) for side in SIDES]
+    factors = [_factors(figures["amplification"])]
     sections = [
-        Section("7.1 Which matrices?", pictures=[_bars(found["budget"])], listings=tables[:1]),
-        Section("7.2 Which rank?", pictures=[_curves(found["ranks"])], listings=tables[1:2]),
-        Section(f"7.2 Ranks {small} and {large} in one another (figure 3)", [phi], ranks, tables[2:3]),
-        Section("7.2 Two seeds (figure 4)", [phi], [_between_seeds(found, side) for side in SIDES], tables[3:4]),
-        Section("7.3 How ΔW relates to W", [_amplified(found)], [_factors(found["amplification"])], tables[4:]),
+        Section("7.1 Which matrices?", pictures=[_bars(budget)], listings=tables[:1]),
+        Section("7.2 Which rank?", pictures=[_curves(ranked)], listings=tables[1:2]),
+        Section(inside, [phi], ranks, tables[2:3]),
+        Section("7.2 Two seeds (figure 4)", [phi], seeds, tables[3:4]),
+        Section("7.3 How ΔW relates to W", [_amplified(figures)], factors, tables[4:]),
     ]
-    return Page(
-        "Section 7 of the LoRA paper, replayed", (f"{_called(best)}: {mean(best['accuracy']):.4f}", answer), sections, source
-    )
+    title = "Section 7 of the LoRA paper, replayed"
+    return Page(title, (f"{_label(best)}: {accuracy:.4f}", answer), sections, source)
 
 
-def _called(row: Figures) -> str:
+def _label(row: Figures) -> str:
     return f"{'+'.join(row['kinds'])} at rank {row['rank']}"
 
 
 def _accuracies(rows: Sequence[Figures]) -> Table:
     seeds = len(rows[0]["accuracy"])
-    cells = [[_called(row), f"{row['parameters']:,}", _spread(row["accuracy"])] for row in rows]
-    return Table(["adapted", "numbers in A and B", f"test accuracy, {seeds} seed{'s' if seeds > 1 else ''}"], cells)
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+    accuracy = f"test accuracy, {seeds} seed{'s' if seeds > 1 else ''}"
+    cells = [[_label(r), f"{r['parameters']:,}", mean_and_spread(r["accuracy"])] for r in rows]
+    return Table(["adapted", "numbers in A and B", accuracy], cells)
 
 
 def _corners(rows: Sequence[Figures]) -> Table:
     names = list(rows[0]["corners"])
-    header = ["of", *(f"φ({name})" for name in names)]
-    cells = [
-        [f"{SIDES[row['of']]} of {row['kind']}", *(f"{row['corners'][name]['mean']:.3f}" for name in names)] for row in rows
-    ]
-    return Table(header, [*cells, ["random", *(f"{rows[0]['corners'][name]['random']:.3f}" for name in names)]])
+    titles = [f"{SIDES[row['of']]} of {row['kind']}" for row in rows]
+    cells = [[t, *_numbers(row["corners"], "mean")] for t, row in zip(titles, rows, strict=True)]
+    cells.append(["random", *_numbers(rows[0]["corners"], "random")])
+    return Table(["of", *(f"φ({name})" for name in names)], cells)
+
+
+def _numbers(corners: Figures, kind: str) -> list[str]:
+    return [f"{corner[kind]:.3f}" for corner in corners.values()]
 
 
 def _amplification(rows: Sequence[Figures]) -> Table:
     header = ["matrix", "rank", "W in ΔW", "W in W", "W in random", "‖W‖", "‖ΔW‖", "amplification"]
     names = ("in_update", "in_weight", "in_random", "weight_norm", "update_norm")
-    cells = [
-        [f"{row['kind']} {row['layer']}", str(row["rank"]), *(f"{row[name]:.3f}" for name in names), f"{row['factor']:.2f}"]
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        norms = [f"{row[name]:.3f}" for name in names]
+        matrix, rank = f"{row['kind']} {row['layer']}", str(row["rank"])
+        cells.append([matrix, rank, *norms, f"{row['factor']:.2f}"])
     return Table(header, cells)
 
 
-def _amplified(found: Figures) -> str:
+def _amplified(figures: Figures) -> str:
     parts = [
         f"{row['kind']} at rank {row['rank']} {row['factor']:.1f}"
-        for row in found["amplification"]
-        if row["layer"] == found["layer"]
+        for row in figures["amplification"]
+        if row["layer"] == figures["layer"]
     ]
-    return f"Amplification ‖ΔW‖/‖UᵀWV‖ in layer {found['layer']}: {', '.join(parts)}."
+    return f"Amplification ‖ΔW‖/‖UᵀWV‖ in layer {figures['layer']}: {', '.join(parts)}."
 
 
 def _bars(rows: Sequence[Figures]) -> Picture:
-    values = {_called(row): mean(row["accuracy"]) for row in rows}
-    words = "Bars of the test accuracy: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+    values = {_label(row): mean(row["accuracy"]) for row in rows}
+    listed = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+    words = f"Bars of the test accuracy: {listed}"
 
     def draw(axes: list[Any]) -> None:
         bar_panel(axes[0], values, x="test accuracy")
@@ -107,14 +116,11 @@ def _bars(rows: Sequence[Figures]) -> Picture:
 
 def _curves(rows: Sequence[Figures]) -> Picture:
     kinds = list(dict.fromkeys(row["kinds"] for row in rows))
-    lines = [
-        Line(
-            "+".join(kind),
-            [row["rank"] for row in rows if row["kinds"] == kind],
-            [mean(row["accuracy"]) for row in rows if row["kinds"] == kind],
-        )
-        for kind in kinds
-    ]
+    lines = []
+    for kind in kinds:
+        of_kind = [row for row in rows if row["kinds"] == kind]
+        y = [mean(row["accuracy"]) for row in of_kind]
+        lines.append(Line("+".join(kind), [row["rank"] for row in of_kind], y))
     words = "Curves of the test accuracy over the rank: " + "; ".join(
         f"{line.name} from {line.y[0]:.4f} to {line.y[-1]:.4f}" for line in lines
     )
@@ -128,22 +134,23 @@ def _curves(rows: Sequence[Figures]) -> Picture:
     return Picture("Accuracy by rank", svg(draw, words=words), words, _accuracies(rows))
 
 
-def _between_ranks(found: Figures, side: str) -> list[Picture]:
-    """Figure 3: all of the larger rank's directions, and the first ones again, larger."""
-    grids = {row["kind"]: row["grid"] for row in found["between_ranks"] if row["of"] == side}
+def _between_ranks(figures: Figures, side: str) -> list[Picture]:
+    """Draw figure 3: all directions of the larger rank, and the first ones again, larger."""
+    grids = {row["kind"]: row["grid"] for row in figures["between_ranks"] if row["of"] == side}
     zoomed = {kind: [row[:ZOOM] for row in grid] for kind, grid in grids.items()}
-    name = f"{SIDES[side]} of two ranks, layer {found['layer']}"
+    name = f"{SIDES[side]} of two ranks, layer {figures['layer']}"
     return [_heat(name, grids), _heat(f"{name}, the first {ZOOM}", zoomed)]
 
 
-def _between_seeds(found: Figures, side: str) -> Picture:
-    """Figure 4, with what two random subspaces have."""
-    grids = {row["kind"]: row["grid"] for row in found["between_seeds"] if row["of"] == side}
-    return _heat(f"{SIDES[side]} of two seeds, layer {found['layer']}", {**grids, "random": found["random"]})
+def _between_seeds(figures: Figures, side: str) -> Picture:
+    """Draw figure 4, with two random subspaces for comparison."""
+    grids = {row["kind"]: row["grid"] for row in figures["between_seeds"] if row["of"] == side}
+    title = f"{SIDES[side]} of two seeds, layer {figures['layer']}"
+    return _heat(title, {**grids, "random": figures["random"]})
 
 
 def _heat(title: str, grids: Mapping[str, Grid]) -> Picture:
-    """φ of every i and j, from no colour for 0; one scale for all panels."""
+    """Draw φ of every i and j, with one scale for all panels."""
     top = max(value for grid in grids.values() for row in grid for value in row)
     words = f"Heat maps of φ, the darkest is {top:.2f}. {title}: " + ", ".join(
         f"{name} φ(1,1) {grid[0][0]:.2f} and φ({len(grid)},{len(grid[0])}) {grid[-1][-1]:.2f}"
@@ -152,17 +159,19 @@ def _heat(title: str, grids: Mapping[str, Grid]) -> Picture:
 
     def draw(axes: list[Any]) -> None:
         for panel, (name, grid) in zip(axes, grids.items(), strict=True):
-            rows, columns = ([str(k + 1) for k in range(size)] for size in (len(grid), len(grid[0])))
+            sizes = (len(grid), len(grid[0]))
+            rows, columns = ([str(k + 1) for k in range(size)] for size in sizes)
             heat_panel(panel, grid, rows=rows, columns=columns, title=name, x="j", y="i", full=top)
-            for axis, size in ((panel.xaxis, len(columns)), (panel.yaxis, len(rows))):
+            for axis, size in zip((panel.yaxis, panel.xaxis), sizes, strict=True):
                 shown = [k for k in LISTED if k <= size and (k == 1 or k >= size / 8)]
                 axis.set_ticks([k - 0.5 for k in shown], [str(k) for k in shown], rotation=0)
 
-    return Picture(f"{title}; darkest: {top:.2f}", svg(draw, words=words, panels=len(grids)), words, _listed(grids))
+    drawn = svg(draw, words=words, panels=len(grids))
+    return Picture(f"{title}; darkest: {top:.2f}", drawn, words, _listed(grids))
 
 
 def _listed(grids: Mapping[str, Grid]) -> Table:
-    """φ at some i and j."""
+    """Return φ at some i and j."""
     wide = max(len(grid[0]) for grid in grids.values())
     columns = [j for j in LISTED if j <= wide]
     rows = [
@@ -175,12 +184,13 @@ def _listed(grids: Mapping[str, Grid]) -> Table:
 
 
 def _factors(rows: Sequence[Figures]) -> Picture:
-    """Amplification over the depth, a curve for each projection and rank."""
+    """Draw the amplification over the layers, a curve for each projection and rank."""
     names = list(dict.fromkeys((row["kind"], row["rank"]) for row in rows))
     lines = []
     for kind, rank in names:
-        each = [row for row in rows if (row["kind"], row["rank"]) == (kind, rank)]
-        lines.append(Line(f"{kind}, rank {rank}", [row["layer"] for row in each], [row["factor"] for row in each]))
+        shown = [row for row in rows if (row["kind"], row["rank"]) == (kind, rank)]
+        x, y = [row["layer"] for row in shown], [row["factor"] for row in shown]
+        lines.append(Line(f"{kind}, rank {rank}", x, y))
     words = "Curves of the amplification over the layers: " + "; ".join(
         f"{line.name} from {min(line.y):.2f} to {max(line.y):.2f}" for line in lines
     )

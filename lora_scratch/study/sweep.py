@@ -1,4 +1,4 @@
-"""Trainings as processes of their own, some at a time. What is finished is not run again; what was stopped goes on."""
+"""Run trainings in processes of their own: skip finished ones, resume interrupted ones."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ from ..runs.resume import REPORT
 from ..runs.run_folder import check_free
 from ..runtime.atomic import read_json, write_json
 
+Process = subprocess.Popen[bytes]
 RECORD = "command.json"
-MOST_PROCESSES = 4096  # trainings at a time; as many as --threads may be
+MOST_PROCESSES = 4096  # trainings at a time; the same limit as for --threads
 
 
 def check_same_flags(folder: Path, flags: Sequence[str]) -> None:
-    """Note the flags that all trainings under `folder` share.
+    """Record the flags that all trainings under `folder` share, or compare them with the record.
 
     Raises:
-        ConfigError: it was begun with others, or holds something else.
+        ConfigError: the folder was begun with other flags, or holds something else.
     """
-    is_begun = os.path.exists(folder / RECORD)  # false for a name that can't be, which Path.exists raises
+    is_begun = os.path.exists(folder / RECORD)  # False for an invalid name; Path.exists would raise
     if not is_begun:
         check_free(folder)
-    begun = read_json(folder / RECORD) if is_begun else list(flags)
-    if begun != list(flags):
+    recorded = read_json(folder / RECORD) if is_begun else list(flags)
+    if recorded != list(flags):
+        is_list = isinstance(recorded, list)
         raise ConfigError(
-            f"was begun with {shlex.join(map(str, begun)) if isinstance(begun, list) else repr(begun)}",
+            f"was begun with {shlex.join(map(str, recorded)) if is_list else repr(recorded)}",
             where=f"--output_dir {folder}",
             expected=f"the same flags, not {shlex.join(flags)}",
             remedy="choose a new folder",
@@ -41,19 +43,22 @@ def check_same_flags(folder: Path, flags: Sequence[str]) -> None:
     write_json(folder / RECORD, list(flags))
 
 
-def train_all(script: Path, wanted: Mapping[Path, Sequence[str]], *, processes: int) -> None:
-    """Run the script of every run folder in `wanted`, with its flags, that has no report yet; `processes` at a time.
+def train_all(script: Path, runs: Mapping[Path, Sequence[str]], *, processes: int) -> None:
+    """Run the script for every run folder without a report, `processes` at a time.
+
+    Args:
+        runs: the flags by run folder.
 
     Raises:
-        LoraScratchError: one failed; the others that run are stopped, and can go on later.
+        LoraScratchError: a training failed; the others are stopped, and can be resumed.
     """
-    missing = [place for place in wanted if not (place / REPORT).exists()]
-    running: list[subprocess.Popen[bytes]] = []
+    missing = [place for place in runs if not (place / REPORT).exists()]
+    running: list[Process] = []
     with (
         ThreadPoolExecutor(processes) as pool,
-        tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run") as bar,
+        tqdm(total=len(runs), initial=len(runs) - len(missing), unit="run") as bar,
     ):
-        waiting = [pool.submit(_train, script, place, wanted[place], running) for place in missing]
+        waiting = [pool.submit(_train, script, place, runs[place], running) for place in missing]
         try:
             for done in as_completed(waiting):
                 done.result()
@@ -65,16 +70,16 @@ def train_all(script: Path, wanted: Mapping[Path, Sequence[str]], *, processes: 
             raise
 
 
-def _train(script: Path, place: Path, flags: Sequence[str], running: list[subprocess.Popen[bytes]]) -> None:
-    output = place.with_name(f"{place.name}.log")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(script), *flags, "--resume", str(place), "--output_dir", str(place)]
-    with output.open("w") as file:
+def _train(script: Path, place: Path, flags: Sequence[str], running: list[Process]) -> None:
+    log = place.with_name(f"{place.name}.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    folder = ["--resume", str(place), "--output_dir", str(place)]
+    command = [sys.executable, str(script), *flags, *folder]
+    with log.open("w") as file:
         child = subprocess.Popen(command, stdout=file, stderr=file)  # noqa: S603  (our own flags)
         running.append(child)
         status = child.wait()
     if status:
-        lines = output.read_text(errors="replace").strip().splitlines() or ["no output"]
-        raise LoraScratchError(
-            lines[-1].removeprefix("error: "), where=f"{script.name} for {place}", remedy=f"{output} has all it said"
-        )
+        lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
+        problem, where = lines[-1].removeprefix("error: "), f"{script.name} for {place}"
+        raise LoraScratchError(problem, where=where, remedy=f"{log} has all it said")

@@ -1,11 +1,12 @@
-"""What carries an adapter's gain: without each module, layer and kind of module, with only one of them, and the dial.
+"""Which parts of an adapter bring its gain: without a part, with only one, at another strength.
 
     lora-scratch ablate checkpoints/demo/adapter
     lora-scratch ablate checkpoints/demo/adapter --split test --strengths 0 0.5 1 1.5 --json ablation.json
     lora-scratch ablate checkpoints/demo/adapter --limit_eval 500 --html ablation.html
 
-Every trial is compared with the whole adapter on the same rows. p is McNemar's, exact; p (Holm) is corrected for the number
-of trials, and the verdict is by that. The trained head stays in all of them.
+A part is a module, a layer, or a projection of all layers. Every trial is compared with the whole
+adapter on the same rows. p is McNemar's, exact; p (Holm) is corrected for the number of trials and
+decides the verdict. The trained head stays.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from lora_scratch.runs import (
 from lora_scratch.runtime.atomic import write_json
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.precision import resolve_precision
-from lora_scratch.study.ablation import STRENGTHS, Ablation, ablate, carriers
+from lora_scratch.study.ablation import STRENGTHS, Ablation, Trial, ablate, describe
 from lora_scratch.study.ablation_page import ablation_page
 
 COLUMNS = ["trial", "accuracy", "change", "of the gain", "fixed", "broken", "p", "p (Holm)", "verdict"]
 
 
 def main() -> None:
-    """Open, try, print, write."""
+    """Open the adapter, run the trials, print the table, write the files."""
     options = parse()
     check_file(options.json)
     if options.html is not None:
@@ -52,18 +53,21 @@ def main() -> None:
     rows = encode_rows(getattr(splits, options.split), saved.base, max_tokens=max_tokens)
     model = saved.base.model.to(precision.device)
     predict = Predictor(model, precision, saved.base.pad_token_id).logits
-    found = ablate(model, predict, rows, strengths=options.strengths)
-    print(f"{markdown_table(table(found))}\n\nHolm's correction is over all {len(found.trials)} trials.\n{carriers(found)}")
+    ablation = ablate(model, predict, rows, strengths=options.strengths)
+    trials = table(ablation)
+    correction = f"Holm's correction is over all {len(ablation.trials)} trials."
+    print(f"{markdown_table(trials)}\n\n{correction}\n{describe(ablation)}")
     if options.html:
-        title = printable(f"Ablation of {options.adapter} on the {options.split} rows of {splits.source}")
-        page = ablation_page(found.record(), title=title, answer=carriers(found), table=table(found), source=command_line())
+        rows_of = f"the {options.split} rows of {splits.source}"
+        title = printable(f"Ablation of {options.adapter} on {rows_of}")
+        page = ablation_page(ablation, title=title, table=trials, source=command_line())
         write_page(Path(options.html), page)
     if options.json:
-        write_json(Path(options.json), found.record())
+        write_json(Path(options.json), ablation.as_json())
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Read and check the command line."""
     parser = argument_parser(__doc__)
     add_adapter(parser)
     add_shared(parser, "split", "dataset", "limit_eval", split={"default": "validation"})
@@ -78,25 +82,27 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def table(found: Ablation) -> Table:
-    """One line a trial; the share of the gain is what is lost without a part, and what is there with only that part."""
-    rows = [["whole adapter", f"{found.adapted:.4f}", *[""] * 7]]
-    for trial in found.trials:
-        each, share = trial.found, found.share(trial)
-        rows.append(
-            [
-                f"{trial.what} {trial.name if trial.what == 'strength' else f'{trial.group} {trial.name}'}",
-                f"{each.accuracy:.4f}",
-                f"{each.change:+.4f}",
-                "" if share is None else f"{share:.1%}",
-                str(each.fixed),
-                str(each.broken),
-                f"{each.p_value:.2g}",
-                f"{trial.p_holm:.2g}",
-                each.word,
-            ]
-        )
-    return Table(COLUMNS, rows)
+def table(ablation: Ablation) -> Table:
+    """Return a row for the whole adapter and for every trial."""
+    whole = ["whole adapter", f"{ablation.adapted:.4f}", *[""] * 7]
+    rows = [row(trial, share=ablation.share(trial)) for trial in ablation.trials]
+    return Table(COLUMNS, [whole, *rows])
+
+
+def row(trial: Trial, *, share: float | None) -> list[str]:
+    """Return the cells of one trial; `share` is its share of the gain."""
+    test = trial.test
+    return [
+        f"{trial.kind} {trial.title}",
+        f"{test.accuracy:.4f}",
+        f"{test.change:+.4f}",
+        "" if share is None else f"{share:.1%}",
+        str(test.fixed),
+        str(test.broken),
+        f"{test.p_value:.2g}",
+        f"{trial.p_holm:.2g}",
+        test.word,
+    ]
 
 
 if __name__ == "__main__":

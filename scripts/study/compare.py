@@ -1,13 +1,14 @@
-"""Is LoRA worth it here? The rungs from the untouched model to full fine-tuning, on the same rows with the same budget.
+"""Compare methods from the untouched model to full fine-tuning: same rows, same budget.
 
     lora-scratch compare --model DIR --dataset DIR --output_dir checkpoints/ladder
     lora-scratch compare --model DIR --dataset DIR --output_dir DIR --rungs probe lora full --curve 250 1000 4000
     lora-scratch compare --model DIR --dataset DIR --output_dir DIR --rungs lora dora pissa --against lora
     lora-scratch compare --config comparison.yaml --output_dir checkpoints/ladder
 
-Every flag that is not listed here is one of the command train. Every rung is tested against one of them, row by row. A run
-has the folder OUTPUT_DIR/RUNG/seed-N: an interrupted comparison resumes where it stopped, and one with more rungs, seeds or
-numbers of rows adds to it. Writes comparison.json, comparison.md and report.html to OUTPUT_DIR.
+A rung is one of the methods. All rungs are tested against one of them, row by row. Flags that are
+not listed here are those of the command train. A run has the folder OUTPUT_DIR/RUNG/seed-N. An
+interrupted comparison resumes where it stopped, and a finished one takes more rungs, seeds or
+numbers of rows. Writes comparison.json, comparison.md and report.html to OUTPUT_DIR.
 """
 
 from __future__ import annotations
@@ -30,52 +31,58 @@ from lora_scratch.runs import (
     with_config,
 )
 from lora_scratch.runtime.atomic import write_json, write_text
-from lora_scratch.study.comparison import curve_table, duel_table, duels, summarize
+from lora_scratch.study.comparison import curve_table, paired_table, paired_tests, summarize
 from lora_scratch.study.comparison_page import comparison_page
-from lora_scratch.study.methods import LADDER, RUNGS, Step, read_run_result
+from lora_scratch.study.methods import DEFAULT_METHODS, METHODS, Run, read_run_result
 from lora_scratch.study.sweep import MOST_PROCESSES, check_same_flags, train_all
 
 TRAIN = Path(__file__).parents[1] / "train.py"
-OURS = ("--seed", "--output_dir", "--resume", "--linear_probe", "--trainable")  # flags of train that a comparison sets
+# flags of train that a comparison sets
+OURS = ("--seed", "--output_dir", "--resume", "--linear_probe", "--trainable")
 
 
 def main() -> None:
-    """Every run that is not there yet, then the tables of all."""
+    """Run the missing trainings, then write the tables of all runs."""
     options, others = parse_arguments()
     folder = Path(options.output_dir)
     check_same_flags(folder, others)
-    steps = [Step(rung, seed, n) for n in options.curve or [None] for seed in options.seeds for rung in options.rungs]
+    counts = options.curve or [None]
+    runs = [Run(rung, seed, n) for n in counts for seed in options.seeds for rung in options.rungs]
     own = {rung: shlex.split(flags) for rung, flags in options.flags_of}
-    for run in dict.fromkeys(step.run for step in steps):
-        check_same_flags(folder / run, own.get(run, []))
-    wanted = {step.place(folder): [*others, *step.flags(), *own.get(step.run, [])] for step in steps}
-    train_all(TRAIN, wanted, processes=options.processes)
+    for method in dict.fromkeys(run.trained_method for run in runs):
+        check_same_flags(folder / method, own.get(method, []))
+    flags = {}
+    for run in runs:
+        flags[run.place(folder)] = [*others, *run.flags(), *own.get(run.trained_method, [])]
+    train_all(TRAIN, flags, processes=options.processes)
 
-    climbs = [read_run_result(step, folder) for step in steps]
-    found = duels(climbs, options.against)
-    summary, tests = summarize(climbs), duel_table(found) if found else None
-    tables = [table for table in (summary, tests, curve_table(climbs) if options.curve else None) if table]
-    runs, pairs = [each.as_json() for each in climbs], [each.as_json() for each in found]
+    results = [read_run_result(run, folder) for run in runs]
+    tests = paired_tests(results, options.against)
+    tables = [summarize(results), *([paired_table(tests)] if tests else [])]
+    tables += [curve_table(results)] if options.curve else []
     text = "\n\n".join(markdown_table(table) for table in tables)
-    write_json(folder / "comparison.json", {"runs": runs, "duels": pairs})
+    entries = {"runs": [result.as_json() for result in results]}
+    entries["duels"] = [test.as_json() for test in tests]
+    write_json(folder / "comparison.json", entries)
     write_text(folder / "comparison.md", text + "\n")
     print(text)
-    page = partial(comparison_page, runs, summary, duels=pairs, tests=tests, source=command_line())
+    page = partial(comparison_page, results, tests, source=command_line())
     print(write_page_if_possible(folder / "report.html", page))
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
-    """The flags of the comparison, and those of train."""
+    """Read and check the flags of the comparison; return the flags of train with them."""
     parser = build_parser()
     options, others = parser.parse_known_args(with_config(sys.argv[1:], parser, flag_parser(TRAIN_OPTIONS, "")))
     for name in ("rungs", "seeds", "curve"):
         setattr(options, name, list(dict.fromkeys(getattr(options, name) or [])))
     check_given(parser, options)
     if options.against is None:
-        options.against = next((rung for rung in ("probe", "lora", "untrained") if rung in options.rungs), options.rungs[0])
+        usual = [rung for rung in ("probe", "lora", "untrained") if rung in options.rungs]
+        options.against = [*usual, *options.rungs][0]
     if options.against not in options.rungs:
         parser.error(f"--against {options.against}: it is not among the rungs ({' '.join(options.rungs)})")
-    trained = [name for name, rung in RUNGS.items() if rung.run is None]
+    trained = [name for name, method in METHODS.items() if method.measured_on is None]
     if unknown := [rung for rung, _ in options.flags_of if rung not in trained]:
         parser.error(f"--flags_of {unknown[0]}: no rung with a training of its own; choose from {', '.join(trained)}")
     if not 1 <= options.processes <= MOST_PROCESSES:
@@ -91,19 +98,23 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The flags of the comparison itself."""
+    """Return the parser of the comparison's own flags."""
     listed = "\n".join(
-        f"  {name:<12} {rung.meaning}: {shlex.join(rung.flags) or f'from the run of {rung.run}'}"
-        for name, rung in RUNGS.items()
+        f"  {name:<12} {m.meaning}: {shlex.join(m.flags) or f'from the run of {m.measured_on}'}"
+        for name, m in METHODS.items()
     )
     parser = argument_parser(f"{__doc__}\nrungs:\n{listed}")
     parser.add_argument("--config", metavar="FILE", help="flags from this YAML or JSON file, those of train too")
     parser.add_argument("--output_dir", required=True, help="folder of the comparison, new or started before")
     parser.add_argument(
-        "--rungs", nargs="+", choices=RUNGS, default=list(LADDER), help=f"what to compare (default: {' '.join(LADDER)})"
+        "--rungs",
+        nargs="+",
+        choices=METHODS,
+        default=list(DEFAULT_METHODS),
+        help=f"methods to compare (default: {' '.join(DEFAULT_METHODS)})",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="one run of each rung with each (0 1 2)")
-    parser.add_argument("--against", choices=RUNGS, help="the rung that the others are tested against (default: probe)")
+    parser.add_argument("--against", choices=METHODS, help="the rung that the others are tested against (default: probe)")
     parser.add_argument("--curve", nargs="+", type=int, metavar="N", help="all of it with the first N training rows, each N")
     parser.add_argument(
         "--flags_of",

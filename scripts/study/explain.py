@@ -1,9 +1,10 @@
-"""A walk through one layer of an adapter on one text: the formula with its numbers, the tokens it moved, what it decides.
+"""Explain one layer of an adapter on one text: its formula with numbers, tokens, predictions.
 
     lora-scratch explain checkpoints/demo/adapter "i am so happy today"
     lora-scratch explain checkpoints/demo/adapter "i am so happy today" --module layer.1.attention.q_lin
 
-The layer is computed in float64 on the input that it really had; the last line says how near the model's own float32 is.
+The layer is computed in float64 on its real input. One line says how far the model's own float32
+result is from that.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ LONGEST_TOKEN = 24  # letters
 
 
 def main() -> None:
-    """Layer, steps, tokens and predictions, in this order."""
+    """Print the layer, the steps, the tokens and the predictions."""
     parser = argument_parser(__doc__)
     add_adapter(parser)
     parser.add_argument("text", metavar="TEXT", help="the text to follow")
@@ -32,17 +33,19 @@ def main() -> None:
     check_given(parser, options)
     if options.tokens < 1:
         parser.error(f"--tokens: found {options.tokens}; expected at least 1")
-    found = explain(open_adapter(options.adapter, model=options.model), options.text, module=options.module)
-    print("\n\n".join([layer(found), steps(found), tokens(found, most=options.tokens), predictions(found)]))
+    saved = open_adapter(options.adapter, model=options.model)
+    result = explain(saved, options.text, module=options.module)
+    moved = tokens(result, most=options.tokens)
+    print("\n\n".join([layer(result), steps(result), moved, predictions(result)]))
 
 
-def layer(found: Explanation) -> str:
-    """Which layer, its formula and its shapes."""
-    trace = found.trace
+def layer(result: Explanation) -> str:
+    """Return the name of the layer, its formula and its shapes."""
+    trace = result.trace
     shapes = ", ".join(f"{name} {shape(size)}" for name, size in trace.shapes.items())
     lines = [
-        f"layer    {found.name}",
-        f"kind     {type(found.layer).__name__} on {type(found.layer.base).__name__}",
+        f"layer    {result.name}",
+        f"kind     {type(result.layer).__name__} on {type(result.layer.base).__name__}",
         f"formula  {trace.formula}",
         f"shapes   {shapes}",
         *([f"scaling  {trace.scaling}"] if trace.scaling else []),
@@ -51,47 +54,49 @@ def layer(found: Explanation) -> str:
     return "\n".join(lines)
 
 
-def steps(found: Explanation) -> str:
-    """One line a step: shape, norm, and the first numbers of the row that was moved most."""
-    row = int(found.trace.moved().argmax())
-    all_steps = found.trace.steps
+def steps(result: Explanation) -> str:
+    """Return a line for every step: shape, norm, first numbers of the row that was moved most."""
+    row = int(result.trace.moved().argmax())
+    all_steps = result.trace.steps
     width = max(len(step.symbol) for step in all_steps)
-    columns = f"{'shape':<12} {'norm':>10}  {'of this row':>11}  first numbers of row {row + 1}, {name(found, row)}"
+    first = f"first numbers of row {row + 1}, {name(result, row)}"
+    columns = f"{'shape':<12} {'norm':>10}  {'of this row':>11}  {first}"
     title = f"{'step':<{width}}  {columns}"
     lines = [
         f"{step.symbol:<{width}}  {shape(step.value.shape):<12} {step.value.norm():>10.4f}  "
         f"{step.value[row].norm():>11.4f}  {numbers(step.value[row])}"
         for step in all_steps
     ]
-    own = f"The model's own y differs by {found.rounding:.1e} of its largest number."
+    own = f"The model's own y differs by {result.rounding:.1e} of its largest number."
     return "\n".join([title, *lines, own])
 
 
-def tokens(found: Explanation, *, most: int) -> str:
-    """A bar for each of the tokens that the layer moved most: the norm of its update over that of its base output."""
-    moved = found.trace.moved()
+def tokens(result: Explanation, *, most: int) -> str:
+    """Return a bar of ‖update‖ / ‖base output‖ for each of the tokens that were moved most."""
+    moved = result.trace.moved()
     order = moved.argsort(descending=True, stable=True).tolist()[:most]
     top = moved[order[0]].item()
-    longest = max(len(name(found, row)) for row in order)
-    lines = [f"{row + 1:>4}  {name(found, row):<{longest}}  {bar(moved[row].item(), top)}" for row in order]
+    longest = max(len(name(result, row)) for row in order)
+    lines = [f"{row + 1:>4}  {name(result, row):<{longest}}  {bar(moved[row].item(), top)}" for row in order]
     left = len(moved) - len(order)
-    return "\n".join(["moved most: |update| / |base output|", *lines, *([f"and {left} less"] if left else [])])
+    more = [f"and {left} less"] if left else []
+    return "\n".join(["moved most: |update| / |base output|", *lines, *more])
 
 
 def bar(value: float, top: float) -> str:
-    """The number, and as many marks as it is long beside the longest."""
+    """Return the number, and marks in proportion to the longest bar."""
     return f"{value:>8.4f}  {'#' * round(WIDTH * value / top) if top else ''}".rstrip()
 
 
-def predictions(found: Explanation) -> str:
-    """The probability of every label with and without the layer's update, and without the whole adapter."""
-    columns = list(found.scores)
-    labels = list(found.scores[columns[0]])
+def predictions(result: Explanation) -> str:
+    """Return the probability of every label: with all, without the layer, without the adapter."""
+    columns = list(result.scores)
+    labels = list(result.scores[columns[0]])
     width = max(len(printable(label)) for label in ["label", *labels])
-    best = {column: max(scores, key=lambda label: scores[label]) for column, scores in found.scores.items()}
+    best = {column: max(scores, key=lambda label: scores[label]) for column, scores in result.scores.items()}
     lines = [
         f"{printable(label):<{width}}"
-        + "".join(f"  {found.scores[c][label]:>{len(c)}.4f}{'*' if best[c] == label else ' '}" for c in columns)
+        + "".join(f"  {result.scores[c][label]:>{len(c)}.4f}{'*' if best[c] == label else ' '}" for c in columns)
         for label in labels
     ]
     note = "* the label that is predicted; without the adapter the head is as it was before training, too"
@@ -99,19 +104,19 @@ def predictions(found: Explanation) -> str:
 
 
 def shape(size: tuple[int, ...]) -> str:
-    """`(14, 384)`."""
+    """Return a shape as `(14, 384)`."""
     return f"({', '.join(map(str, size))})"
 
 
 def numbers(row: Tensor) -> str:
-    """The first few."""
+    """Return the first numbers of a row."""
     more = " ..." if len(row) > SHOWN else ""
     return " ".join(f"{value:+.4f}" for value in row[:SHOWN].tolist()) + more
 
 
-def name(found: Explanation, row: int) -> str:
-    """What the row is, short enough for a line."""
-    return printable(found.rows[row])[:LONGEST_TOKEN]
+def name(result: Explanation, row: int) -> str:
+    """Return the name of a row, cut to fit a line."""
+    return printable(result.rows[row])[:LONGEST_TOKEN]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""Section 7 of the LoRA paper (Hu et al. 2021) on a model of yours: which matrices, which rank, and what ΔW is to W.
+"""Section 7 of the LoRA paper (Hu et al. 2021) on your model: which matrices, which rank, ΔW and W.
 
     lora-scratch section7 --model MINILM --dataset EMOTION --output_dir checkpoints/section7
     lora-scratch section7 --model DIR --dataset DIR --output_dir DIR --limit_train 16000 --epochs 3 --seeds 0 1 2
     lora-scratch section7 --config replay.yaml --output_dir DIR
 
-Every flag that is not listed here is one of the command train. All trainings share these, unless you give others:
+Flags that are not listed here are those of the command train. All trainings share these, unless
+you give others:
 {shared}
-A training has a run folder below OUTPUT_DIR/runs, and a replay that was interrupted resumes where it stopped. Writes
-section7.json, section7.md, report.html and the pictures, as figure-1.svg and so on, to OUTPUT_DIR.
+Every training has a run folder below OUTPUT_DIR/runs. An interrupted replay resumes where it
+stopped. Writes section7.json, section7.md, report.html and the pictures, figure-1.svg and so on, to
+OUTPUT_DIR.
 """
 
 from __future__ import annotations
@@ -44,30 +46,32 @@ OURS = ("--seed", "--rank", "--targets", "--resume")  # flags of train that a re
 
 
 def main() -> None:
-    """Every training that is not there yet, then all figures."""
+    """Run the missing trainings, then write all figures."""
     options, others = parse_arguments()
-    folder, plan = Path(options.output_dir), Plan(options.budget, tuple(options.ranks), tuple(options.seeds))
+    folder = Path(options.output_dir)
+    plan = Plan(options.budget, tuple(options.ranks), tuple(options.seeds))
     shared = ["--model", options.model, "--dataset", options.dataset, *SHARED, *others]
     base = open_base(options.model).model
     family, layers = base.config.model_type, base.config.num_hidden_layers
     if options.layer is not None and not 0 <= options.layer < layers:
         raise ConfigError(f"found {options.layer}", where="--layer", expected=f"0 to {layers - 1}")
-    wanted = {run_place(folder, *each): [*shared, *flags(family, *each)] for each in plan.trainings()}
+    runs = {run_place(folder, *training): [*shared, *flags(family, *training)] for training in plan.trainings()}
     check_same_flags(folder, shared)
-    train_all(TRAIN, wanted, processes=options.processes)
-    found = collect(folder, plan, family, depth=options.layer)
-    write_json(folder / "section7.json", found)
-    tables, source = section7_tables(found), command_line()
+    train_all(TRAIN, runs, processes=options.processes)
+    figures = collect(folder, plan, family, depth=options.layer)
+    write_json(folder / "section7.json", figures)
+    tables, source = section7_tables(figures), command_line()
     for title, table in tables.items():
         print(f"{title}\n\n{markdown_table(table)}\n")
-    page = None if missing_packages() else section7_page(found, source=source)
+    page = None if missing_packages() else section7_page(figures, source=source)
     names = [] if page is None else write_figures(folder, page)
     write_text(folder / "section7.md", "\n\n".join(document(tables, names, source=source)) + "\n")
-    print(write_page_if_possible(folder / "report.html", lambda: page or section7_page(found, source=source)))
+    report = folder / "report.html"
+    print(write_page_if_possible(report, lambda: page or section7_page(figures, source=source)))
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
-    """The flags of the replay, and those of train."""
+    """Read and check the flags of the replay; return the flags of train with them."""
     parser = argument_parser((__doc__ or "").format(shared=shlex.join(SHARED)))
     parser.add_argument("--config", metavar="FILE", help="flags from this YAML or JSON file, those of train too")
     parser.add_argument("--model", required=True, help="hub name or folder of a pretrained encoder, or `demo`")
@@ -75,7 +79,9 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--output_dir", required=True, help="folder of the replay, new or started before")
     parser.add_argument("--budget", type=int, default=8, help="rank of one adapted matrix; two have half of it each (8)")
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2, 4, 8, 64], help="ranks; the last two are compared")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one training of each with each (default: 0)")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0], help="one training of each variant with each (default: 0)"
+    )
     parser.add_argument("--layer", type=int, help="the layer whose heat maps are drawn (default: the middle one)")
     parser.add_argument("--processes", type=int, default=2, help="trainings at a time, one thread each (default: 2)")
     options, others = parser.parse_known_args(with_config(sys.argv[1:], parser, flag_parser(TRAIN_OPTIONS, "")))
@@ -89,7 +95,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 
 
 def write_figures(folder: Path, page: Page) -> list[tuple[str, str]]:
-    """Every picture of the page as a file of its own; their names and what they show."""
+    """Write every picture of the page to a file; return the file names and the descriptions."""
     pictures = [picture for section in page.sections for picture in section.pictures]
     for number, picture in enumerate(pictures, 1):
         write_text(folder / f"figure-{number}.svg", picture.svg + "\n")
@@ -97,7 +103,7 @@ def write_figures(folder: Path, page: Page) -> list[tuple[str, str]]:
 
 
 def document(tables: dict[str, Table], figures: list[tuple[str, str]], *, source: str) -> Iterator[str]:
-    """section7.md, paragraph by paragraph."""
+    """Yield the paragraphs of section7.md."""
     yield "# Section 7 of the LoRA paper, replayed"
     yield f"```bash\n{source}\n```"
     for title, table in tables.items():

@@ -1,10 +1,12 @@
 """lora_scratch/reporting: what a page of a run holds, and that data stays data."""
 
 import pytest
-from support.report_pages import EVIL, LABELS, Outline, events, module, report
+from support.report_pages import EVIL, LABELS, Outline, events, module, report, run_result
 
+from lora_scratch.evaluation import Paired
 from lora_scratch.reporting import anatomy_page, page_html, run_page
 from lora_scratch.reporting.drawing import Line, line_panel, short, svg
+from lora_scratch.study.comparison import PairedTest
 from lora_scratch.study.comparison_page import comparison_page
 
 MODULES = [module("encoder.layer.0.q", 0.2), module("encoder.layer.0.out.dense"), module("encoder.layer.1.q")]
@@ -110,13 +112,10 @@ def test_heat_map_keeps_modules_apart_that_end_alike():
     assert picture.table.rows == [["0", "0.1000", "0.2000"], ["1", "", "0.3000"]]
 
 
-def test_comparison_names_the_best_rung_and_lists_every_run():
+def test_comparison_names_the_best_method_and_lists_every_run():
     """The mean over seeds decides."""
-    runs = [
-        {"rung": rung, "seed": seed, "rows": None, "accuracy": accuracy, "n": 50}
-        for rung, seed, accuracy in (("lora", 0, 0.8), ("lora", 1, 0.9), ("dora", 0, 0.86), ("dora", 1, 0.86))
-    ]
-    page = comparison_page(runs, report_table())
+    scores = (("lora", 0, 0.8), ("lora", 1, 0.9), ("dora", 0, 0.86), ("dora", 1, 0.86))
+    page = comparison_page([run_result(method, seed, accuracy) for method, seed, accuracy in scores], [])
     assert page.answer[0] == "dora: 0.8600"
     assert page.answer[1].startswith("dora has the highest mean accuracy of 2 on 50 rows: 0.8600 over 2 seeds.")
     assert page.sections[0].pictures[0].table.rows[1] == ["lora", "1", "0.9000"]
@@ -126,20 +125,15 @@ def test_comparison_names_the_best_rung_and_lists_every_run():
 def test_comparison_over_several_numbers_of_rows_answers_for_the_largest_and_draws_the_curve():
     """`probe` is best where rows are few, and that is not the answer."""
     figures = {("probe", 10): 0.6, ("probe", 100): 0.6, ("lora", 10): 0.3, ("lora", 100): 0.9}
-    runs = [{"rung": r, "rows": n, "seed": 0, "accuracy": each, "n": 50} for (r, n), each in figures.items()]
-    duels = [{**run, "against": "probe", "word": "better", "p_holm": 0.004} for run in runs if run["rung"] == "lora"]
-    page = comparison_page(runs, report_table(), duels=duels, tests=report_table())
+    results = [run_result(method, 0, score, rows=n) for (method, n), score in figures.items()]
+    better = Paired(0.9, 0.3, 15, 0, 0.001, "better")
+    tests = [PairedTest(r.run, "probe", better, 0.004) for r in results if r.run.method == "lora"]
+    page = comparison_page(results, tests)
     assert page.answer[0] == "lora: 0.9000"
     assert "Against probe, row by row, lora is better in 1 of 1 runs" in page.answer[1]
     curve, dots = page.sections[0].pictures
     assert curve.table.rows == [["10", "0.6000", "0.3000"], ["100", "0.6000", "0.9000"]]
     assert [row[0] for row in dots.table.rows] == ["probe", "lora"]
-
-
-def report_table():
-    from lora_scratch.evaluation import Table
-
-    return Table(["rung"], [["lora"], ["dora"]])
 
 
 def test_svg_is_the_same_for_the_same_figures_and_takes_the_colour_of_the_page():

@@ -68,7 +68,7 @@ def test_every_trial_is_the_model_with_its_switches(plain):
     found = ablate(model, ask, ROWS, strengths=[0.0, 0.5, 1.0])
     assert record(model) == before
     whole, every = ask(ROWS), set(adapter_layers(model))
-    assert [trial.what for trial in found.trials] == [
+    assert [trial.kind for trial in found.trials] == [
         "without",
         *["without", "only"] * 5,
         *["without"] * 6,
@@ -77,24 +77,24 @@ def test_every_trial_is_the_model_with_its_switches(plain):
     for trial in found.trials:
         part = (
             next(part for part in parts(list(every)) if (part.group, part.name) == (trial.group, trial.name))
-            if (trial.what != "strength")
+            if (trial.kind != "strength")
             else None
         )
         if part is None:
             switch = scaled(model, float(trial.name))
         else:
-            switch = without(model, part.modules if trial.what == "without" else every - part.modules)
+            switch = without(model, part.modules if trial.kind == "without" else every - part.modules)
         with switch:
             expected = paired(whole, ask(ROWS), ROWS.labels)
-        assert (trial.found.accuracy, trial.found.fixed, trial.found.broken) == (
+        assert (trial.test.accuracy, trial.test.fixed, trial.test.broken) == (
             expected.accuracy,
             expected.fixed,
             expected.broken,
         )
     base = predict(tiny_distilbert(), plain=plain)(ROWS)
     assert found.baseline == paired(base, base, ROWS.labels).accuracy
-    assert found.adapted == found.trials[-1].found.accuracy
-    assert found.bare == found.trials[0].found.accuracy == found.trials[-3].found.accuracy
+    assert found.adapted == found.trials[-1].test.accuracy
+    assert found.bare == found.trials[0].test.accuracy == found.trials[-3].test.accuracy
 
 
 def test_verdicts_are_by_holms_correction_over_all_trials():
@@ -110,10 +110,10 @@ def test_verdicts_are_by_holms_correction_over_all_trials():
         return torch.nn.functional.one_hot(said, 3).float()
 
     found = ablate(model, answers, ROWS, strengths=[])
-    p_values = [trial.found.p_value for trial in found.trials]
+    p_values = [trial.test.p_value for trial in found.trials]
     assert p_values[:9] == pytest.approx([2 / 2 ** min(n, 8) for n in range(1, 10)])
     assert [trial.p_holm for trial in found.trials] == pytest.approx(holm(p_values))
-    words = [trial.found.word for trial in found.trials]
+    words = [trial.test.word for trial in found.trials]
     assert words == ["worse" if trial.p_holm < 0.05 else "not shown" for trial in found.trials]
     assert "not shown" in words
     assert any(p < 0.05 and word == "not shown" for p, word in zip(p_values, words, strict=True))
@@ -123,8 +123,8 @@ def test_shares_of_the_gain_by_hand():
     """0.5 without any update, 0.9 with all: 0.8 without a part is a quarter lost, 0.6 with only that part a quarter kept."""
     found = Ablation(rows=10, baseline=0.2, adapted=0.9, bare=0.5, trials=[])
 
-    def trial(what, accuracy):
-        return Trial(what, "layer", "0", Paired(accuracy, accuracy - 0.9, 0, 0, 1.0, "not shown"), 1.0)
+    def trial(kind, accuracy):
+        return Trial(kind, "layer", "0", Paired(accuracy, accuracy - 0.9, 0, 0, 1.0, "not shown"), 1.0)
 
     assert found.gain == pytest.approx(0.4)
     assert found.share(trial("without", 0.8)) == pytest.approx(0.25)

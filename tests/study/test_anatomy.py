@@ -151,7 +151,7 @@ def test_shares_add_up_to_one_by_projection_and_by_depth():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_outline_is_the_quick_part_of_the_anatomy(kind):
+def test_summary_is_the_quick_part_of_the_anatomy(kind):
     """The same figures, without those that take a decomposition of W."""
     model = adapted(kind)
     for quick, whole in zip(summarize_adapter(model), anatomy(model), strict=True):

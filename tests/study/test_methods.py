@@ -1,4 +1,4 @@
-"""lora_scratch/study/methods.py: what a rung is, where its run lies, and what is read from it."""
+"""lora_scratch/study/methods.py: a method, the folder of its run, and the result that is read."""
 
 import json
 
@@ -10,7 +10,7 @@ from lora_scratch.adapter.state import ParameterCount
 from lora_scratch.errors import DataError
 from lora_scratch.evaluation import ProbeCost, TrainingCost
 from lora_scratch.runs.logits import write_logits
-from lora_scratch.study.methods import LADDER, RUNGS, Step, read_run_result
+from lora_scratch.study.methods import DEFAULT_METHODS, METHODS, Run, read_run_result
 
 LABELS = torch.tensor([0, 1, 2, 1])
 SAID = {"baseline": [0, 0, 0, 0], "probe": [0, 1, 0, 0], "adapted": [0, 1, 2, 0]}  # 1, 2 and 3 of 4 right
@@ -24,8 +24,8 @@ REPORT = report(
 @pytest.fixture
 def folder(tmp_path):
     """A comparison with one run of LoRA and one of full fine-tuning."""
-    for rung, kind, size in (("lora", "adapter", 50), ("full", "model", 400)):
-        place = Step(rung, 0).place(tmp_path)
+    for method, kind, size in (("lora", "adapter", 50), ("full", "model", 400)):
+        place = Run(method, 0).place(tmp_path)
         (place / kind).mkdir(parents=True)
         (place / kind / "x.safetensors").write_bytes(bytes(size))
         (place / "report.json").write_text(json.dumps(REPORT.as_json()))
@@ -35,7 +35,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rung", "accuracy", "trained", "size", "cpu"),
+    ("method", "accuracy", "trained", "size", "cpu"),
     [
         ("untrained", 0.25, 0, None, None),
         ("probe", 0.5, 12, None, 7.0),
@@ -43,43 +43,43 @@ def folder(tmp_path):
         ("full", 0.75, 99, 400, 30.0),
     ],
 )
-def test_a_climb_has_the_accuracy_and_the_costs_of_its_own_model(folder, rung, accuracy, trained, size, cpu):
+def test_a_result_has_the_accuracy_and_the_costs_of_its_own_model(folder, method, accuracy, trained, size, cpu):
     """Untrained and probe are measured on the run of `lora`, and cost none of its training."""
-    climb = read_run_result(Step(rung, 0), folder)
-    assert climb.metrics.accuracy == accuracy
-    assert (climb.trained, climb.file_bytes, climb.cpu_seconds) == (trained, size, cpu)
-    assert climb.labels.tolist() == LABELS.tolist()
+    result = read_run_result(Run(method, 0), folder)
+    assert result.metrics.accuracy == accuracy
+    assert (result.trained, result.file_bytes, result.cpu_seconds) == (trained, size, cpu)
+    assert result.labels.tolist() == LABELS.tolist()
 
 
-def test_a_climb_leaves_the_rows_behind(folder):
+def test_a_result_leaves_the_rows_behind(folder):
     """comparison.json is to be shared; the data set may not be."""
-    found = read_run_result(Step("lora", 0), folder).as_json()
+    found = read_run_result(Run("lora", 0), folder).as_json()
     assert found.keys() & {"logits", "labels"} == set()
     assert (found["rung"], found["seed"], found["accuracy"], found["n"]) == ("lora", 0, 0.75, 4)
 
 
 def test_a_run_without_its_logits_is_named(folder):
     """A folder that somebody tidied up."""
-    (Step("lora", 0).place(folder) / "logits.safetensors").write_bytes(b"half")
+    (Run("lora", 0).place(folder) / "logits.safetensors").write_bytes(b"half")
     with pytest.raises(DataError, match=r"lora/seed-0/logits\.safetensors: can't be read .*train it again"):
-        read_run_result(Step("lora", 0), folder)
+        read_run_result(Run("lora", 0), folder)
 
 
-def test_a_step_says_where_its_run_is_and_how_it_is_made(tmp_path):
-    """A number of rows is a folder between rung and seed, and a flag."""
-    assert Step("dora", 3).place(tmp_path) == tmp_path / "dora" / "seed-3"
-    assert Step("probe", 1, 500).place(tmp_path) == tmp_path / "lora" / "rows-500" / "seed-1"
-    assert Step("probe", 1, 500).flags() == Step("lora", 1, 500).flags()
-    assert Step("lora", 1, 500).flags() == ["--linear_probe", "true", "--seed", "1", "--limit_train", "500"]
+def test_a_run_has_a_folder_and_flags(tmp_path):
+    """A number of rows is a folder between method and seed, and a flag."""
+    assert Run("dora", 3).place(tmp_path) == tmp_path / "dora" / "seed-3"
+    assert Run("probe", 1, 500).place(tmp_path) == tmp_path / "lora" / "rows-500" / "seed-1"
+    assert Run("probe", 1, 500).flags() == Run("lora", 1, 500).flags()
+    assert Run("lora", 1, 500).flags() == ["--linear_probe", "true", "--seed", "1", "--limit_train", "500"]
 
 
-@pytest.mark.parametrize("rung", RUNGS)
-def test_every_rung_says_what_it_is_and_has_a_run(rung):
-    """--help lists them; a rung that is measured on the way names one that is trained."""
-    assert RUNGS[rung].meaning
-    assert RUNGS[Step(rung, 0).run].run is None
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_meaning_and_a_training(method):
+    """--help lists them; a method without a training names one that has it."""
+    assert METHODS[method].meaning
+    assert METHODS[Run(method, 0).trained_method].measured_on is None
 
 
-def test_the_ladder_goes_from_nothing_to_everything():
+def test_the_default_methods_go_from_nothing_to_everything():
     """The order of the table."""
-    assert (LADDER[0], LADDER[1], LADDER[-1]) == ("untrained", "probe", "full")
+    assert (DEFAULT_METHODS[0], DEFAULT_METHODS[1], DEFAULT_METHODS[-1]) == ("untrained", "probe", "full")

@@ -48,7 +48,7 @@ def named(found):
 
 
 @pytest.mark.parametrize("kind", ["lora", "lora without bias", "lora on four bits", "rslora", "conv1d"])
-def test_walk_steps_equal_the_dense_formula(kind):
+def test_trace_steps_equal_the_dense_formula(kind):
     """x Aᵀ, (x Aᵀ) Bᵀ, s times it, x Wᵀ + b and their sum, each to 1e-12."""
     layer, x = trained(KINDS[kind]), torch.randn(2, 5, 6)
     weight, lora_A, lora_B, bias = dense(layer)
@@ -66,7 +66,7 @@ def test_walk_steps_equal_the_dense_formula(kind):
 
 
 @pytest.mark.parametrize("kind", ["dora", "dora without bias", "dora on conv1d"])
-def test_walk_through_dora_equals_the_dense_formula(kind):
+def test_trace_through_dora_equals_the_dense_formula(kind):
     """The gain is m over the row norms of W + s B A; the update is what (g V − W) adds."""
     layer, x = trained(KINDS[kind]), torch.randn(5, 6)
     weight, lora_A, lora_B, bias = dense(layer)
@@ -81,7 +81,7 @@ def test_walk_through_dora_equals_the_dense_formula(kind):
     near(found.output, rows @ (gain[:, None] * direction).T + (0 if bias is None else bias.detach().double()))
 
 
-def test_walk_gives_a_row_of_zeros_in_dora_the_gain_zero():
+def test_trace_gives_a_row_of_zeros_in_dora_the_gain_zero():
     """A row without a direction stays zero."""
     layer = trained(KINDS["dora"])
     layer.weight.data[1], layer.lora_B.data[1] = 0, 0
@@ -91,14 +91,14 @@ def test_walk_gives_a_row_of_zeros_in_dora_the_gain_zero():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_walk_ends_at_what_the_layer_says(kind):
+def test_trace_ends_at_what_the_layer_says(kind):
     """In float32, to rounding."""
     layer, x = trained(KINDS[kind]), torch.randn(2, 5, 6)
     expected = layer(x).detach().reshape(10, 4).double()
     torch.testing.assert_close(trace(layer, x).output, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_walk_through_an_embedding_takes_columns_of_A():
+def test_trace_through_an_embedding_takes_columns_of_A():
     """Row i of the table plus s · B A[:, i]."""
     layer = trained(lambda: LoRAEmbedding(nn.Embedding(9, 4), rank=2, alpha=3))
     ids = torch.tensor([[3, 0, 8]])
@@ -109,7 +109,7 @@ def test_walk_through_an_embedding_takes_columns_of_A():
     torch.testing.assert_close(found.output.float(), layer(ids)[0].detach())
 
 
-def test_walk_says_what_it_does_not_show():
+def test_trace_says_what_it_does_not_show():
     """An offset's start, and the inside of a kind that it does not know."""
 
     class Other(LoRALinear):

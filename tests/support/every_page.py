@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 
-from support.report_pages import EVIL, events, module, report
+from support.report_pages import EVIL, events, module, report, run_result
 
-from lora_scratch.evaluation import Table
+from lora_scratch.evaluation import Paired, Table
 from lora_scratch.reporting import Page, anatomy_page, run_page
+from lora_scratch.study.ablation import Ablation, Trial
 from lora_scratch.study.ablation_page import ablation_page
+from lora_scratch.study.comparison import PairedTest
 from lora_scratch.study.comparison_page import comparison_page
 from lora_scratch.study.section7_page import section7_page
 
@@ -29,32 +31,28 @@ def pages() -> dict[str, Page]:
 
 
 def _comparison() -> Page:
-    rungs = ("untrained head", "linear probe", "LoRA and head", "full fine-tuning")
-    runs = [
-        {"rung": rung, "seed": seed, "rows": rows, "accuracy": 0.6 + 0.1 * i + 0.01 * seed + rows / 1e5, "n": 50}
+    methods = ("untrained head", "linear probe", "LoRA and head", "full fine-tuning")
+    results = [
+        run_result(method, seed, 0.6 + 0.1 * i + 0.01 * seed + rows / 1e5, rows=rows)
         for rows in (250, 4000)
-        for i, rung in enumerate(rungs)
+        for i, method in enumerate(methods)
         for seed in range(3)
     ]
-    duels = [{**run, "against": "linear probe", "word": "better", "p_holm": 0.001} for run in runs]
-    header = ["rung", "seeds", "accuracy", "macro-F1", "parameters", "adapter bytes", "training seconds"]
-    cells = ["3", "0.9123 ± 0.0034", "0.8912 ± 0.0041", "124,416", "497,664", "123.4"]
-    table = Table(header, [[rung, *cells] for rung in rungs])
-    return comparison_page(runs, table, duels=duels, tests=table)
+    better = Paired(0.9, 0.1, 52, 1073, 7.9e-249, "better")
+    tests = [PairedTest(result.run, "linear probe", better, 0.001) for result in results]
+    return comparison_page(results, tests)
 
 
 def _ablation() -> Page:
     parts = [("module", each.name) for each in MODULES] + [("projection", "query"), ("layer", "0")]
     named = [("without", *part) for part in parts] + [("only", *part) for part in parts[-2:]]
     named += [("strength", "all", strength) for strength in ("0", "0.5", "1", "1.5")]
-    trials = [
-        {"what": what, "group": group, "name": name, "found": {"accuracy": 0.8, "change": -0.02}, "p_holm": 1.0}
-        for what, group, name in named
-    ]
+    test = Paired(0.8, -0.02, 52, 1073, 7.9e-249, "worse")
+    ablation = Ablation(50, 0.2, 0.9, 0.5, [Trial(*name, test, 3.9e-247) for name in named])
     header = ["trial", "accuracy", "change", "of the gain", "fixed", "broken", "p", "p (Holm)", "verdict"]
     cells = ["0.8000", "-0.0200", "100.0%", "52", "1073", "7.9e-249", "3.9e-247", "worse"]
-    table = Table(header, [[" ".join(each), *cells] for each in named])
-    return ablation_page({"trials": trials}, title="Ablation", answer="No part carries it alone.", table=table)
+    table = Table(header, [[" ".join(name), *cells] for name in named])
+    return ablation_page(ablation, title="Ablation", table=table)
 
 
 def _replay() -> dict[str, object]:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from lora_scratch.adapter.factors import AdapterSummary
 from lora_scratch.adapter.state import ParameterCount
-from lora_scratch.evaluation import Report, TrainingCost
+from lora_scratch.evaluation import Metrics, Report, TrainingCost
+from lora_scratch.study.methods import Run, RunResult
 
 EVIL = "<script>alert(1)</script> & $x_1$ </td>"
 LABELS = ["joy", EVIL, "怒り"]
@@ -50,6 +51,12 @@ def module(name, relative_norm=0.1):
         effective_rank=2.0,
         energy=[0.8, 1.0],
     )
+
+
+def run_result(method, seed, accuracy, *, rows=None):
+    """Return the result of a run of a comparison, on fifty test rows."""
+    metrics = Metrics(accuracy, accuracy, 1.0, 50)
+    return RunResult(Run(method, seed, rows), metrics, torch.empty(0), torch.empty(0))
 
 
 def events(steps=30):

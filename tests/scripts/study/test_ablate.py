@@ -4,11 +4,11 @@ import json
 import re
 
 import pytest
-from lora_scratch.commands import evaluate
-from lora_scratch.commands.study import ablate
 from support.command_line import call
 from support.report_pages import Outline
 
+from lora_scratch.commands import evaluate
+from lora_scratch.commands.study import ablate
 from lora_scratch.evaluation import holm
 
 

@@ -4,10 +4,10 @@ import re
 
 import pytest
 import torch
-from lora_scratch.commands.study import explain
 from support.command_line import call
 
 from lora_scratch.adapter import adapter_layers, disabled
+from lora_scratch.commands.study import explain
 from lora_scratch.deploy.classify import Classifier
 from lora_scratch.runs import open_adapter
 from lora_scratch.runtime.precision import resolve_precision

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from lora_scratch.commands import train
-from lora_scratch.commands.study import section7
 from support.command_line import call
 from support.report_pages import Outline
 
 from lora_scratch.adapter import adapter_layers
+from lora_scratch.commands import train
+from lora_scratch.commands.study import section7
 from lora_scratch.runs import open_adapter
 from lora_scratch.study import sweep
 
