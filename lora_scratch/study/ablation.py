@@ -7,7 +7,7 @@ can do the same work, or need each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,6 +27,7 @@ ALL, PROJECTION, LAYER, MODULE = "all", "projection", "layer", "module"
 WITHOUT, ONLY, STRENGTH = "without", "only", "strength"
 JSON_NAMES = {"kind": "what", "test": "found"}  # the names in the JSON file
 
+Strengths = Sequence[float]
 Predict = Callable[[Encoded], Tensor]
 Toggle = Callable[[], AbstractContextManager[nn.Module]]
 Named = tuple[str, str, str, Toggle]  # kind, group and name of a trial, and its context
@@ -113,18 +114,8 @@ def parts(names: Sequence[str]) -> list[Part]:
     return [Part(ALL, "updates", frozenset(names)), *between, *single]
 
 
-def ablate(
-    model: nn.Module,
-    predict: Predict,
-    rows: Encoded,
-    *,
-    strengths: Iterable[float] = STRENGTHS,
-) -> Ablation:
-    """Run every trial on these rows; the model is not changed.
-
-    Args:
-        predict: returns the logits of `model` as it is at the call.
-    """
+def ablate(model: nn.Module, predict: Predict, rows: Encoded, strengths: Strengths) -> Ablation:
+    """Run every trial; `predict` returns the logits of the model, which is not changed."""
     whole = predict(rows)
     with disabled(model):
         baseline = predict(rows)
@@ -162,7 +153,7 @@ def describe(ablation: Ablation) -> str:
     return "\n".join(lines)
 
 
-def _toggles(model: nn.Module, strengths: Iterable[float]) -> Iterator[Named]:
+def _toggles(model: nn.Module, strengths: Strengths) -> Iterator[Named]:
     names = list(adapter_layers(model))
     for part in parts(names):
         yield WITHOUT, part.group, part.name, partial(without, model, part.modules)

@@ -25,7 +25,6 @@ class Explanation:
     """The effect of one layer on a text.
 
     Args:
-        tokens: of the text, as the model reads them.
         rows: the names of the rows of the trace: the tokens, if the layer has one row for each.
         trace: every step, in float64.
         rounding: max |y − trace| / max |trace|, with the layer's own output y.
@@ -34,7 +33,6 @@ class Explanation:
 
     name: str
     layer: AdapterLayer
-    tokens: tuple[str, ...]
     rows: tuple[str, ...]
     trace: ForwardTrace
     rounding: float
@@ -71,7 +69,7 @@ def explain(saved: TrainedAdapter, text: str, *, module: str | None = None) -> E
     steps = trace(layer, x)
     tokens, count = tuple(tokenizer.convert_ids_to_tokens(ids[0].tolist())), len(steps.output)
     rows = tokens if count == len(tokens) else tuple(f"row {i}" for i in range(1, count + 1))
-    return Explanation(name, layer, tokens, rows, steps, _rounding(y, steps.output), scores)
+    return Explanation(name, layer, rows, steps, _rounding(y, steps.output), scores)
 
 
 def find_layer(model: nn.Module, module: str | None) -> str:

@@ -43,15 +43,9 @@ METHODS = {
     "lora": Method("LoRA and head (Hu et al. 2021)", ("--linear_probe", "true")),
     "dora": Method("DoRA, magnitude and direction apart (Liu et al. 2024)", ("--variant", "dora")),
     "full": Method("full fine-tuning", ("--trainable", "all", "--learning_rate", FULL_RATE)),
-    "rslora": Method(
-        "rank-stabilized scaling alpha/sqrt(rank) (Kalajdzievski 2023)",
-        ("--rslora", "true"),
-    ),
+    "rslora": Method("rank-stabilized scaling alpha/sqrt(rank) (Kalajdzievski 2023)", ("--rslora", "true")),
     "loraplus": Method("LoRA+, a faster B (Hayou et al. 2024)", ("--loraplus_ratio", "4")),
-    "pissa": Method(
-        "PiSSA, starting in the principal directions of W (Meng et al. 2024)",
-        ("--init", "pissa"),
-    ),
+    "pissa": Method("PiSSA, starting in the principal directions of W (Meng et al. 2024)", ("--init", "pissa")),
     "nf4": Method("LoRA on a 4-bit base (Dettmers et al. 2023)", ("--base_precision", "nf4")),
 }
 DEFAULT_METHODS = ("untrained", "probe", "lora_no_head", "lora", "dora", "full")
@@ -129,7 +123,7 @@ def read_run_result(run: Run, folder: Path) -> RunResult:
         train = report.train
         costs = {"trained": report.parameters.trainable, "file_bytes": _saved_bytes(place)}
         costs |= {"seconds": train.seconds, "cpu_seconds": train.cpu_seconds}
-        costs |= {"memory_bytes": train.peak_memory_bytes}
+        costs["memory_bytes"] = train.peak_memory_bytes
     labels = logits["labels"]
     return RunResult(run, measure(logits[model], labels), logits[model], labels, **costs)
 

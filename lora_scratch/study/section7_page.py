@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from statistics import mean
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..reporting.page import Listing, Page, Picture, Section
 from .comparison import mean_and_spread
 
 Figures = Mapping[str, Any]
+Value = Callable[[Figures], float]
 Grid = Sequence[Sequence[float]]
 SIDES = {"A": "A", "update": "ΔW"}
 ZOOM = 8  # the columns that the paper draws again, larger
@@ -114,13 +116,16 @@ def _bars(rows: Sequence[Figures]) -> Picture:
     return Picture("Accuracy by adapted matrices", svg(draw, words=words), words, _accuracies(rows))
 
 
+def _lines(rows: Sequence[Figures], name: Callable[[Figures], str], x: str, y: Value) -> list[Line]:
+    groups: dict[str, list[Figures]] = {}
+    for row in rows:
+        groups.setdefault(name(row), []).append(row)
+    return [Line(key, [row[x] for row in g], [y(row) for row in g]) for key, g in groups.items()]
+
+
 def _curves(rows: Sequence[Figures]) -> Picture:
-    kinds = list(dict.fromkeys(row["kinds"] for row in rows))
-    lines = []
-    for kind in kinds:
-        of_kind = [row for row in rows if row["kinds"] == kind]
-        y = [mean(row["accuracy"]) for row in of_kind]
-        lines.append(Line("+".join(kind), [row["rank"] for row in of_kind], y))
+    """Draw the accuracy over the rank, a curve for every choice of projections."""
+    lines = _lines(rows, lambda r: "+".join(r["kinds"]), "rank", lambda r: mean(r["accuracy"]))
     words = "Curves of the test accuracy over the rank: " + "; ".join(
         f"{line.name} from {line.y[0]:.4f} to {line.y[-1]:.4f}" for line in lines
     )
@@ -185,12 +190,7 @@ def _listed(grids: Mapping[str, Grid]) -> Table:
 
 def _factors(rows: Sequence[Figures]) -> Picture:
     """Draw the amplification over the layers, a curve for each projection and rank."""
-    names = list(dict.fromkeys((row["kind"], row["rank"]) for row in rows))
-    lines = []
-    for kind, rank in names:
-        shown = [row for row in rows if (row["kind"], row["rank"]) == (kind, rank)]
-        x, y = [row["layer"] for row in shown], [row["factor"] for row in shown]
-        lines.append(Line(f"{kind}, rank {rank}", x, y))
+    lines = _lines(rows, lambda r: f"{r['kind']}, rank {r['rank']}", "layer", itemgetter("factor"))
     words = "Curves of the amplification over the layers: " + "; ".join(
         f"{line.name} from {min(line.y):.2f} to {max(line.y):.2f}" for line in lines
     )

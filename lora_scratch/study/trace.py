@@ -31,16 +31,9 @@ from ..layers import (
     stored_tensors,
 )
 
+Steps = dict[str, Tensor]
 # exact types, because a subclass can compute something else
 KNOWN = (LoRALinear, LoRAConv1D, LoRAEmbedding, OffsetLoRALinear, DoRALinear)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One line of the computation. Shape: value (rows, ...)."""
-
-    symbol: str
-    value: Tensor
 
 
 @dataclass(frozen=True)
@@ -50,30 +43,30 @@ class ForwardTrace:
     Args:
         scaling: s in words and as a number.
         shapes: of the tensors that the formula names, as far as the layer has them.
-        steps: in the order of the computation; the last three are update, base and output.
+        steps: values (rows, ...) by symbol; the last three are update, base and output.
         unseen: what is not shown; empty if everything is.
     """
 
     formula: str
     scaling: str
     shapes: dict[str, tuple[int, ...]]
-    steps: tuple[Step, ...]
+    steps: Steps
     unseen: str = ""
 
     @property
     def update(self) -> Tensor:
         """The update. Shape: (rows, out)."""
-        return self.steps[-3].value
+        return list(self.steps.values())[-3]
 
     @property
     def base(self) -> Tensor:
         """x Wᵀ + b. Shape: (rows, out)."""
-        return self.steps[-2].value
+        return list(self.steps.values())[-2]
 
     @property
     def output(self) -> Tensor:
         """The sum of both. Shape: (rows, out)."""
-        return self.steps[-1].value
+        return list(self.steps.values())[-1]
 
     def moved(self) -> Tensor:
         """Return ‖update‖ / ‖base‖ of every row, 0 without an update. Shape: (rows,)."""
@@ -112,10 +105,8 @@ def _trace_lora(layer: AdapterLayer, x: Tensor) -> ForwardTrace:
     update, base = layer.scaling * wide, x @ weight_out_in(layer, layer.weight).T + _bias(layer)
     values = {"x": x, "x Aᵀ": low, "(x Aᵀ) Bᵀ": wide, "s · (x Aᵀ) Bᵀ": update}
     values |= {_base_symbol(layer): base, "y": base + update}
-    start = "how A and B started: this is the plain LoRA of twice the rank that the layer equals"
-    unseen = start if isinstance(layer, OffsetLoRALinear) else ""
     formula = f"y = {_base_symbol(layer)} + s · (x Aᵀ) Bᵀ"
-    return _forward_trace(layer, formula, values, unseen, A=lora_A, B=lora_B)
+    return _collect(layer, formula, values, A=lora_A, B=lora_B)
 
 
 def _trace_embedding(layer: AdapterLayer, ids: Tensor) -> ForwardTrace:
@@ -125,7 +116,7 @@ def _trace_embedding(layer: AdapterLayer, ids: Tensor) -> ForwardTrace:
     values = {"i": ids[:, None].double(), "A[:, i]ᵀ": low, "A[:, i]ᵀ Bᵀ": wide}
     update = layer.scaling * wide
     values |= {"s · A[:, i]ᵀ Bᵀ": update, "W[i]": base, "y": base + update}
-    return _forward_trace(layer, "y = W[i] + s · A[:, i]ᵀ Bᵀ", values, A=lora_A, B=lora_B)
+    return _collect(layer, "y = W[i] + s · A[:, i]ᵀ Bᵀ", values, A=lora_A, B=lora_B)
 
 
 def _trace_dora(layer: DoRALinear, x: Tensor) -> ForwardTrace:
@@ -149,30 +140,27 @@ def _trace_dora(layer: DoRALinear, x: Tensor) -> ForwardTrace:
         "y": base + turned + stretched,
     }
     formula = f"y = {_base_symbol(layer)} + (g − 1) ⊙ x Wᵀ + g ⊙ s · (x Aᵀ) Bᵀ"
-    return _forward_trace(layer, formula, values, A=lora_A, B=lora_B, m=magnitude)
+    return _collect(layer, formula, values, A=lora_A, B=lora_B, m=magnitude)
 
 
 def _trace_unknown(layer: AdapterLayer, x: Tensor) -> ForwardTrace:
     base, output = layer.base(x).double(), layer(x).double()
     values = {"x": x.double(), "y − base(x)": output - base, "base(x)": base, "y": output}
     rows = {symbol: value.reshape(-1, value.shape[-1]) for symbol, value in values.items()}
-    kind = f"a {type(layer).__name__}, a kind of layer that is not taken apart here"
-    unseen, tensors = f"the steps inside {kind}", layer.adapter_tensors()
-    return _forward_trace(layer, "y = base(x) + update", rows, unseen, **tensors)
+    return _collect(layer, "y = base(x) + update", rows, **layer.adapter_tensors())
 
 
-def _forward_trace(
-    layer: AdapterLayer,
-    formula: str,
-    values: dict[str, Tensor],
-    unseen: str = "",
-    **tensors: Tensor,
-) -> ForwardTrace:
-    """Collect the steps, and the shapes of W as it is stored, of b, and of `tensors`."""
+def _collect(layer: AdapterLayer, formula: str, steps: Steps, **tensors: Tensor) -> ForwardTrace:
+    """Add the scaling, the shapes of W as it is stored, of b and `tensors`, and what is unseen."""
     named = {"W": layer.weight, "b": getattr(layer.base, "bias", None), **tensors}
     shapes = {name: tuple(tensor.shape) for name, tensor in named.items() if tensor is not None}
-    steps = tuple(Step(symbol, value) for symbol, value in values.items())
-    scaling = scaling_in_words(layer) if type(layer) in KNOWN else ""
+    scaling, unseen = scaling_in_words(layer) if type(layer) in KNOWN else "", ""
+    if isinstance(layer, OffsetLoRALinear):
+        equal = "this is the plain LoRA of twice the rank that the layer equals"
+        unseen = f"how A and B started: {equal}"
+    if type(layer) not in KNOWN:
+        kind = type(layer).__name__
+        unseen = f"the steps inside a {kind}, a kind of layer that is not taken apart here"
     return ForwardTrace(formula, scaling, shapes, steps, unseen)
 
 

@@ -58,14 +58,14 @@ def steps(result: Explanation) -> str:
     """Return a line for every step: shape, norm, first numbers of the row that was moved most."""
     row = int(result.trace.moved().argmax())
     all_steps = result.trace.steps
-    width = max(len(step.symbol) for step in all_steps)
+    width = max(map(len, all_steps))
     first = f"first numbers of row {row + 1}, {name(result, row)}"
     columns = f"{'shape':<12} {'norm':>10}  {'of this row':>11}  {first}"
     title = f"{'step':<{width}}  {columns}"
     lines = [
-        f"{step.symbol:<{width}}  {shape(step.value.shape):<12} {step.value.norm():>10.4f}  "
-        f"{step.value[row].norm():>11.4f}  {numbers(step.value[row])}"
-        for step in all_steps
+        f"{symbol:<{width}}  {shape(value.shape):<12} {value.norm():>10.4f}  "
+        f"{value[row].norm():>11.4f}  {numbers(value[row])}"
+        for symbol, value in all_steps.items()
     ]
     own = f"The model's own y differs by {result.rounding:.1e} of its largest number."
     return "\n".join([title, *lines, own])

@@ -43,10 +43,6 @@ def near(found, expected):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def named(found):
-    return {step.symbol: step.value for step in found.steps}
-
-
 @pytest.mark.parametrize("kind", ["lora", "lora without bias", "lora on four bits", "rslora", "conv1d"])
 def test_trace_steps_equal_the_dense_formula(kind):
     """x Aᵀ, (x Aᵀ) Bᵀ, s times it, x Wᵀ + b and their sum, each to 1e-12."""
@@ -55,7 +51,7 @@ def test_trace_steps_equal_the_dense_formula(kind):
     rows, found = x.reshape(10, 6).double(), trace(layer, x)
     base = rows @ weight.T + (0 if bias is None else bias.detach().double())
     scaling = 5 / math.sqrt(3) if kind == "rslora" else 5 / 3
-    steps = named(found)
+    steps = found.steps
     near(steps["x Aᵀ"], rows @ lora_A.T)
     near(steps["(x Aᵀ) Bᵀ"], rows @ (lora_B @ lora_A).T)
     near(found.update, scaling * rows @ (lora_B @ lora_A).T)
@@ -73,7 +69,7 @@ def test_trace_through_dora_equals_the_dense_formula(kind):
     direction = weight + 5 / 3 * lora_B @ lora_A
     gain = layer.magnitude.detach().double() / direction.square().sum(1).sqrt()
     found, rows = trace(layer, x), x.double()
-    steps = named(found)
+    steps = found.steps
     near(steps["g = m / ‖W + s B A‖"][3], gain)
     near(steps["(g − 1) ⊙ x Wᵀ"], rows @ ((gain - 1)[:, None] * weight).T)
     near(steps["g ⊙ s · (x Aᵀ) Bᵀ"], rows @ (gain[:, None] * (direction - weight)).T)
@@ -86,7 +82,7 @@ def test_trace_gives_a_row_of_zeros_in_dora_the_gain_zero():
     layer = trained(KINDS["dora"])
     layer.weight.data[1], layer.lora_B.data[1] = 0, 0
     found = trace(layer, torch.randn(5, 6))
-    assert named(found)["g = m / ‖W + s B A‖"][:, 1].tolist() == [0.0] * 5
+    assert found.steps["g = m / ‖W + s B A‖"][:, 1].tolist() == [0.0] * 5
     assert found.update[:, 1].tolist() == [0.0] * 5
 
 
