@@ -7,12 +7,13 @@ import sys
 
 import pytest
 import torch
-from lora_scratch.commands import predict
 from support.command_line import call
 from support.damage import reseal
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lora_scratch.adapter import LoRAConfig, inject, quantize_base
+from lora_scratch.commands import predict
+from lora_scratch.errors import ConfigError
 from lora_scratch.runs import open_base
 from lora_scratch.serialization import save_adapter
 from lora_scratch.testing import move_adapter
@@ -126,11 +127,12 @@ def test_rows_go_to_a_new_file_that_is_whole_or_absent(second, tmp_path, capsys)
     assert capsys.readouterr().out == ""
 
 
-def test_several_processes_are_refused(second, tmp_path, monkeypatch, capsys):
-    """Every one of them would answer every row."""
+def test_several_processes_are_refused(second, monkeypatch):
+    """Every one of them would answer every row; with one adapter they share the rows."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert call(predict, "--adapters", f"two={second}", "--file", "-") == 1
-    assert "started as 2 processes; expected one" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["predict.py", "--adapters", f"two={second}", "--file", "rows.jsonl"])
+    with pytest.raises(ConfigError, match="predict --adapters: started as 2 processes; expected one"):
+        predict.main()
 
 
 BAD_ROWS = [
