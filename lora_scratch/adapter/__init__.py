@@ -1,13 +1,4 @@
-"""From a model to an adapted model, and its file.
-
-`config.py` what to adapt, `targets.py` names to modules, `tying.py` shared weights, `plan.py` what would be adapted,
-`inject.py` there and back, `eva.py` a start that looks at data, `switches.py` off, scaled and merged, `state.py` what is
-remembered, `fingerprint.py` whose weights, `peft_format.py` the names in the file, `provenance.py` what
-PEFT has no field for, `files.py` save and load, `anatomy.py` what was learnt, `walk.py` a layer's steps on real numbers,
-`subspace.py` what two of them have in common, `verify.py` what is wrong with a folder,
-`bank.py` many adapters in one model, `twin.py` how it reads them, `update.py` an adapter taken out of its model,
-`arithmetic.py` sums of those, `compression.py` the ranks they need, `rounding.py` what is left of an update in a narrower
-dtype, `quantize.py` the base in four bits."""
+"""From a model to an adapted model and back. Start with inject.py."""
 
 from .config import LoRAConfig as LoRAConfig
 from .inject import check_trainable as check_trainable

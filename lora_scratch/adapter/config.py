@@ -1,4 +1,4 @@
-"""What to adapt and how strongly: the settings of an adapter, validated before a model is touched."""
+"""The settings of an adapter: what to adapt and how strongly. Creating them checks them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from ..errors import ConfigError
 from ..layers import METHODS, OFFSET_METHODS, adapter_variants
 from ..runtime.options import flag
 
-REGEX = "re:"  # a target or exclude of this form is a regular expression over whole module names
+REGEX = "re:"  # a target or exclude that starts so is a regular expression for whole module names
 ALL_LINEAR = "all-linear"
 BIASES = ("none", "lora_only", "all")
+BY_NAME = "by regular expression for the end of a module's name, as JSON"
 
 Value = TypeVar("Value")
 
 
 @dataclass
 class LoRAConfig:
-    """The settings of an adapter. The commands turn its fields into flags, so every field carries its help.
+    """The settings of an adapter. Every field is also a flag of the commands.
 
     Raises:
         ConfigError: a value out of bounds, with the bounds.
@@ -41,72 +42,78 @@ class LoRAConfig:
     head_modules: list[str] | None = flag(
         None, "modules trained in full, by exact name; default: every module outside the encoder"
     )
-    variant: str = flag("lora", "lora, dora (magnitude and direction apart), or one that is registered")
-    init: str = flag("default", f"where A and B start: {', '.join(METHODS)}; always from exactly the base function")
-    exclude: list[str] | None = flag(None, "modules to leave out although a target names them; the same forms as targets")
+    variant: str = flag("lora", "lora, dora (magnitude and direction apart), or a registered one")
+    init: str = flag("default", f"where A and B start, always as the base: {', '.join(METHODS)}")
+    exclude: list[str] | None = flag(None, "targets to leave out, in the same forms as targets")
     layers: list[int] | None = flag(None, "adapt only in layers with these numbers, counted from 0")
     bias: str = flag("none", "base biases to train: none, lora_only (of the adapted layers) or all")
-    rank_pattern: dict[str, int] = flag({}, "another rank where the name ends in the key, a regular expression; as JSON")
-    alpha_pattern: dict[str, float] = flag({}, "another alpha where the name ends in the key, a regular expression; as JSON")
+    rank_pattern: dict[str, int] = flag({}, f"other ranks {BY_NAME}")
+    alpha_pattern: dict[str, float] = flag({}, f"other alphas {BY_NAME}")
 
     def __post_init__(self) -> None:
-        _check_strength(self.rank, self.alpha, self.rank_pattern, self.alpha_pattern)
-        _require(0 <= self.dropout < 1, "--dropout", self.dropout, "a number from 0 to below 1")
+        self._check_strength()
         self._check_method()
         self._check_selection()
 
+    def _check_strength(self) -> None:
+        ranks = {f"rank_pattern[{key!r}]": rank for key, rank in self.rank_pattern.items()}
+        for where, rank in {"--rank": self.rank, **ranks}.items():
+            whole = isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1
+            _require(whole, where, rank, "a whole number from 1")
+        alphas = {f"alpha_pattern[{key!r}]": alpha for key, alpha in self.alpha_pattern.items()}
+        for where, alpha in {"--alpha": self.alpha, **alphas}.items():
+            _require(0 < alpha < math.inf, where, alpha, "a finite number above 0")
+        _check_expressions("rank_pattern", self.rank_pattern)
+        _check_expressions("alpha_pattern", self.alpha_pattern)
+        _require(0 <= self.dropout < 1, "--dropout", self.dropout, "a number from 0 to below 1")
+
     def _check_method(self) -> None:
-        known = ", ".join(adapter_variants())
         own = "for one of your own, `lora-scratch --import` the module that registers it"
-        _require(self.variant in adapter_variants(), "--variant", self.variant, f"one of {known}; {own}")
+        variants = f"one of {', '.join(adapter_variants())}; {own}"
+        _require(self.variant in adapter_variants(), "--variant", self.variant, variants)
         _require(self.init in METHODS, "--init", self.init, f"one of {', '.join(METHODS)}")
         _require(self.bias in BIASES, "--bias", self.bias, f"one of {', '.join(BIASES)}")
         plain = self.init not in OFFSET_METHODS or self.variant == "lora"
         _require(plain, "--init", self.init, f"--variant lora: {self.init} is stored as plain LoRA")
-        odd = [rank for rank in (self.rank, *self.rank_pattern.values()) if rank % 2 and self.init == "orthogonal"]
-        _require(not odd, "--init", f"orthogonal at rank {odd[:1]}", "an even rank")
+        odd = [rank for rank in (self.rank, *self.rank_pattern.values()) if rank % 2]
+        even = self.init != "orthogonal" or not odd
+        _require(even, "--init", f"orthogonal at rank {odd[:1]}", "an even rank")
 
     def _check_selection(self) -> None:
-        _require(self.targets is None or bool(self.targets), "--targets", self.targets, "at least one name")
-        for flag, names in (("--targets", self.targets or []), ("--exclude", self.exclude or [])):
-            _require(isinstance(names, list), flag, names, "a list of names")
-            special = [name for name in names if name.startswith(REGEX) or name == ALL_LINEAR]
-            _require(not special or len(names) == 1, flag, names, f"{special[:1]} alone")
-            _check_expressions(flag, (name.removeprefix(REGEX) for name in names if name.startswith(REGEX)))
-        numbers = self.layers is None or (bool(self.layers) and all(isinstance(i, int) and i >= 0 for i in self.layers))
-        _require(numbers, "--layers", self.layers, "whole numbers from 0")
-        with_regex = self.layers is not None and bool(self.targets) and (self.targets or [""])[0].startswith(REGEX)
-        _require(not with_regex, "--layers", self.layers, "no --layers with a re: target, which says itself which layers")
+        some = self.targets is None or bool(self.targets)
+        _require(some, "--targets", self.targets, "at least one name")
+        for where, names in (("--targets", self.targets or []), ("--exclude", self.exclude or [])):
+            _require(isinstance(names, list), where, names, "a list of names")
+            expressions = [name for name in names if name.startswith(REGEX)]
+            alone = [name for name in names if name in expressions or name == ALL_LINEAR]
+            _require(not alone or len(names) == 1, where, names, f"{alone[:1]} alone")
+            _check_expressions(where, (name.removeprefix(REGEX) for name in expressions))
+        if self.layers is not None:
+            numbers = bool(self.layers) and all(isinstance(i, int) and i >= 0 for i in self.layers)
+            _require(numbers, "--layers", self.layers, "whole numbers from 0")
+            expected = "no --layers with a re: target, which says itself which layers"
+            no_regex = not (self.targets or [""])[0].startswith(REGEX)
+            _require(no_regex, "--layers", self.layers, expected)
 
 
 def rank_of(config: LoRAConfig, name: str) -> int:
-    """The rank of the module called `name`: that of the first key of `rank_pattern` that fits, else `rank`."""
+    """Return the rank of this module: from `rank_pattern`, else `rank`."""
     return look_up(config.rank_pattern, name, config.rank)
 
 
 def alpha_of(config: LoRAConfig, name: str) -> float:
-    """The alpha of the module called `name`: that of the first key of `alpha_pattern` that fits, else `alpha`."""
+    """Return the alpha of this module: from `alpha_pattern`, else `alpha`."""
     return float(look_up(config.alpha_pattern, name, config.alpha))
 
 
 def look_up(patterns: Mapping[str, Value], name: str, default: Value) -> Value:
-    """The value of the first key that matches the end of the dotted name: PEFT's rule for its rank and alpha patterns."""
+    """Return the value of the first key that fits the name, as PEFT does."""
     return next((value for key, value in patterns.items() if fits(key, name)), default)
 
 
-def fits(key: str, name: str) -> bool:
-    """Whether the expression `key` matches the last whole components of `name`, or all of it."""
-    return re.match(rf"(.*\.)?({key})$", name) is not None
-
-
-def _check_strength(rank: int, alpha: float, ranks: Mapping[str, int], alphas: Mapping[str, float]) -> None:
-    for flag, each_rank in (("--rank", rank), *((f"rank_pattern[{key!r}]", value) for key, value in ranks.items())):
-        whole = isinstance(each_rank, int) and not isinstance(each_rank, bool) and each_rank >= 1
-        _require(whole, flag, each_rank, "a whole number from 1")
-    for flag, each_alpha in (("--alpha", alpha), *((f"alpha_pattern[{key!r}]", value) for key, value in alphas.items())):
-        _require(0 < each_alpha < math.inf, flag, each_alpha, "a finite number above 0")
-    _check_expressions("rank_pattern", ranks)
-    _check_expressions("alpha_pattern", alphas)
+def fits(expression: str, name: str) -> bool:
+    """Return whether the expression matches `name` or the last whole components of it."""
+    return re.match(rf"(.*\.)?({expression})$", name) is not None
 
 
 def _check_expressions(where: str, expressions: Iterable[str]) -> None:
@@ -114,9 +121,10 @@ def _check_expressions(where: str, expressions: Iterable[str]) -> None:
         try:
             re.compile(expression)
         except re.error as error:
-            raise ConfigError(f"{expression!r} is no regular expression ({error})", where=where) from error
+            fault = f"{expression!r} is no regular expression ({error})"
+            raise ConfigError(fault, where=where) from error
 
 
-def _require(holds: bool, where: str, found: object, expected: str) -> None:
+def _require(holds: bool, where: str, value: object, expected: str) -> None:
     if not holds:
-        raise ConfigError(f"found {found!r}", where=where, expected=expected)
+        raise ConfigError(f"found {value!r}", where=where, expected=expected)

@@ -1,10 +1,10 @@
-r"""The two factors of a layer's update, and the singular value decomposition that they give.
-
-    ΔW = B A        with the scaling, and DoRA's gains, in B
+r"""The factors of a layer's update, ΔW = B A, and its singular value decomposition.
 
 With the QR decompositions B = Q₁ R₁ and Aᵀ = Q₂ R₂,
 
-    ΔW = Q₁ (R₁ R₂ᵀ) Q₂ᵀ        so the SVD of the small matrix in the middle (rank, rank) gives that of ΔW.
+    ΔW = Q₁ (R₁ R₂ᵀ) Q₂ᵀ
+
+so the SVD of the small matrix R₁ R₂ᵀ (rank, rank) gives that of ΔW.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..layers import AdapterLayer, DoRALinear, stored_tensors, stores_in_out
 
-FACTORS = (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B"))  # as in the file
+# the names of A and B in an adapter file
+FACTORS = (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B"))
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class AdapterSummary:
         singular_values: of ΔW, falling, as many as the stored rank.
         stable_rank: ‖ΔW‖² / σ₁², from 1 to the rank; 0 without an update.
         effective_rank: exp of the entropy of σ / Σσ, from 1 to the rank; 0 without an update.
-        energy: the share of ‖ΔW‖² that the first 1, 2, ... singular values hold.
+        energy: the shares of ‖ΔW‖² in the first 1, 2, ... singular values.
     """
 
     name: str
@@ -53,14 +54,16 @@ class AdapterSummary:
 
 
 def update_factors(layer: AdapterLayer) -> tuple[Tensor, Tensor]:
-    """A (rank, in) and B (out, rank) with ΔW = B A, in float64: the scaling, and DoRA's gains, are in B.
+    """Return A (rank, in) and B (out, rank) with ΔW = B A, in float64.
 
-    Of a layer that has other tensors than A and B they come from the singular value decomposition of its ΔW.
+    B includes the scaling and DoRA's gains. The factors of a layer without A and B come from the
+    singular value decomposition of its ΔW.
     """
     if not has_factors(layer):
         return _factors_of(layer)
     tensors = stored_tensors(layer)
-    lora_A, lora_B = next((tensors[a].double(), tensors[b].double()) for a, b in FACTORS if a in tensors)
+    names = next(names for names in FACTORS if names[0] in tensors)
+    lora_A, lora_B = (tensors[name].double() for name in names)
     lora_B = layer.scaling * lora_B
     if isinstance(layer, DoRALinear):
         lora_B = layer.gain().detach().double()[:, None] * lora_B
@@ -68,29 +71,31 @@ def update_factors(layer: AdapterLayer) -> tuple[Tensor, Tensor]:
 
 
 def has_factors(layer: AdapterLayer) -> bool:
-    """Whether the layer's file holds an A and a B by LoRA's names."""
+    """Return whether the layer stores A and B under LoRA's names."""
     return any(lora_A in stored_tensors(layer) for lora_A, _ in FACTORS)
 
 
 def _factors_of(layer: AdapterLayer) -> tuple[Tensor, Tensor]:
-    left, values, right = torch.linalg.svd(weight_out_in(layer, layer.delta_weight()), full_matrices=False)
+    delta = weight_out_in(layer, layer.delta_weight())
+    left, values, right = torch.linalg.svd(delta, full_matrices=False)
     above_rounding = values > torch.finfo(torch.float32).eps * max(layer.weight.shape) * values[0]
     rank = max(1, int(above_rounding.sum()))
     return right[:rank], left[:, :rank] * values[:rank]
 
 
 def low_rank_svd(lora_A: Tensor, lora_B: Tensor) -> LowRankSVD:
-    """The singular value decomposition of B A, from QR of the factors. Shape: (rank, in), (out, rank).
+    """Return the singular value decomposition of B A without a matrix of (out, in).
 
-    A dense (out, in) matrix is never made.
+    Shape: (rank, in), (out, rank). A rank above out or in is cut to it.
     """
     left, upper = torch.linalg.qr(lora_B)  # (out, rank), (rank, rank)
     right, lower = torch.linalg.qr(lora_A.T)  # (in, rank), (rank, rank)
-    u, values, vh = torch.linalg.svd(upper @ lower.T, full_matrices=False)  # a rank above out or in is cut to it
+    u, values, vh = torch.linalg.svd(upper @ lower.T, full_matrices=False)
     return LowRankSVD(left @ u, values, right @ vh.T)
 
 
 def weight_out_in(layer: AdapterLayer, weight: Tensor) -> Tensor:
-    """The weight as (out, in) in float64: Conv1D and embeddings store (in, out)."""
+    """Return the weight as (out, in) in float64. Conv1D and embeddings store (in, out)."""
     wide = weight.detach().double()
-    return wide.T if isinstance(layer.base, nn.Embedding) or stores_in_out(layer.base) else wide
+    in_out = isinstance(layer.base, nn.Embedding) or stores_in_out(layer.base)
+    return wide.T if in_out else wide

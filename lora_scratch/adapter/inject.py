@@ -1,9 +1,9 @@
-"""From a model to an adapted model: match names, replace layers, freeze the rest; and the way back.
+"""Adapt a model: match names, replace layers, freeze the rest; and remove the adapter again.
 
-inject(model, LoRAConfig(targets=["q_lin", "v_lin"]))   # in place; the forward signature stays
-with disabled(model): ...                               # the base again, bit for bit
+inject(model, LoRAConfig(targets=["q_lin", "v_lin"]))   # in place
+with disabled(model): ...                               # the base, bit for bit
 merge_all(model); unmerge_all(model)
-remove_adapter(model)                                   # as if nothing had happened
+remove_adapter(model)                                   # the model as it was
 """
 
 from __future__ import annotations
@@ -22,29 +22,37 @@ from ..runtime.seeds import named_generator
 from .config import LoRAConfig
 from .plan import Plan, dry_run
 from .state import AdapterState, adapter_layers, adapter_state, base_tensors, is_adapted
+from .targets import is_inside
 
 
 def inject(
-    model: nn.Module, config: LoRAConfig, *, seed: int = 0, batches: Iterable[Mapping[str, Any]] | None = None
+    model: nn.Module,
+    config: LoRAConfig,
+    *,
+    seed: int = 0,
+    batches: Iterable[Mapping[str, Any]] | None = None,
 ) -> nn.Module:
-    """Replace every target by its adapter layer, in place; freeze everything but the adapter, head modules and biases.
+    """Replace the targets by adapter layers, in place, and train only adapter, heads and biases.
 
-    Each A is drawn from a generator of its own, seeded by (seed, module name): the order of injection changes nothing.
-    With init `peft` one generator goes from layer to layer instead, as torch's own does when PEFT builds an adapter.
+    Every A has its own generator, seeded by (seed, module name), so the order of the layers does
+    not matter. With init `peft` one generator draws for all layers in order, as in PEFT.
 
     Args:
-        batches: what init `eva` looks at, as keyword arguments of the model's forward; not used otherwise.
+        batches: the data for init `eva`, as keyword arguments of the model's forward.
 
     Returns:
-        The same model. After an error it is as it was.
+        The same model. After an error it is unchanged.
 
     Raises:
-        TargetError: a name that matches nothing. ConfigError: a rank above a layer's, a model adapted already, and the like.
+        TargetError: a name that matches nothing.
+        ConfigError: a rank above a layer's, an adapted model, or other settings that do not fit.
     """
     if is_adapted(model):
-        raise ConfigError("the model has an adapter already", where="inject", remedy="call remove_adapter(model) first")
+        fault, remedy = "the model has an adapter already", "call remove_adapter(model) first"
+        raise ConfigError(fault, where="inject", remedy=remedy)
     if config.init == "eva" and batches is None:
-        raise ConfigError("init eva looks at data and was given none", where="--init", remedy="pass inject(batches=...)")
+        fault, remedy = "init eva looks at data and was given none", "pass inject(batches=...)"
+        raise ConfigError(fault, where="--init", remedy=remedy)
     plan = dry_run(model, config)
     _warn_of_statistics(model, plan)
     required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
@@ -54,11 +62,13 @@ def inject(
     except ConfigError:
         _restore_grad(model, required_grad)
         raise
-    model._adapter_state = AdapterState(plan.config, seed, _trained_base(plan), required_grad)  # type: ignore[assignment]
+    state = AdapterState(plan.config, seed, _trained_base(plan), required_grad)
+    model._adapter_state = state  # type: ignore[assignment]
     for name, layer in layers.items():
         replace_module(model, name, layer)
     for head in plan.heads.values():
-        head.float().requires_grad_(True)  # GradScaler refuses float16 gradients; small steps vanish in bfloat16
+        # GradScaler refuses float16 gradients, and small steps are lost in bfloat16
+        head.float().requires_grad_(True)
     for bias in plan.biases.values():
         bias.requires_grad_(True)
     if config.init == "eva":
@@ -68,7 +78,7 @@ def inject(
 
 @torch.no_grad()
 def remove_adapter(model: nn.Module) -> nn.Module:
-    """Put the base layers back, head and biases to their first values; `requires_grad` is what it was before `inject`."""
+    """Undo `inject`: restore base layers, first values of head and biases, and `requires_grad`."""
     state, tensors = adapter_state(model), base_tensors(model)
     for name, layer in adapter_layers(model).items():
         replace_module(model, name, layer.base)
@@ -79,31 +89,29 @@ def remove_adapter(model: nn.Module) -> nn.Module:
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Trainable tensors are there, in float32, and not behind a merged weight, which would never move.
+    """Check that there are trainable tensors, all in float32 and none behind a merged weight.
 
     Raises:
-        TrainingError: naming what is in the way.
+        TrainingError: otherwise.
     """
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
-        raise TrainingError(
-            "no parameter requires a gradient", where="train", remedy="inject an adapter or unfreeze the model"
-        )
-    narrow = [f"{name} ({p.dtype})" for name, p in trainable.items() if p.dtype in (torch.float16, torch.bfloat16)]
+        remedy = "inject an adapter or unfreeze the model"
+        raise TrainingError("no parameter requires a gradient", where="train", remedy=remedy)
+    half = (torch.float16, torch.bfloat16)
+    narrow = [f"{name} ({p.dtype})" for name, p in trainable.items() if p.dtype in half]
     if narrow:
-        raise TrainingError(
-            f"trainable tensors in half precision: {', '.join(narrow[:3])}", where="train", expected="float32"
-        )
-    merged = [name for name, layer in adapter_layers(model).items() if layer.merged]
-    if merged:
-        raise TrainingError(
-            f"{merged[0]} is merged and would not learn", where="train", remedy="call unmerge_all(model) first"
-        )
+        fault = f"trainable tensors in half precision: {', '.join(narrow[:3])}"
+        raise TrainingError(fault, where="train", expected="float32")
+    for name, layer in adapter_layers(model).items():
+        if layer.merged:
+            fault, remedy = f"{name} is merged and would not learn", "call unmerge_all(model) first"
+            raise TrainingError(fault, where="train", remedy=remedy)
 
 
 def _build(plan: Plan, seed: int) -> dict[str, AdapterLayer]:
     shared = torch.Generator().manual_seed(seed) if plan.config.init == "peft" else None
-    return {layer.name: layer.build(shared or named_generator(seed, layer.name)) for layer in plan.layers}
+    return {p.name: p.build(shared or named_generator(seed, p.name)) for p in plan.layers}
 
 
 def _start_from_inputs(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> None:
@@ -117,32 +125,27 @@ def _start_from_inputs(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -
 
 
 def _trained_base(plan: Plan) -> dict[str, Tensor]:
-    heads = {
-        f"{head}.{name}": tensor.detach().clone()
-        for head, module in plan.heads.items()
-        for name, tensor in (*module.named_parameters(), *module.named_buffers())
-    }
-    return heads | {name: bias.detach().clone() for name, bias in plan.biases.items()}
+    tensors: dict[str, Tensor] = {}
+    for head, module in plan.heads.items():
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            tensors[f"{head}.{name}"] = tensor
+    return {name: t.detach().clone() for name, t in (tensors | plan.biases).items()}
 
 
 def _warn_of_statistics(model: nn.Module, plan: Plan) -> None:
-    outside = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, _NormBase)
-        and module.track_running_stats
-        and not any(name == head or name.startswith(f"{head}.") for head in plan.heads)
-    ]
+    norms = {name: m for name, m in model.named_modules() if isinstance(m, _NormBase)}
+    tracking = [name for name, norm in norms.items() if norm.track_running_stats]
+    outside = [name for name in tracking if not is_inside(name, plan.heads)]
     if outside:
         warnings.warn(
-            f"{', '.join(outside[:3])}: running statistics change in training and are no part of the adapter; "
-            "name these modules in head_modules, or keep them in eval()",
+            f"{', '.join(outside[:3])}: running statistics change in training and are no part of "
+            "the adapter; name these modules in head_modules, or keep them in eval()",
             stacklevel=3,
         )
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module`, in the mode of what it replaces, at the place called `name`."""
+    """Put `module` in the place of the module called `name`, and in the same mode."""
     parent, _, child = name.rpartition(".")
     module.train(model.get_submodule(name).training)
     setattr(model.get_submodule(parent), child, module)
@@ -150,10 +153,11 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
 
 def _restore_grad(model: nn.Module, required_grad: Mapping[str, bool]) -> None:
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(required_grad.get(name, False))  # a dequantized weight was none before
+        # a dequantized weight was no parameter before
+        parameter.requires_grad_(required_grad.get(name, False))
 
 
 def forget_adapter(model: nn.Module, state: AdapterState) -> None:
-    """Take the record of `inject` off the model; `requires_grad` is what it was before."""
+    """Remove the record of `inject` from the model and restore `requires_grad`."""
     _restore_grad(model, state.required_grad)
     del model._adapter_state

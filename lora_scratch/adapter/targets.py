@@ -1,7 +1,7 @@
-"""From names to modules. A pattern matches whole dotted components at the end of a name: `lin` never means `q_lin`.
+"""From names to modules. A pattern matches whole dotted components: `lin` never means `q_lin`.
 
-`re:EXPRESSION` matches whole names instead, and `all-linear` stands for every linear layer outside the head. Every pattern
-has to match. One that does not is an error that lists the nearest names and what there is to adapt.
+`re:EXPRESSION` matches whole names, and `all-linear` means every linear layer outside the head. A
+pattern that matches nothing is an error with the nearest names and the layers there are.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError, TargetError
-from ..layers import adapter_class
+from ..layers import OFFSET_METHODS, adapter_class, feature_counts
 from ..model.families import family_name, family_of
 from .config import ALL_LINEAR, REGEX
 
+Modules = dict[str, nn.Module]  # by name
+
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether `pattern` is the last whole components of the dotted `name`, or all of it; or its expression all of `name`."""
+    """Return whether the pattern is `name`, its last whole components or an expression for it."""
     if pattern.startswith(REGEX):
         return re.fullmatch(pattern.removeprefix(REGEX), name) is not None
     return name == pattern or name.endswith(f".{pattern}")
 
 
-def default_targets(model: nn.Module) -> list[str]:
-    """The query, key and value projections of the model's family.
+def is_inside(name: str, modules: Iterable[str]) -> bool:
+    """Return whether `name` is one of these modules or inside one."""
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
-    Raises:
-        TargetError: a family without a preset; its linear layers are listed.
-    """
-    family = family_of(model)
-    if family is None:
-        raise TargetError(
-            f"no preset for model family {family_name(model)!r}",
-            where="--targets",
-            remedy=f"name the modules to adapt; there are {describe_candidates(model, 'lora')}",
-        )
-    return family.query_key_value
+
+def default_targets(model: nn.Module) -> list[str]:
+    """Return the family's query, key and value projections. Raise TargetError without a family."""
+    if family := family_of(model):
+        return family.query_key_value
+    remedy = f"name the modules to adapt; there are {describe_candidates(model, 'lora')}"
+    fault = f"no preset for model family {family_name(model)!r}"
+    raise TargetError(fault, where="--targets", remedy=remedy)
 
 
 def find_targets(
@@ -51,167 +51,149 @@ def find_targets(
     heads: Sequence[str],
     exclude: Sequence[str] = (),
     layers: Sequence[int] | None = None,
-) -> dict[str, nn.Module]:
-    """The modules that the patterns name, in the model's order; without head modules, `exclude` and other `layers`.
+) -> Modules:
+    """Return the modules that the patterns name, in the model's order, outside heads and `exclude`.
 
     Raises:
-        TargetError: a pattern, exclude or layer that is left with nothing, or with something that `variant` can't adapt.
+        TargetError: a pattern, exclude or layer without a module, or one that can't be adapted.
     """
-    named = {name: module for name, module in model.named_modules() if name and not _inside(name, heads)}
+    named = {name: module for name, module in model.named_modules() if name}
     for pattern in exclude:
-        _check_exclude(model, pattern)
-    kept = {
+        _check_exclude(named, pattern)
+    candidates = {
         name: module
         for name, module in named.items()
-        if not any(matches(name, pattern) for pattern in exclude) and (layers is None or layer_index(name) in layers)
+        if not is_inside(name, heads)
+        and not any(matches(name, pattern) for pattern in exclude)
+        and (layers is None or layer_index(name) in layers)
     }
     if list(patterns) == [ALL_LINEAR]:
-        patterns = _all_linear(model, kept, variant)
+        patterns = _all_linear(model, candidates, variant)
     for pattern in patterns:
-        _check_pattern(model, kept, pattern, variant)
-    found = {name: module for name, module in kept.items() if any(matches(name, pattern) for pattern in patterns)}
-    _check_layers(found, layers)
-    return found
+        _check_pattern(model, candidates, pattern, variant)
+    targets = {n: m for n, m in candidates.items() if any(matches(n, p) for p in patterns)}
+    _check_layers(targets, layers)
+    return targets
 
 
 def layer_index(name: str) -> int | None:
-    """The number of the layer that a module belongs to: the first component that is a number and has two before it.
+    """Return the number of the layer that a module belongs to, or None.
 
-    That is where PEFT's `layers_to_transform` looks. A number nearer to the front counts if there is no other.
+    It is the first component that is a number and has two components before it, as in PEFT's
+    `layers_to_transform`; else the first or second component.
     """
-    found = re.match(r".*?\.[^.]*\.(\d+)\.", name) or re.match(r"(?:[^.]*\.)?(\d+)\.", name)
-    return int(found[1]) if found else None
+    match = re.match(r".*?\.[^.]*\.(\d+)\.", name) or re.match(r"(?:[^.]*\.)?(\d+)\.", name)
+    return int(match[1]) if match else None
 
 
-def find_heads(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
-    """The head modules, by exact name.
-
-    Raises:
-        TargetError: a name that is no module, or a module without parameters.
-    """
-    modules = dict(model.named_modules())
+def find_heads(model: nn.Module, names: Sequence[str]) -> Modules:
+    """Return the head modules, by exact name. Raise TargetError for one without parameters."""
+    named = ((name, module) for name, module in model.named_modules() if name)
+    modules = {name: module for name, module in named if any(True for _ in module.parameters())}
     for name in names:
-        if not name or name not in modules or not any(True for _ in modules[name].parameters()):
-            with_parameters = [
-                other for other, module in modules.items() if other and any(True for _ in module.parameters())
-            ]
-            raise TargetError(
-                f"no module with parameters is called {name!r} exactly",
-                where="--head_modules",
-                available=with_parameters,
-                remedy=f"nearest: {', '.join(nearest(name, with_parameters))}",
-            )
+        if name not in modules:
+            fault = f"no module with parameters is called {name!r} exactly"
+            raise no_match(fault, name, list(modules), where="--head_modules")
     return {name: modules[name] for name in names}
 
 
 def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
-    """The candidates that look most like `name`, best first."""
+    """Return the candidates that are most similar to `name`, best first."""
     return difflib.get_close_matches(name, list(dict.fromkeys(candidates)), n=count, cutoff=0.0)
 
 
+def no_match(fault: str, name: str, known: list[str], *, where: str, more: str = "") -> TargetError:
+    """Return the error for a name that matches no module, with the nearest known names."""
+    remedy = f"nearest: {', '.join(nearest(name, known))}{more}"
+    return TargetError(fault, where=where, available=known, remedy=remedy)
+
+
 def describe_candidates(model: nn.Module, variant: str) -> str:
-    """What could be adapted, by last component: `q_lin (6 of 768x768), ...`."""
+    """Return the modules that can be adapted, by last component: `q_lin (6 of 768x768), ...`."""
     layers: Counter[tuple[str, str]] = Counter()
     for name, module in model.named_modules():
         if adapter_class(variant, module) is not None:
-            shape = "x".join(map(str, module.weight.shape))
-            layers[name.rpartition(".")[2], shape] += 1
-    return ", ".join(f"{name} ({count} of {shape})" for (name, shape), count in layers.items()) or "none"
+            layers[_last(name), "x".join(map(str, module.weight.shape))] += 1
+    return ", ".join(f"{name} ({n} of {shape})" for (name, shape), n in layers.items()) or "none"
 
 
-def _all_linear(model: nn.Module, kept: dict[str, nn.Module], variant: str) -> list[str]:
-    """The names of the linear layers; not of one whose weight is tied to another module, as a language model's output is."""
-    linear = [
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _all_linear(model: nn.Module, candidates: Modules, variant: str) -> list[str]:
+    """Return the linear layers whose weight is not tied, as that of an output layer can be."""
+    names = [
         name
-        for name, module in kept.items()
-        if adapter_class(variant, module) is not None and not isinstance(module, nn.Embedding)
+        for name, module in candidates.items()
+        if adapter_class(variant, module) is not None
+        and not isinstance(module, nn.Embedding)
+        and not shared_names(model, name)
     ]
-    free = [name for name in linear if not shared_names(model, name)]
-    if not free:
-        raise TargetError(
-            "no linear layer is left to adapt",
-            where="--targets",
-            remedy="see what --layers, counted from 0, and --exclude leave",
-        )
-    return free
+    if not names:
+        remedy = "see what --layers, counted from 0, and --exclude leave"
+        raise TargetError("no linear layer is left to adapt", where="--targets", remedy=remedy)
+    return names
 
 
-def _check_pattern(model: nn.Module, kept: dict[str, nn.Module], pattern: str, variant: str) -> None:
-    found = {name: module for name, module in kept.items() if matches(name, pattern)}
-    if not found:
-        endings = [name.rpartition(".")[2] for name, module in kept.items() if adapter_class(variant, module)]
-        raise TargetError(
-            f"no module is called {pattern!r}",
-            where="--targets",
-            available=endings,
-            remedy=f"nearest: {', '.join(nearest(pattern, endings))}; there are {describe_candidates(model, variant)}",
-        )
-    for name, module in found.items():
+def _check_pattern(model: nn.Module, candidates: Modules, pattern: str, variant: str) -> None:
+    targets = {name: module for name, module in candidates.items() if matches(name, pattern)}
+    if not targets:
+        endings = [_last(name) for name, m in candidates.items() if adapter_class(variant, m)]
+        more = f"; there are {describe_candidates(model, variant)}"
+        fault = f"no module is called {pattern!r}"
+        raise no_match(fault, pattern, endings, where="--targets", more=more)
+    for name, module in targets.items():
         if adapter_class(variant, module) is None:
-            raise TargetError(
-                f"{name} is a {type(module).__name__}, which {variant} can't adapt",
-                where="--targets",
-                remedy=f"there are {describe_candidates(model, variant)}",
-            )
+            fault = f"{name} is a {type(module).__name__}, which {variant} can't adapt"
+            remedy = f"there are {describe_candidates(model, variant)}"
+            raise TargetError(fault, where="--targets", remedy=remedy)
 
 
-def _check_exclude(model: nn.Module, pattern: str) -> None:
-    names = [name for name, _ in model.named_modules() if name]
+def _check_exclude(names: Iterable[str], pattern: str) -> None:
     if not any(matches(name, pattern) for name in names):
-        endings = [name.rpartition(".")[2] for name in names]
-        raise TargetError(
-            f"no module is called {pattern!r}",
-            where="--exclude",
-            available=endings,
-            remedy=f"nearest: {', '.join(nearest(pattern, endings))}",
-        )
+        fault = f"no module is called {pattern!r}"
+        raise no_match(fault, pattern, [_last(name) for name in names], where="--exclude")
 
 
-def _check_layers(found: Iterable[str], layers: Sequence[int] | None) -> None:
-    present = {layer_index(name) for name in found}
-    empty = [index for index in layers or [] if index not in present]
-    if empty:
-        raise TargetError(f"no target is in layer {empty[0]}", where="--layers", remedy="layers are counted from 0")
+def _check_layers(targets: Iterable[str], layers: Sequence[int] | None) -> None:
+    present = {layer_index(name) for name in targets}
+    for index in layers or []:
+        if index not in present:
+            fault, remedy = f"no target is in layer {index}", "layers are counted from 0"
+            raise TargetError(fault, where="--layers", remedy=remedy)
 
 
-def _inside(name: str, roots: Sequence[str]) -> bool:
-    return any(name == root or name.startswith(f"{root}.") for root in roots)
-
-
-def check_rank(name: str, module: nn.Module, rank: int) -> None:
-    """A rank above the smaller side of a layer adds parameters and no freedom.
-
-    Raises:
-        ConfigError: with the layer's shape.
-    """
-    in_features, out_features = features(module)
-    widest = min(in_features, out_features)
-    if rank > widest:
-        raise ConfigError(
-            f"rank {rank} on {name}, which is {in_features} -> {out_features}",
-            where="--rank",
-            expected=f"at most {widest}",
-        )
-
-
-def features(module: nn.Module) -> tuple[int, int]:
-    """(in, out) of a layer: from its own attributes, or from a weight (in, out) as embeddings and Conv1D have."""
-    for names in (("in_features", "out_features"), ("num_embeddings", "embedding_dim")):
-        if all(hasattr(module, name) for name in names):
-            return int(getattr(module, names[0])), int(getattr(module, names[1]))
-    in_features, out_features = module.weight.shape  # type: ignore[misc]
-    return int(in_features), int(out_features)
+def check_rank(name: str, module: nn.Module, rank: int, init: str = "default") -> None:
+    """Raise ConfigError if the rank, or the stored rank, is above the layer's smaller side."""
+    in_features, out_features = feature_counts(module)
+    largest = min(in_features, out_features)
+    fault = f"rank {rank} on {name}, which is {in_features} -> {out_features}"
+    if rank <= largest and init in OFFSET_METHODS:
+        largest //= 2
+        fault = f"rank {rank} on {name} with init {init}, which is stored as LoRA of twice the rank"
+    if rank > largest:
+        raise ConfigError(fault, where="--rank", expected=f"at most {largest}")
 
 
 def shared_names(model: nn.Module, module_name: str) -> list[str]:
-    """The parameters outside a module that have the memory of one inside it: the tied output layer of an embedding.
+    """Return the parameters outside a module that share memory with one inside it (tied weights).
 
-    A module that is itself registered in two places shows too.
+    A module that is registered in two places shares its parameters too.
     """
     inside: dict[tuple[torch.device, int], list[str]] = {}
     outside: dict[tuple[torch.device, int], list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        # tensors on the meta device all stand at address 0
-        place = (parameter.device, parameter.data_ptr() or id(parameter))
-        (inside if name.startswith(f"{module_name}.") else outside).setdefault(place, []).append(name)
-    return [name for place in inside for name in outside.get(place, [])]
+        # every tensor on the meta device has address 0
+        memory = (parameter.device, parameter.data_ptr() or id(parameter))
+        names = inside if name.startswith(f"{module_name}.") else outside
+        names.setdefault(memory, []).append(name)
+    return [name for memory in inside for name in outside.get(memory, [])]
+
+
+def check_untied(model: nn.Module, name: str, heads: Iterable[str]) -> None:
+    """Raise ConfigError if a parameter of this module is shared with a module outside the head."""
+    if shared := [other for other in shared_names(model, name) if not is_inside(other, heads)]:
+        fault = f"it shares its weight with {', '.join(shared)}: changing one would untie them"
+        remedy = "leave it out of the targets and head modules, or untie the weights first"
+        raise ConfigError(fault, where=name, remedy=remedy)

@@ -1,9 +1,12 @@
-"""The switches of an adapted model: off, off in part, stronger, merged. Each is undone exactly, also after an exception."""
+"""Switch an adapter off, partly off or stronger, or merge it.
+
+The contexts restore the model exactly, also after an exception.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -17,92 +20,80 @@ from .state import adapter_layers, adapter_state, base_tensors
 
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[nn.Module]:
-    """The base model, bit for bit: adapter layers off, head and biases as they were before training.
+    """Turn the model into its base, bit for bit: adapter off, head and biases as before training.
 
-    A merged model is fine: the merged weights are kept beside the base and are simply not used.
+    The model can be merged: the merged weights are not used.
     """
-    state, layers = adapter_state(model), adapter_layers(model)
-    were_enabled = {name: layer.enabled for name, layer in layers.items()}
-    tensors = base_tensors(model)
+    state, tensors = adapter_state(model), base_tensors(model)
     trained = {name: tensors[name].data for name in state.trained_base}
     try:
-        for layer in layers.values():
-            layer.enabled = False
         for name, first in state.trained_base.items():
             tensors[name].data = first.to(trained[name])
-        yield model
+        with _changed(dict.fromkeys(adapter_layers(model).values(), False), "enabled"):
+            yield model
     finally:
-        for name, layer in layers.items():
-            layer.enabled = were_enabled[name]
         for name, data in trained.items():
             tensors[name].data = data
 
 
 @contextmanager
 def without(model: nn.Module, names: Collection[str]) -> Iterator[nn.Module]:
-    """The model without the adapters of these layers, each of which computes what its base does; all else is as trained.
-
-    Raises:
-        ConfigError: a name that is no adapted layer.
-    """
+    """Switch off the adapters of these layers. Raise ConfigError for an unknown name."""
     layers = adapter_layers(model)
     if unknown := [name for name in names if name not in layers]:
-        raise ConfigError(f"{unknown[0]!r} is no adapted layer", where="without", expected=", ".join(layers))
-    were_enabled = {name: layers[name].enabled for name in names}
-    try:
-        for name in names:
-            layers[name].enabled = False
+        fault = f"{unknown[0]!r} is no adapted layer"
+        raise ConfigError(fault, where="without", expected=", ".join(layers))
+    with _changed({layers[name]: False for name in names}, "enabled"):
         yield model
-    finally:
-        for name, enabled in were_enabled.items():
-            layers[name].enabled = enabled
 
 
 @contextmanager
 def scaled(model: nn.Module, factor: float) -> Iterator[nn.Module]:
-    """The adapter `factor` times as strong: every layer's scaling times `factor`; 0 is none of it, 1 as trained.
+    """Multiply the scaling of every layer by `factor`: 0 is no update, 1 the update as trained.
 
-    Only the low-rank update is turned: trained heads and biases, and the magnitudes of DoRA, stay as they are.
+    Trained heads and biases and DoRA's magnitudes stay as they are.
 
     Raises:
-        MergeError: a merged model, whose weights already hold the update at full strength.
+        MergeError: a merged model. Its weights hold the update at full strength.
         ConfigError: a factor that is not finite.
     """
     layers = adapter_layers(model)
-    merged = [name for name, layer in layers.items() if layer.merged]
-    if merged:
-        raise MergeError("it is merged at full strength", where=merged[0], remedy="call unmerge_all(model) first")
+    if merged := [name for name, layer in layers.items() if layer.merged]:
+        remedy = "call unmerge_all(model) first"
+        raise MergeError("it is merged at full strength", where=merged[0], remedy=remedy)
     if not math.isfinite(factor):
         raise ConfigError(f"factor is {factor}", where="scaled", expected="a finite number")
-    scalings = {name: layer.scaling for name, layer in layers.items()}
-    try:
-        for layer in layers.values():
-            layer.scaling *= factor
+    with _changed({layer: layer.scaling * factor for layer in layers.values()}, "scaling"):
         yield model
+
+
+@contextmanager
+def _changed(values: Mapping[AdapterLayer, object], attribute: str) -> Iterator[None]:
+    before = {layer: getattr(layer, attribute) for layer in values}
+    try:
+        for layer, value in values.items():
+            setattr(layer, attribute, value)
+        yield
     finally:
-        for name, layer in layers.items():
-            layer.scaling = scalings[name]
+        for layer, value in before.items():
+            setattr(layer, attribute, value)
 
 
 def merge_all(model: nn.Module) -> None:
-    """Merge every adapter layer, or none.
-
-    Raises:
-        MergeError: naming the layer that could not be merged; those merged before it are unmerged again.
-    """
-    done: list[AdapterLayer] = []
+    """Merge every adapter layer. If one can't be merged, raise MergeError and merge none."""
+    merged: list[AdapterLayer] = []
     for name, layer in adapter_layers(model).items():
         try:
             layer.merge()
         except RuntimeError as error:
-            for merged in done:
-                merged.unmerge()
+            for other in merged:
+                other.unmerge()
             raise MergeError(str(error), where=name) from error
-        done.append(layer)
+        merged.append(layer)
 
 
 def unmerge_all(model: nn.Module) -> None:
-    """Unmerge every merged layer; the base weights were never touched."""
+    """Unmerge every merged layer."""
     for layer in adapter_layers(model).values():
         if layer.merged:
             layer.unmerge()
@@ -110,16 +101,14 @@ def unmerge_all(model: nn.Module) -> None:
 
 @torch.no_grad()
 def merge_and_remove(model: nn.Module) -> nn.Module:
-    """Leave a plain model that computes what the adapted one does: folded weights in base layers, the trained head kept.
+    """Turn the model into a plain one with the same outputs: merged weights, trained head.
 
-    The base layers get new weight tensors; the caller's own are left as they were.
-
-    Raises:
-        MergeError: an update that is not finite; nothing has changed then.
+    The base layers get new weight tensors; the caller's own stay as they are. If a layer can't be
+    merged, raise MergeError and leave the model unchanged.
     """
     state, layers = adapter_state(model), adapter_layers(model)
     merged = {name: layer.merged_weight for name, layer in layers.items()}
-    unmerge_all(model)  # A and B may have changed since they were merged
+    unmerge_all(model)  # A and B can have changed since they were merged
     try:
         merge_all(model)
     except MergeError:

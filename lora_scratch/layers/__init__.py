@@ -13,6 +13,7 @@ from .initialization import stored_alpha as stored_alpha
 from .lora import AdapterLayer as AdapterLayer
 from .lora import LoRALinear as LoRALinear
 from .lora import at_least_float32 as at_least_float32
+from .lora import feature_counts as feature_counts
 from .lora import lora_scaling as lora_scaling
 from .nf4 import NF4Linear as NF4Linear
 from .offset import OffsetLoRALinear as OffsetLoRALinear

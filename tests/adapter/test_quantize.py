@@ -47,7 +47,7 @@ def test_the_frozen_linear_weights_of_distilbert_take_at_most_0_15_of_their_floa
     """At its real size, random weights: 36 linear layers, 42.5 million weights."""
     model = DistilBertForSequenceClassification(DistilBertConfig(num_labels=6))
     report = quantize_base(model)
-    assert (len(report.layers), sum(each.parameters for each in report.layers)) == (36, 42_467_328)
+    assert (len(report.names), report.parameters) == (36, 42_467_328)
     stored = sum(t.nbytes for name, t in model.state_dict().items() if name.endswith((".codes", ".scales", ".constants")))
     assert stored == report.summary()["bytes_after"]
     assert stored <= 0.15 * 4 * 42_467_328
@@ -62,7 +62,7 @@ def test_head_embeddings_and_norms_stay(family):
     kinds = {name: type(module) for name, module in model.named_modules()}
     report = quantize_base(model)
     changed = {name for name, module in model.named_modules() if name in kinds and type(module) is not kinds[name]}
-    assert changed == {each.name for each in report.layers}
+    assert changed == set(report.names)
     assert all(kinds[name] is nn.Linear and name.startswith(f"{model.base_model_prefix}.") for name in changed)
 
 
@@ -71,10 +71,8 @@ def test_report_measures_what_was_lost():
     before = {name: p.detach().clone() for name, p in tiny("distilbert").named_parameters()}
     model = tiny("distilbert")
     report = quantize_base(model)
-    differences = {
-        each.name: model.get_submodule(each.name).weight - before[f"{each.name}.weight"] for each in report.layers
-    }
-    lost = torch.cat([each.flatten() for each in differences.values()]).norm()
+    differences = {name: model.get_submodule(name).weight - before[f"{name}.weight"] for name in report.names}
+    lost = torch.cat([difference.flatten() for difference in differences.values()]).norm()
     whole = torch.cat([before[f"{name}.weight"].flatten() for name in differences]).norm()
     assert report.relative_error == pytest.approx(float(lost / whole), rel=1e-5)
     assert report.summary()["largest_error"] == pytest.approx(max(float(d.abs().max()) for d in differences.values()))
