@@ -71,7 +71,7 @@ def merge(options: argparse.Namespace) -> None:
     check.check()
     with new_folder(place) as folder:
         write_plain(saved.base, folder, form=options.format, tolerance=TOLERANCES[options.dtype])
-        write_json(folder / RECORD, check.record())
+        write_json(folder / RECORD, check.as_json())
     print(f"\n{place}: {READERS[options.format]}")
 
 

@@ -1,27 +1,29 @@
-r"""Many adapters in one layer: every row of a batch names its own.
+r"""Many adapters in one layer: every row of a batch names its adapter.
 
-    y[i] = x[i] Wᵀ + b + t[i] · (x[i] A[k]ᵀ) B[k]ᵀ        k = rows[i],  A (slots, rank, in),  B (slots, out, rank)
+    y[i] = x[i] Wᵀ + b + t[i] · (x[i] A[k]ᵀ) B[k]ᵀ        k = rows[i]
 
-The factors of all adapters stand stacked, one slot each: every scaling multiplied into its B, lower ranks filled up with
-zeros. A batch gathers the factors that its rows name and multiplies them in two batched products. There is no loop over
-adapters, and no shape depends on who is asked for: a compiled model stays compiled whatever stands in the slots. Slot 0 is
-the base, all zeros. t is the strength, 1 as trained.
+The factors of all adapters are stacked, one slot each, with the scaling multiplied into B and lower
+ranks filled up with zeros. A batch gathers the factors of its rows and multiplies them in two
+batched products. There is no loop over adapters, and no shape depends on the slots in use, so a
+compiled model stays compiled. Slot 0 is the base, all zeros. t is the strength, 1 as trained.
 
-DoRA scales the outputs by g = m / ‖V‖. The squared norm of V = W + t · scaling · B A is a polynomial in t, so its three
-coefficients are all that a slot has to keep, and any strength is exact:
+DoRA scales the outputs by g = m / ‖V‖. The squared norm of V = W + t · scaling · B A is a quadratic
+polynomial in t. A slot stores its coefficients, so every strength is exact:
 
-    y[i] = x[i] Wᵀ + b + (g − 1) · x[i] Wᵀ + g · t[i] · (x[i] A[k]ᵀ) B[k]ᵀ        g = m[k] / √(c₀[k] + 2 t c₁[k] + t² c₂[k])
+    y[i] = x[i] Wᵀ + b + (g − 1) · x[i] Wᵀ + g · t[i] · (x[i] A[k]ᵀ) B[k]ᵀ
+    g = m[k] / √(c₀[k] + 2 t c₁[k] + t² c₂[k])
 
-A slot without DoRA has m = c₀ = 1 and c₁ = c₂ = 0, so g = 1. A trained bias is a change of b; heads that are trained in full
-stand in bank_head.py. This is for inference: there is no dropout on the update path, and nothing requires a gradient.
+A slot without DoRA has m = c₀ = 1 and c₁ = c₂ = 0, so g = 1. A trained bias is stored as a change
+of b. For inference alone: no dropout, no gradients.
 
-Source: the gathered product is that of Chen et al. 2023, Punica: Multi-Tenant LoRA Serving, arXiv:2310.18547, section 4.
+Source: Chen et al. 2023, Punica: Multi-Tenant LoRA Serving, arXiv:2310.18547, section 4.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +39,7 @@ BASE_SLOT = 0
 
 
 class Routing:
-    """Which slot each row of the batch uses, and how strongly: one object, written by a bank, read by all its layers.
+    """The slot and the strength of every row of a batch. A bank writes it, all its layers read it.
 
     Shape: rows, strength (B,); None while no rows are named.
     """
@@ -48,23 +50,25 @@ class Routing:
         self.strength: Tensor | None = None
 
     def of(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows and strengths of the batch that `x` belongs to. Shape: x (B, ...) -> (B,), (B,).
+        """Return the slots and strengths for the batch of `x`. Shape: x (B, ...) -> (B,), (B,).
 
         Raises:
             RuntimeError: no rows are named. ValueError: not as many as `x` has.
         """
         if self.rows is None or self.strength is None:
-            raise RuntimeError("no row of the batch has named its adapter; call the model inside `with bank.rows([...])`")
+            fault = "no row of the batch has named its adapter"
+            raise RuntimeError(f"{fault}; call the model inside `with bank.rows([...])`")
         if x.shape[0] != self.rows.shape[0]:
             raise ValueError(
-                f"a layer's input has {x.shape[0]} rows where {self.rows.shape[0]} have named their adapter; expected one "
-                "name a row, and every layer's input with the rows apart in its first dimension, not packed or shared"
+                f"a layer's input has {x.shape[0]} rows where {self.rows.shape[0]} have named "
+                "their adapter; expected one name a row, and every layer's input with the rows "
+                "apart in its first dimension, not packed or shared"
             )
         return self.rows, self.strength
 
 
 class BankLayer(nn.Module, ABC):
-    """A layer of the base, and in every slot what makes another layer of it. Slots are buffers; none requires a gradient."""
+    """A layer of the base with slots for adapters. Slots are buffers without gradients."""
 
     routes_rows = True  # fast/packed.py: a batch must keep its rows apart
     base: nn.Module
@@ -74,15 +78,15 @@ class BankLayer(nn.Module, ABC):
         self.base, self.routing, self.slots = base, routing, slots
 
     @abstractmethod
-    def write(self, slot: int, twin: nn.Module) -> None:
-        """From now on `slot` does what `twin` does: the base layer adapted, or with other values. Other slots stay.
+    def write(self, slot: int, source: nn.Module) -> None:
+        """Make `slot` compute what `source` does: the base layer adapted, or with other values.
 
         Raises:
-            ValueError: a kind of adapter that has no form as a slot. Nothing has changed then.
+            ValueError: a kind of adapter that a slot can't hold. Then nothing has changed.
         """
 
     def grow(self, slots: int) -> None:
-        """Have this many slots, not fewer than now; the new ones are to be written before they are used."""
+        """Add slots up to this number. Write the new ones before their use."""
         self.slots = slots
         for name, stack in list(self.named_buffers(recurse=False)):
             self._buffers[name] = _enlarged(stack, (self.slots, *stack.shape[1:]))
@@ -99,11 +103,11 @@ class BankLayer(nn.Module, ABC):
 
     @torch.no_grad()
     def _fill(self, slot: int, contents: dict[str, Tensor]) -> None:
-        """Write these into the slot, in the corner of the room there is, and zeros into all else of it."""
+        """Write tensors to a slot, with zeros where its buffers are larger or not named."""
         for name, values in contents.items():
-            stack = self._buffers.get(name)
-            stack = values.new_zeros(self.slots, *values.shape) if stack is None else stack
-            self.register_buffer(name, _enlarged(stack, (self.slots, *values.shape)), persistent=False)
+            stack, shape = self._buffers.get(name), (self.slots, *values.shape)
+            stack = values.new_zeros(shape) if stack is None else _enlarged(stack, shape)
+            self.register_buffer(name, stack, persistent=False)
         for name, stack in self.named_buffers(recurse=False):
             stack[slot] = 0
             if name in contents:
@@ -111,13 +115,13 @@ class BankLayer(nn.Module, ABC):
 
 
 class BankLinear(BankLayer):
-    """Slots of LoRA, DoRA and biases on `nn.Linear`, `NF4Linear` or `Conv1D`; of biases alone on `nn.LayerNorm`.
+    """Slots of LoRA, DoRA and biases on Linear, NF4Linear or Conv1D, and of biases on LayerNorm.
 
     Args:
-        rank: there is room for this rank from the start; a higher one makes its own.
+        rank: allocated from the start. The layer grows for a higher one.
 
-    Shape: lora_A (slots, rank, in), lora_B (slots, out, rank), gain_terms (slots, 4, out) with m, c₀, c₁, c₂ of the head of
-        the file, bias_change (slots, out), each None until a slot needs it; x (B, ..., in) -> (B, ..., out).
+    Shape: lora_A (slots, rank, in), lora_B (slots, out, rank), gain_terms (slots, 4, out) for m,
+        c₀, c₁, c₂, bias_change (slots, out); None until a slot needs them.
     """
 
     lora_A: Tensor | None
@@ -132,7 +136,7 @@ class BankLinear(BankLayer):
             self.register_buffer(name, None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the head of the file says; where the routing is switched off, the base."""
+        """Return y of the formula above. Shape: x (B, ..., in) -> (B, ..., out)."""
         y: Tensor = self.base(x)  # (B, ..., out)
         if not self.routing.enabled:
             return y
@@ -152,15 +156,16 @@ class BankLinear(BankLayer):
             adapted = adapted + self.bias_change.index_select(0, rows)[:, None].to(y.dtype)
         return adapted.reshape(y.shape)
 
-    def write(self, slot: int, twin: nn.Module) -> None:
-        """See `BankLayer`; `twin` is an adapter layer, or the base layer with another bias, or both."""
-        contents = {}
-        if isinstance(twin, AdapterLayer):
-            contents["lora_A"], contents["lora_B"] = _factors(twin, room=self.rank)
-        if isinstance(twin, DoRALinear):
-            contents["gain_terms"] = torch.stack([twin.magnitude.detach(), *twin.squared_norm_terms()])
-        if twin.bias is not None and self.bias is not None and not torch.equal(twin.bias, self.bias):  # type: ignore[arg-type]
-            contents["bias_change"] = at_least_float32(twin.bias.detach() - self.bias.detach())  # type: ignore[operator]
+    def write(self, slot: int, source: nn.Module) -> None:
+        """See `BankLayer`. `source` is an adapter layer, or the base layer with another bias."""
+        contents, bias = {}, cast("Tensor | None", source.bias)
+        if isinstance(source, AdapterLayer):
+            contents["lora_A"], contents["lora_B"] = _factors(source, min_rank=self.rank)
+        if isinstance(source, DoRALinear):
+            terms = [source.magnitude.detach(), *source.squared_norm_terms()]
+            contents["gain_terms"] = torch.stack(terms)
+        if bias is not None and self.bias is not None and not torch.equal(bias, self.bias):
+            contents["bias_change"] = at_least_float32(bias.detach() - self.bias.detach())
         if self.gain_terms is None and "gain_terms" in contents:
             self.gain_terms = _no_gain(contents["gain_terms"]).repeat(self.slots, 1, 1)
         if self.gain_terms is not None:
@@ -171,8 +176,7 @@ class BankLinear(BankLayer):
 class BankEmbedding(BankLayer):
     """Slots of LoRA on an embedding table. Arguments as for `BankLinear`.
 
-    Shape: lora_A (slots, num, rank), lora_B (slots, dim, rank), each None until a slot needs it; ids (B, ...) ->
-        (B, ..., dim).
+    Shape: lora_A (slots, num, rank), lora_B (slots, dim, rank), None until a slot needs them.
     """
 
     lora_A: Tensor | None
@@ -185,61 +189,62 @@ class BankEmbedding(BankLayer):
             self.register_buffer(name, None, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """`W[ids[i]] + t[i] · A[k][:, ids[i]]ᵀ B[k]ᵀ`; where the routing is switched off, the base."""
+        """Return W[ids[i]] + t[i] · A[k][:, ids[i]]ᵀ B[k]ᵀ. Shape: (B, ...) -> (B, ..., dim)."""
         y: Tensor = self.base(ids)  # (B, ..., dim)
         if self.lora_A is None or self.lora_B is None or not self.routing.enabled:
             return y
         rows, strength = self.routing.of(ids)
         low = self.lora_A[rows[:, None], ids.reshape(len(rows), -1)]  # (B, T, rank)
-        update = torch.bmm(*_last_factors(low, self.lora_B.index_select(0, rows), strength))  # (B, T, dim)
+        lora_B = self.lora_B.index_select(0, rows)
+        update = torch.bmm(*_last_factors(low, lora_B, strength))  # (B, T, dim)
         return y + update.view(y.shape).to(y.dtype)
 
-    def write(self, slot: int, twin: nn.Module) -> None:
-        """See `BankLayer`; `twin` is a LoRAEmbedding, or the table as it is."""
-        if not isinstance(twin, AdapterLayer):
+    def write(self, slot: int, source: nn.Module) -> None:
+        """See `BankLayer`. `source` is a LoRAEmbedding, or the plain table."""
+        if not isinstance(source, AdapterLayer):
             return self._fill(slot, {})
-        lora_A, lora_B = _factors(twin, room=self.rank)  # (rank, num), (dim, rank)
+        lora_A, lora_B = _factors(source, min_rank=self.rank)  # (rank, num), (dim, rank)
         self._fill(slot, {"lora_A": lora_A.T, "lora_B": lora_B})
 
 
-def _factors(layer: AdapterLayer, *, room: int) -> tuple[Tensor, Tensor]:
-    """A and scaling · B, in float32, or wider where the base is; with zeros up to rank `room`.
+def _factors(layer: AdapterLayer, *, min_rank: int) -> tuple[Tensor, Tensor]:
+    """Return A and scaling · B in at least float32, filled up with zeros to `min_rank`.
 
     Raises:
-        ValueError: a class of layers that is not LoRA with a gain of its own.
+        ValueError: neither LoRA nor DoRA.
     """
     if type(layer) not in (LoRALinear, LoRAConv1D, DoRALinear, OffsetLoRALinear, LoRAEmbedding):
         raise ValueError(f"a {type(layer).__name__} can't stand in a bank; expected LoRA or DoRA")
     dtype = at_least_float32(layer.weight).dtype
     lora_A, lora_B, *_ = (tensor.to(dtype) for tensor in stored_tensors(layer).values())
-    more = max(0, room - len(lora_A))
+    more = max(0, min_rank - len(lora_A))
     return F.pad(lora_A, (0, 0, 0, more)), F.pad(layer.scaling * lora_B, (0, more))
 
 
 def _last_factors(low: Tensor, lora_B: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
-    """t[i] · low[i] and B[i]ᵀ. Shape: (B, T, rank), (B, out, rank), (B,) -> (B, T, rank), (B, rank, out)."""
-    low = (strength[:, None, None] * low).to(low.dtype)  # one rounding, as for a number times a tensor
+    """Return t[i] · low[i], shape (B, T, rank), and B[i]ᵀ, shape (B, rank, out)."""
+    low = (strength[:, None, None] * low).to(low.dtype)  # one rounding, as with a number
     return low, lora_B.to(low.dtype).mT
 
 
 def _gain(terms: Tensor, strength: Tensor) -> Tensor:
-    """g = m / √(c₀ + 2 t c₁ + t² c₂), 0 where the root is 0. Shape: terms (B, 4, out), strength (B,) -> (B, 1, out)."""
+    """Return g of the formula, 0 where the root is 0. Shape: terms (B, 4, out) -> (B, 1, out)."""
     t = strength[:, None, None]
     magnitude, c0, c1, c2 = terms[:, :, None].unbind(1)  # (B, 1, out) each
-    norm = (c0 + 2 * t * c1 + t.square() * c2).clamp_min(0).sqrt()  # rounding can take 0 just below it
+    norm = (c0 + 2 * t * c1 + t.square() * c2).clamp_min(0).sqrt()  # rounding can give less than 0
     return magnitude / norm.masked_fill(norm == 0, torch.inf)
 
 
 def _no_gain(terms: Tensor) -> Tensor:
-    """The terms of g = 1. Shape: (4, out) -> (4, out)."""
+    """Return the terms of g = 1. Shape: (4, out) -> (4, out)."""
     ones = torch.zeros_like(terms)
     ones[:2] = 1
     return ones
 
 
 def _enlarged(stack: Tensor, shape: Sequence[int]) -> Tensor:
-    """The stack itself if it has room for `shape`, else with zeros behind it in every dimension that is too short."""
-    sizes = [max(has, wants) for has, wants in zip(stack.shape, shape, strict=True)]
+    """Return the stack, enlarged with zeros where a dimension is shorter than in `shape`."""
+    sizes = list(map(max, zip(stack.shape, shape, strict=True)))
     if sizes == list(stack.shape):
         return stack
     larger = stack.new_zeros(sizes)

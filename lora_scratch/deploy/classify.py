@@ -1,4 +1,4 @@
-"""Texts of any number to labels, in their order, in flat memory: a window of them at a time, sorted by length inside it."""
+"""Classify any number of texts, in order and in constant memory: one window at a time."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ from ..runtime.distributed import broadcast, is_main, world_size
 from ..runtime.memory import trim_heap
 from ..runtime.precision import Precision
 
-WINDOW_ROWS = 2048  # texts held at a time: enough to sort by length, few enough that memory stays flat
-WINDOW_CHARACTERS = 2**22  # the same for texts that are long
-KERNELS = 16  # a batch has four shapes and the next one others: more are memory that fills up over thousands of texts
+WINDOW_ROWS = 2048  # texts of a window: enough to sort by length, few enough for constant memory
+WINDOW_CHARACTERS = 2**22  # the same for long texts
+KERNELS = 16  # a batch has four shapes, and the next one others: a larger cache only fills up
+
+Text = str | DataError  # an error in place of a text that could not be read
+Window = list[Text]
 
 
 @dataclass(frozen=True)
@@ -34,18 +37,19 @@ class Classified:
     scores: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the command predict writes for the text."""
+        """Return the JSON that the command predict writes."""
         scores = {label: round(score, 6) for label, score in self.scores.items()}
-        return {"text": self.text, "label": self.label, "score": scores[self.label], "scores": scores}
+        best = {"text": self.text, "label": self.label, "score": scores[self.label]}
+        return {**best, "scores": scores}
 
 
 class Classifier:
-    """A saved adapter folded into its base, once for all texts; `saved` can't be used for anything else afterwards.
+    """A saved adapter merged into its base. Use `saved` for nothing else afterwards.
 
     Args:
-        precision: the compute dtype, and the device, which the model is moved to.
-        plain: with padding, as the model's own code has it.
-        fsdp: share the base out over the processes; the adapter stays beside it then.
+        precision: the compute dtype, and the device that the model is moved to.
+        plain: use the model's own code, with padding.
+        fsdp: shard the base over the processes, and do not merge.
     """
 
     def __init__(
@@ -62,44 +66,41 @@ class Classifier:
             self.model = shard_base(saved.base.model, precision.device)
         else:
             model = saved.base.model.to(precision.device)
-            # four bits can't hold W + ΔW: there the adapter stays beside its base
-            self.model = (model if base_precision(model) == NF4 else merge_and_remove(model)).requires_grad_(False)
+            # four bits can't hold W + ΔW
+            merged = model if base_precision(model) == NF4 else merge_and_remove(model)
+            self.model = merged.requires_grad_(False)
         self.base, self.labels, self.max_tokens = saved.base, saved.labels, saved.max_tokens
-        self.precision, self.batch_tokens, self.plain = precision, batch_tokens, plain
-        self._copies = ExitStack()  # made by the first call and kept: each time they would take a tenth of a second
+        options: Any = {"plain": plain, "batch_tokens": batch_tokens}
+        self.predictor = Predictor(self.model, precision, self.base.pad_token_id, **options)
+        self._copies = ExitStack()  # kept, since making them takes a tenth of a second
         if not plain and stores_copies(self.model, precision):
             self._copies.enter_context(with_frozen_weights_in(self.model, precision.dtype))
 
     def __call__(
-        self, texts: Iterable[str | DataError], *, rows: int = WINDOW_ROWS, characters: int = WINDOW_CHARACTERS
+        self, texts: Iterable[Text], *, rows: int = WINDOW_ROWS, characters: int = WINDOW_CHARACTERS
     ) -> Iterator[Classified | DataError]:
-        """Every text with its label, in the order of `texts`, of which no more than a window is read ahead.
+        """Yield the label of every text, in order, and errors in their places.
 
-        A text that could not be read comes as the error that it is, and keeps its place. Several processes share each
-        window: they classify the main one's texts, and the others' are not looked at.
+        Read at most one window ahead. Several processes share the texts of the main process.
         """
         for window in from_main_process(windows(texts, rows=rows, characters=characters)):
-            found = self._classify([text for text in window if isinstance(text, str)])
-            yield from (next(found) if isinstance(text, str) else text for text in window)
+            classified = self._classify([text for text in window if isinstance(text, str)])
+            yield from (next(classified) if isinstance(text, str) else text for text in window)
             trim_heap()
 
     def _classify(self, texts: Sequence[str]) -> Iterator[Classified]:
         if not texts:
             return
-        encoded = encode(texts, [0] * len(texts), self.base.tokenizer, max_tokens=self.max_tokens)
-        logits = Predictor(
-            self.model, self.precision, self.base.pad_token_id, plain=self.plain, batch_tokens=self.batch_tokens
-        ).logits(encoded)
+        no_labels = [0] * len(texts)
+        encoded = encode(texts, no_labels, self.base.tokenizer, max_tokens=self.max_tokens)
+        logits = self.predictor.logits(encoded)
         best = logits.argmax(-1).tolist()
         for text, index, scores in zip(texts, best, logits.softmax(-1).tolist(), strict=True):
             yield Classified(text, self.labels[index], dict(zip(self.labels, scores, strict=True)))
 
 
-def from_main_process(windows: Iterator[list[str | DataError]]) -> Iterator[list[str | DataError]]:
-    """The main process's windows, in all processes: no other has to see its file or its standard input.
-
-    The others get the texts alone, without the errors in their places.
-    """
+def from_main_process(windows: Iterator[Window]) -> Iterator[Window]:
+    """Yield the main process's windows in all processes; in the others without the errors."""
     if world_size() == 1:
         yield from windows
         return
@@ -112,15 +113,15 @@ def from_main_process(windows: Iterator[list[str | DataError]]) -> Iterator[list
         yield texts if window is None else window
 
 
-def windows(texts: Iterable[str | DataError], *, rows: int, characters: int) -> Iterator[list[str | DataError]]:
-    """The texts in order, in lists of up to `rows`; a list also ends with the text that brings it to `characters`."""
-    window: list[str | DataError] = []
-    held = 0
+def windows(texts: Iterable[Text], *, rows: int, characters: int) -> Iterator[Window]:
+    """Yield the texts in lists, each of which ends when it reaches `rows` or `characters`."""
+    window: Window = []
+    length = 0
     for text in texts:
         window.append(text)
-        held += len(text) if isinstance(text, str) else 0
-        if len(window) == rows or held >= characters:
+        length += len(text) if isinstance(text, str) else 0
+        if len(window) == rows or length >= characters:
             yield window
-            window, held = [], 0
+            window, length = [], 0
     if window:
         yield window

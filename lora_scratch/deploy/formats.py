@@ -1,7 +1,8 @@
-"""A plain model in a form that runs without its Python code: transformers' folder, torch.export's program, or ONNX.
+"""Write a plain model as a transformers folder, a torch.export program, or ONNX.
 
-Beside model.pt2 or model.onnx lie config.json, which has the labels, and the tokenizer. Inputs: `input_ids` and
-`attention_mask`, (B, T) int64 with T from 2 to what the model has positions for; output: `logits`, (B, C).
+The folder also holds the tokenizer and config.json, which has the labels. model.pt2 and model.onnx
+read `input_ids` and `attention_mask`, (B, T) int64 with 2 <= T <= the model's positions, and return
+`logits`, (B, C). They need no Python code of the model.
 """
 
 from __future__ import annotations
@@ -19,36 +20,36 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, MergeError
 from ..model import Base
-from ..runtime.extras import missing, remedy
+from ..runtime.extras import check_extra
 from ..testing import relative_error
 
 FORMATS = ("transformers", "program", "onnx")
 FILES = {"program": "model.pt2", "onnx": "model.onnx"}
-EXAMPLE, SHAPES = (3, 5), ((1, 2), (2, 9), (5, 3))  # rows and tokens: what is traced, and what is asked of the file
-LONGEST = 512  # where the model does not say
+EXAMPLE, SHAPES = (3, 5), ((1, 2), (2, 9), (5, 3))  # rows and tokens: traced, and compared
+LONGEST = 512  # tokens, if the model does not say
 Run = Callable[[Tensor, Tensor], Tensor]
 
 
 def check_format(form: str, *, dtype: str) -> None:
-    """Refuse a form that can't be written, before the work.
+    """Check before the work that a form can be written.
 
     Raises:
-        ConfigError: a package is not installed, or ONNX in a dtype that its runtime lacks kernels for on a CPU.
+        ConfigError: a package is missing, or ONNX in a dtype that its runtime can't run on a CPU.
     """
     if form != "onnx":
         return
     if dtype != "float32":
-        raise ConfigError(f"with --dtype {dtype}", where="--format onnx", expected="--dtype float32")
-    if absent := missing("onnx"):
-        raise ConfigError(f"{' and '.join(absent)} not installed", where="--format onnx", remedy=remedy("onnx"))
+        fault = f"with --dtype {dtype}"
+        raise ConfigError(fault, where="--format onnx", expected="--dtype float32")
+    check_extra("onnx", flag="--format onnx")
 
 
 def write_plain(base: Base, folder: Path, *, form: str, tolerance: float) -> None:
-    """The model and its tokenizer into `folder`, which exists, in one of FORMATS.
+    """Write the model and its tokenizer into an existing folder, in one of FORMATS.
 
     Raises:
-        MergeError: the model can't be traced, or the file, run again, does not say what the model says: its largest error
-            over the rms of the logits is above `tolerance`.
+        MergeError: the model can't be traced, or the file gives other logits than the model: the
+            largest error over the rms of the logits is above `tolerance`.
     """
     base.tokenizer.save_pretrained(folder)
     if form == "transformers":
@@ -63,14 +64,12 @@ def write_plain(base: Base, folder: Path, *, form: str, tolerance: float) -> Non
 
 
 class _Logits(nn.Module):
-    """The model as a function of two tensors."""
-
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Shape: (B, T), (B, T) -> (B, C)."""
+        """Return the logits. Shape: (B, T), (B, T) -> (B, C)."""
         logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
         return logits
 
@@ -84,28 +83,29 @@ def _program(model: nn.Module, path: Path, longest: int) -> Run:
 def _onnx(model: nn.Module, path: Path, longest: int) -> Run:
     import onnxruntime  # here: an extra
 
-    names = {"input_names": ["input_ids", "attention_mask"], "output_names": ["logits"]}
-    program: Any = torch.onnx.export(_trace(model, longest), dynamo=True, verbose=False, **names)  # type: ignore[arg-type]
+    inputs = ["input_ids", "attention_mask"]
+    names: Any = {"input_names": inputs, "output_names": ["logits"]}
+    program: Any = torch.onnx.export(_trace(model, longest), dynamo=True, verbose=False, **names)
     program.save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
-    def run(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """As `_Logits`."""
-        found = session.run(None, {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()})
-        return torch.from_numpy(found[0])
+    def run(*tensors: Tensor) -> Tensor:
+        """Return the logits, like `_Logits`."""
+        arrays = [tensor.numpy() for tensor in tensors]
+        return torch.from_numpy(session.run(None, dict(zip(inputs, arrays, strict=True)))[0])
 
     return run
 
 
 def _trace(model: nn.Module, longest: int) -> torch.export.ExportedProgram:
     free = {0: torch.export.Dim("rows", min=1), 1: torch.export.Dim("tokens", min=2, max=longest)}
+    example = _tokens(*EXAMPLE, vocabulary=8)
     try:
-        return torch.export.export(model, _tokens(*EXAMPLE, vocabulary=8), dynamic_shapes=(free, free))
+        return torch.export.export(model, example, dynamic_shapes=(free, free))
     except Exception as error:  # torch.export has no error of its own
         reason = str(error).strip().splitlines()[0]
-        raise MergeError(
-            f"{type(model.model).__name__} can't be traced ({reason})", where="--format", remedy="--format transformers"
-        ) from error
+        fault = f"{type(model.model).__name__} can't be traced ({reason})"
+        raise MergeError(fault, where="--format", remedy="--format transformers") from error
 
 
 @torch.no_grad()
@@ -123,7 +123,7 @@ def _check(run: Run, model: nn.Module, *, form: str, vocabulary: int, tolerance:
 
 
 def _tokens(rows: int, tokens: int, *, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """Made-up token ids, and a mask in which every other row has a token of padding."""
+    """Return some token ids, and a mask in which every other row has a token of padding."""
     ids = torch.arange(rows * tokens).reshape(rows, tokens) * 7 % vocabulary
     mask = torch.ones_like(ids)
     mask[1::2, -1] = 0
@@ -131,17 +131,22 @@ def _tokens(rows: int, tokens: int, *, vocabulary: int) -> tuple[Tensor, Tensor]
 
 
 def _longest(base: Base) -> int:
-    """The most tokens that both tokenizer and positions allow."""
-    return int(min(base.tokenizer.model_max_length, getattr(base.model.config, "max_position_embeddings", None) or LONGEST))
+    """Return the most tokens that both tokenizer and positions allow."""
+    positions = getattr(base.model.config, "max_position_embeddings", None) or LONGEST
+    return int(min(base.tokenizer.model_max_length, positions))
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporters say on the way: that torchvision is not installed, and what will be renamed in them."""
+    """Silence the exporters: they report that torchvision is missing, and their own renamings."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        with (
+            warnings.catch_warnings(),
+            open(os.devnull, "w") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -1,13 +1,11 @@
-"""The merge gate: a merged model is let out only if it says what the adapter model says, on real rows."""
+"""The merge check: a merged model is written only if it predicts what the adapter model does."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..adapter import NF4, base_precision, merge_and_remove
 from ..data import Encoded
@@ -21,54 +19,45 @@ from .rounding import Survival, survival
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# The largest error of a logit / rms of all logits that is let through. Measured: 6.2e-6, 6.5e-2 and 9.0e-3 on the embedded
-# demo, 8.4e-7, 2.1e-2 and 2.6e-3 on a six-layer MiniLM. These leave room for deeper models.
+# The largest allowed error of a logit / rms of all logits, with room for deeper models. Measured:
+# 6.2e-6, 6.5e-2 and 9.0e-3 on the demo, 8.4e-7, 2.1e-2 and 2.6e-3 on a six-layer MiniLM.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-1, "float16": 3e-2}
 
 
 @dataclass(frozen=True)
 class LogitCheck:
-    """Merged model against adapter model on real rows.
+    """The merged model against the adapter model on real rows."""
 
-    Args:
-        source: where the rows come from.
-        error: the largest error of a logit / rms of the adapter model's logits.
-        flips: how many rows get another label.
-    """
-
-    source: str
+    source: str  # of the rows
     rows: int
-    error: float
-    flips: int
+    error: float  # the largest error of a logit / rms of the adapter model's logits
+    flips: int  # rows that get another label
 
 
 @dataclass(frozen=True)
 class MergeCheck:
-    """What is known of a merged model.
-
-    Args:
-        logits: None if no rows were to be looked at.
-    """
+    """The figures of a merged model."""
 
     dtype: str
     tolerance: float
     layers: list[Survival]
-    logits: LogitCheck | None
+    logits: LogitCheck | None  # None if no rows were compared
 
-    def record(self) -> dict[str, Any]:
-        """For JSON."""
+    def as_json(self) -> dict[str, Any]:
+        """Return all figures for JSON."""
         return asdict(self)
 
     def check(self) -> None:
-        """Nothing if the model may go out.
+        """Check that the logits are within the tolerance.
 
         Raises:
-            MergeError: logits that are off by more than the tolerance.
+            MergeError: they are not.
         """
-        found = self.logits
-        if found is not None and not found.error <= self.tolerance:
+        logits = self.logits
+        if logits is not None and not logits.error <= self.tolerance:
+            flips = f"{logits.flips} of {logits.rows} labels flip"
             raise MergeError(
-                f"a logit is off by {found.error:.1e} of their rms, and {found.flips} of {found.rows} labels flip",
+                f"a logit is off by {logits.error:.1e} of their rms, and {flips}",
                 where=f"merged in {self.dtype}",
                 expected=f"at most {self.tolerance:.1e}",
                 remedy="use a wider --dtype, or keep the adapter apart; nothing was written",
@@ -76,58 +65,70 @@ class MergeCheck:
 
 
 def merge_if_equal(
-    saved: TrainedAdapter, *, rows: Encoded | None, source: str, dtype: str, tolerance: float, device: torch.device
+    saved: TrainedAdapter,
+    *,
+    rows: Encoded | None,
+    source: str,
+    dtype: str,
+    tolerance: float,
+    device: torch.device,
 ) -> MergeCheck:
-    """Merge the model of `saved`, in place, round all of it to `dtype`, and compare it with what it was before.
+    """Merge the model of `saved` in place, round it to `dtype`, and compare its logits with before.
 
-    The adapter model computes in float32, the merged one in the dtype that it is stored in: as it will be used.
+    The adapter model computes in float32, the merged one in the dtype that it is stored in.
 
     Args:
-        rows: None to look at the weights alone.
+        rows: None to compare no logits.
 
     Raises:
         MergeError: a base in four bits, or an update or a rounded weight that is not finite.
     """
     model = saved.base.model.to(device)
     if base_precision(model) == NF4:
+        fault = "the base is quantized to four bits, which hold no update"
         remedy = "pass --dequantize: its numbers in plain weights"
-        raise MergeError("the base is quantized to four bits, which hold no update", where="export merge", remedy=remedy)
-    logits = partial(_logits, saved, device=device)
-    expected = None if rows is None else logits(rows)
+        raise MergeError(fault, where="export merge", remedy=remedy)
+    plain = Precision(torch.float32, device)
+    # padded, in the model's own code: plain transformers will run it
+    predictor = Predictor(saved.base.model, plain, saved.base.pad_token_id, plain=True)
+    expected = None if rows is None else predictor.logits(rows)
     layers = survival(model, DTYPES[dtype])
     merge_and_remove(model).to(DTYPES[dtype])
     _check_finite(model, dtype)
     if rows is None or expected is None:
         return MergeCheck(dtype, tolerance, layers, None)
-    found = logits(rows)
-    flips = int((found.argmax(-1) != expected.argmax(-1)).sum())
-    return MergeCheck(dtype, tolerance, layers, LogitCheck(source, len(found), relative_error(found, expected), flips))
+    logits = predictor.logits(rows)
+    flips = int((logits.argmax(-1) != expected.argmax(-1)).sum())
+    check = LogitCheck(source, len(logits), relative_error(logits, expected), flips)
+    return MergeCheck(dtype, tolerance, layers, check)
 
 
-def merge_check_rows(saved: TrainedAdapter, *, dataset: str | None, count: int) -> tuple[Encoded, str]:
-    """The first validation rows of `dataset`, or else of what the adapter was trained with, and their source.
+def merge_check_rows(
+    saved: TrainedAdapter,
+    *,
+    dataset: str | None,
+    count: int,
+) -> tuple[Encoded, str]:
+    """Return the first validation rows of `dataset` (or of the training data), and their source.
 
     Raises:
-        DataError: they can't be had.
+        DataError: they can't be read.
     """
     options = saved.data_options(dataset=dataset, limit_eval=count)
     try:
         if not options.dataset:
-            raise DataError("the adapter does not say what it was trained with", where="provenance.json")
+            fault = "the adapter does not say what it was trained with"
+            raise DataError(fault, where="provenance.json")
         splits = open_splits(options, seed=saved.provenance.training.seed or 0)
     except (DataError, ConfigError) as error:
         remedy = "pass --dataset with such rows, or --no_rows to export without comparing logits"
-        raise DataError(error.found, where=error.where, expected=error.expected, remedy=remedy) from error
+        place = {"where": error.where, "expected": error.expected}
+        raise DataError(error.found, **place, remedy=remedy) from error
     return encode_rows(splits.validation, saved.base, max_tokens=options.max_tokens), splits.source
-
-
-def _logits(saved: TrainedAdapter, rows: Encoded, *, device: torch.device) -> Tensor:
-    # padded, in the model's own code: what will be run is plain transformers
-    plain = Precision(torch.float32, device)
-    return Predictor(saved.base.model, plain, saved.base.pad_token_id, plain=True).logits(rows)
 
 
 def _check_finite(model: torch.nn.Module, dtype: str) -> None:
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
-            raise MergeError(f"it is not finite in {dtype}", where=name, remedy="use --dtype bfloat16 or float32")
+            remedy = "use --dtype bfloat16 or float32"
+            raise MergeError(f"it is not finite in {dtype}", where=name, remedy=remedy)

@@ -16,7 +16,7 @@ from ..errors import AdapterFileError, ConfigError, DataError
 from ..evaluation import Predictor
 from ..fast.frozen_weights import fast_products
 from ..model import Base
-from ..model.forward import evaluating
+from ..model.forward import classify, evaluating
 from ..runs.hub import local_adapter
 from ..runs.loading import open_base
 from ..runtime.precision import Precision
@@ -27,12 +27,10 @@ from .classify import Classified
 
 @dataclass(frozen=True)
 class ServedBank:
-    """Adapters that are ready for rows.
+    """A bank of adapters with its base.
 
     Args:
-        base: the bank's model, with its own head where it has one.
-        max_tokens: the length that an adapter's rows are cut to, as in its training; for `base` the
-            largest of these.
+        max_tokens: the length of an adapter's rows, as in its training; for `base` the largest.
     """
 
     base: Base
@@ -41,12 +39,15 @@ class ServedBank:
 
 
 def open_bank(
-    folders: Mapping[str, str | Path], *, model: str | None = None, device: torch.device | str = "cpu"
+    folders: Mapping[str, str | Path],
+    *,
+    model: str | None = None,
+    device: torch.device | str = "cpu",
 ) -> ServedBank:
     """Load the base that the adapters name (or `model`), with a bank of these adapters in it.
 
     Args:
-        folders: by the names that rows use; as the command train writes them, or `hub:owner/name`.
+        folders: by adapter name; folders that the command train wrote, or `hub:owner/name`.
 
     Raises:
         ConfigError: adapters of different bases.
@@ -56,14 +57,14 @@ def open_bank(
     recorded = {name: _provenance(folder) for name, folder in places.items()}
     bases = {f"{model or p.base.name} ({p.base.precision})": p for p in recorded.values()}
     if len(bases) != 1:
-        raise ConfigError(
-            f"the adapters are for different bases: {', '.join(sorted(bases))}", remedy="name one that fits all with --model"
-        )
+        fault = f"the adapters are for different bases: {', '.join(sorted(bases))}"
+        raise ConfigError(fault, remedy="name one that fits all with --model")
     (first,) = bases.values()
     base = open_base(model or first.base.name)
     if first.base.precision == NF4:
         quantize_base(base.model, heads=first.head_modules)
-    bank = AdapterBank(base.model.to(device), capacity=len(places), must_cover=base.newly_initialized)
+    plain, new = base.model.to(device), base.newly_initialized
+    bank = AdapterBank(plain, capacity=len(places), must_cover=new)
     for name, folder in places.items():
         bank.add(name, folder)
     limits = {name: provenance.data.max_tokens or 0 for name, provenance in recorded.items()}
@@ -78,37 +79,38 @@ def classify_rows(
     precision: Precision,
     batch_tokens: int | None = None,
 ) -> list[Classified]:
-    """Return every text with the label that its adapter gives it, in the order of the texts.
+    """Return every text with its adapter's label, in the order of the texts.
 
     Raises:
-        DataError: a row for `base`, whose own head would be random.
+        DataError: a row for `base`, whose head would be random.
     """
-    if served.base.newly_initialized and BASE in adapters:
+    base, bank = served.base, served.bank
+    if base.newly_initialized and BASE in adapters:
+        random = ", ".join(base.newly_initialized[:2])
         raise DataError(
-            f"{served.base.name} has no head of its own: {', '.join(served.base.newly_initialized[:2])} would be random",
+            f"{base.name} has no head of its own: {random} would be random",
             where=f"a row for {BASE!r}",
-            expected=f"one of {', '.join(served.bank.adapters)}",
+            expected=f"one of {', '.join(bank.adapters)}",
         )
     limits = [served.max_tokens[adapter] for adapter in adapters]
     classified: dict[int, Classified] = {}
-    pad_token_id = served.base.pad_token_id
-    predictor = Predictor(served.base.model, precision, pad_token_id, batch_tokens=batch_tokens)
-    with evaluating(served.base.model), fast_products(served.base.model, precision):
+    predictor = Predictor(base.model, precision, base.pad_token_id, batch_tokens=batch_tokens)
+    with evaluating(base.model), fast_products(base.model, precision):
         for limit in sorted(set(limits)):
-            rows = [row for row, own in enumerate(limits) if own == limit]
-            named = [adapters[row] for row in rows]
-            encoded = encode([texts[row] for row in rows], [0] * len(rows), served.base.tokenizer, max_tokens=limit)
-            answer = partial(_answer, served.bank, named)
-            logits = predictor.map_rows(answer, encoded)
-            for row, adapter, own in zip(rows, named, logits, strict=True):
-                classified[row] = _classified(texts[row], own, served.bank.labels[adapter])
+            rows = [row for row in range(len(texts)) if limits[row] == limit]
+            names = [adapters[row] for row in rows]
+            contents, no_labels = [texts[row] for row in rows], [0] * len(rows)
+            encoded = encode(contents, no_labels, base.tokenizer, max_tokens=limit)
+            logits = predictor.map_rows(partial(_classify, bank, names), encoded)
+            for row, name, row_logits in zip(rows, names, logits, strict=True):
+                classified[row] = _classified(texts[row], row_logits, bank.labels[name])
     return [classified[row] for row in range(len(texts))]
 
 
-def _answer(bank: AdapterBank, named: Sequence[str], batch: Batch) -> Tensor:
-    """Return the logits of a batch of rows; `named` are the adapters of all rows."""
-    with bank.rows([named[row] for row in batch.rows.tolist()]) as model:
-        return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits  # type: ignore[no-any-return]
+def _classify(bank: AdapterBank, names: Sequence[str], batch: Batch) -> Tensor:
+    """Return the logits of a batch; `names` are the adapters of all rows."""
+    with bank.rows([names[row] for row in batch.rows.tolist()]) as model:
+        return classify(model, batch)
 
 
 def _classified(text: str, logits: Tensor, labels: Sequence[str]) -> Classified:
@@ -119,7 +121,8 @@ def _classified(text: str, logits: Tensor, labels: Sequence[str]) -> Classified:
 
 def _provenance(folder: Path) -> Provenance:
     provenance = read_provenance(folder)
-    if not (provenance and provenance.labels and provenance.base.name and provenance.data.max_tokens):
+    complete = provenance and provenance.base.name and provenance.data.max_tokens
+    if not (provenance and complete and provenance.labels):
         raise AdapterFileError(
             ["provenance.json does not name the labels, the base model and the length of its rows"],
             where=str(folder),

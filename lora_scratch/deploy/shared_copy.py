@@ -1,7 +1,7 @@
 """Load an adapter into a copy of the base that shares its memory.
 
-Only the tensors that an adapter replaces (head, biases) are new, so the copy needs little memory. The
-adapter is read by `load_adapter`, so every check of an adapter folder is made.
+Only the tensors that the adapter replaces (head, biases) are new. `load_adapter` reads the adapter,
+so every check of an adapter folder is made.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,14 +23,12 @@ from ..serialization.adapter_folder import read_tensors
 from ..serialization.peft_format import PREFIX
 from .bank_layers import BankLayer
 
+Source = str | Path | nn.Module  # an adapter folder, or an adapted model
+
 
 @dataclass(frozen=True)
 class SharedCopy:
-    """A copy of a base with an adapter in it.
-
-    Args:
-        labels: the names of the head's outputs: from provenance.json, or transformers' LABEL_0, ...
-    """
+    """A copy of a base with an adapter, and the labels of its outputs."""
 
     model: nn.Module
     config: LoRAConfig
@@ -37,18 +36,11 @@ class SharedCopy:
 
 
 def load_into_shared_copy(
-    model: nn.Module, source: str | Path | nn.Module, *, verify_base: bool = True, must_cover: Collection[str] = ()
+    model: nn.Module, source: Source, *, verify_base: bool = True, must_cover: Collection[str] = ()
 ) -> SharedCopy:
-    """Load the adapter of `source` into a copy of `model` (plain, or in a bank).
+    """Load an adapter into a copy of `model` (plain, or in a bank).
 
-    The adapter's head may have another number of outputs than the model's own.
-
-    Args:
-        source: an adapter folder, or a model that is adapted.
-        verify_base, must_cover: as for `load_adapter`.
-
-    Raises:
-        AdapterFileError, BaseMismatchError: as for `load_adapter`.
+    Its head can have another number of outputs. Other arguments and errors: as for `load_adapter`.
     """
     with _as_folder(source) as folder:
         provenance = read_provenance(folder)
@@ -60,14 +52,16 @@ def load_into_shared_copy(
 
 
 def own_labels(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the model's own outputs, where its config has them."""
-    return tuple(str(label) for label in getattr(getattr(model, "config", None), "id2label", {}).values())
+    """Return the labels in the model's config, if there are any."""
+    labels = getattr(getattr(model, "config", None), "id2label", {})
+    return tuple(map(str, labels.values()))
 
 
 def _plain_copy(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Copy the model without its bank, in the same memory but for tensors of the file."""
-    memo: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
-    memo |= {id(buffer): buffer.detach() for buffer in model.buffers()}
+    """Copy the model without its bank. Only biases and tensors of the file get new memory."""
+    memo: dict[int, Any] = {id(buffer): buffer.detach() for buffer in model.buffers()}
+    for p in model.parameters():
+        memo[id(p)] = nn.Parameter(p.detach(), requires_grad=False)
     for layer in [module for module in model.modules() if isinstance(module, BankLayer)]:
         memo[id(layer)] = copy.deepcopy(layer.base, memo)
     shared = copy.deepcopy(model, memo)
@@ -78,25 +72,30 @@ def _plain_copy(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _fit_outputs(shared: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
-    """Give the head as many outputs as the file's has. Return their number if it is known."""
+    """Give the head as many outputs as the file's head has. Return their number, if known."""
     outputs = getattr(getattr(shared, "config", None), "num_labels", None)
-    wanted: dict[nn.Module, int] = {}
+    counts: dict[nn.Module, int] = {}
     for owner, module in shared.named_modules():
-        names = [name for name, p in module.named_parameters(recurse=False) if p.shape[:1] == (outputs,)]
-        stored = {tensors[key].shape[:1] for name in names if (key := f"{PREFIX}{owner}.{name}") in tensors}
+        keys = [f"{PREFIX}{owner}.{name}" for name in _rows_by_output(module, outputs)]
+        stored = {tensors[key].shape[:1] for key in keys if key in tensors}
         if len(stored) == 1 and stored != {(outputs,)}:  # weight and bias agree
-            wanted[module] = next(iter(stored)).numel()
-    if len(set(wanted.values())) != 1:
+            counts[module] = stored.pop().numel()
+    if len(set(counts.values())) != 1:
         return outputs
-    for module, count in wanted.items():
-        for name, p in list(module.named_parameters(recurse=False)):
-            if p.shape[:1] == (outputs,):
-                setattr(module, name, nn.Parameter(p.new_empty(count, *p.shape[1:])))
-    return next(iter(wanted.values()))
+    for module, count in counts.items():
+        for name, p in _rows_by_output(module, outputs).items():
+            setattr(module, name, nn.Parameter(p.new_empty(count, *p.shape[1:])))
+    return count
+
+
+def _rows_by_output(module: nn.Module, outputs: int | None) -> dict[str, nn.Parameter]:
+    """Return the module's own parameters that have a row for every output."""
+    own = module.named_parameters(recurse=False)
+    return {name: p for name, p in own if p.shape[:1] == (outputs,)}
 
 
 def _labels(provenance: Provenance | None, outputs: int | None, *, where: str) -> tuple[str, ...]:
-    """Return the label names in provenance.json, or else LABEL_0, ... as transformers does."""
+    """Return the labels in provenance.json, or else LABEL_0, ... as transformers does."""
     labels = provenance.labels if provenance else ()
     if labels and outputs and len(labels) != outputs:
         problem = f"provenance.json has {len(labels)} labels and the head {outputs} outputs"
@@ -105,11 +104,12 @@ def _labels(provenance: Provenance | None, outputs: int | None, *, where: str) -
 
 
 @contextmanager
-def _as_folder(source: str | Path | nn.Module) -> Iterator[Path]:
-    """Yield the folder itself, or a temporary one with the adapter of an adapted model."""
+def _as_folder(source: Source) -> Iterator[Path]:
+    """Yield the folder, or a temporary one with the adapter of an adapted model."""
     if not isinstance(source, nn.Module):
         yield Path(source)
         return
     with tempfile.TemporaryDirectory() as place:
-        labels = own_labels(source)
-        yield save_adapter(source, Path(place) / "adapter", notes={"labels": list(labels)} if labels else {})
+        labels = list(own_labels(source))
+        notes = {"labels": labels} if labels else {}
+        yield save_adapter(source, Path(place) / "adapter", notes=notes)

@@ -30,7 +30,7 @@ class Packing:
 
 
 def pack(attention_mask: Tensor, *, heads: int) -> Packing:
-    """Return the packing of a batch padded on the right, with a token in every row. Shape: (B, T)."""
+    """Return the packing of a batch padded on the right, no row empty. Shape: mask (B, T)."""
     longest = attention_mask.shape[1]
     real = attention_mask.bool()
     lengths = real.sum(1)

@@ -31,7 +31,7 @@ def classify(model: Any, batch: Batch) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch to evaluation mode inside; afterwards every module is in its own mode again, also after an error."""
+    """Switch to evaluation mode inside. Afterwards every module has its own mode again."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -43,7 +43,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def forward_path(
-    model: Any, precision: Precision, *, plain: bool = False, choices: Mapping[str, Any] | None = None
+    model: Any,
+    precision: Precision,
+    *,
+    plain: bool = False,
+    choices: Mapping[str, Any] | None = None,
 ) -> Iterator[ForwardPath]:
     """Make `classify(model, batch)` fast inside. Afterwards only trained tensors have changed.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from ..data import Batch
 
-Backward = Callable[["Batch", int], Tensor]  # the loss of a batch; adds its gradients to the parameters
+Backward = Callable[["Batch", int], Tensor]  # the loss of a batch; adds gradients to the parameters
 
 
 class ForwardPath:

@@ -44,7 +44,7 @@ def base(tmp_path_factory):
 @pytest.mark.parametrize(("form", "family"), [("program", "distilbert"), ("program", "roberta"), ("onnx", "bert")])
 def test_the_file_says_what_the_model_says_for_any_number_of_rows_and_tokens(base, tmp_path, family, form):
     """Padding too; the tokenizer and the labels lie beside it."""
-    if form == "onnx" and extras.missing("onnx"):
+    if form == "onnx" and extras.missing_packages("onnx"):
         pytest.skip("the extra onnx is not installed")
     model = tiny(family).eval()
     write_plain(replace(base, model=model), tmp_path, form=form, tolerance=1e-4)

@@ -6,7 +6,7 @@ from support.families import record, tiny
 from support.tiny import tiny_distilbert
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, merge_and_remove
-from lora_scratch.deploy.rounding import survival, surviving
+from lora_scratch.deploy.rounding import survival, weight_survival
 from lora_scratch.testing import move_adapter
 
 NARROW = [torch.bfloat16, torch.float16]
@@ -22,7 +22,7 @@ def test_figures_of_a_case_worked_by_hand():
     """From 1 to 2, bfloat16 moves in steps of 1/128: a whole step stays, a quarter is lost, three quarters become one."""
     step = 2**-7
     weight, delta = torch.ones(4), step * torch.tensor([1.0, 0.25, 0.75, 0.0])
-    row = surviving("w", weight, delta, (weight + delta).bfloat16())
+    row = weight_survival("w", weight, delta, (weight + delta).bfloat16())
     size = 1 + 0.25**2 + 0.75**2  # ‖ΔW‖² in steps
     assert row.relative_norm == pytest.approx(step * size**0.5 / 2)
     assert row.survived == pytest.approx((1 + 0.75) / size)
@@ -73,7 +73,7 @@ def test_a_small_update_is_lost_on_a_base_that_lies_on_the_steps(dtype, size):
 
 def test_nothing_survives_an_update_far_below_a_step():
     """All of it is lost, and the error is that of no adapter."""
-    row = surviving("w", torch.ones(8), torch.full((8,), 1e-5), (torch.ones(8) + 1e-5).bfloat16())
+    row = weight_survival("w", torch.ones(8), torch.full((8,), 1e-5), (torch.ones(8) + 1e-5).bfloat16())
     assert (row.survived, row.error, row.unchanged) == (0, 1, 1)
 
 
@@ -88,4 +88,4 @@ def test_an_update_of_zero_is_wholly_there():
     """Straight after injection, and nothing is divided by its norm; a base of zeros has no size to compare with."""
     for row in survival(inject(tiny_distilbert(), LoRAConfig(rank=2)), torch.bfloat16):
         assert (row.relative_norm, row.survived, row.error, row.unchanged) == (0, 1, 0, 0)
-    assert surviving("w", torch.zeros(2), torch.ones(2), torch.ones(2).half()).relative_norm == float("inf")
+    assert weight_survival("w", torch.zeros(2), torch.ones(2), torch.ones(2).half()).relative_norm == float("inf")
