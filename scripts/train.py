@@ -39,7 +39,7 @@ from lora_scratch.evaluation import (
     render_markdown,
     versions,
 )
-from lora_scratch.model import Base
+from lora_scratch.model.base import Base
 from lora_scratch.model.sharding import shard_base
 from lora_scratch.reporting import run_page, write_page_if_possible
 from lora_scratch.runs import (
@@ -69,6 +69,7 @@ from lora_scratch.runs import (
 from lora_scratch.runtime.atomic import write_json, write_text
 from lora_scratch.runtime.device import resolve_device, use_threads
 from lora_scratch.runtime.distributed import is_main, is_sharded, world_size
+from lora_scratch.runtime.extras import check_extra
 from lora_scratch.runtime.precision import Precision, resolve_precision
 from lora_scratch.serialization import fingerprint, read_provenance, save_adapter
 from lora_scratch.study.anatomy import summarize_adapter
@@ -77,7 +78,6 @@ from lora_scratch.training import (
     MetricsLog,
     TrainingConfig,
     TrainResult,
-    check_tensorboard,
     tensorboard_listener,
     train,
 )
@@ -163,7 +163,7 @@ def main() -> None:
 def load_resume_record(run: RunOptions) -> dict[str, Any] | None:
     """Return config.json of the run to resume; for a new run None, if its folder is free."""
     if run.tensorboard:
-        check_tensorboard()
+        check_extra("tensorboard", flag="--tensorboard")
     recorded = recorded_run(run.resume) if run.resume else None
     if run.output_dir and recorded is None and is_main():
         check_free(Path(run.output_dir))

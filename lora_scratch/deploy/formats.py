@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, MergeError
-from ..model import Base
+from ..model.base import Base
 from ..runtime.extras import check_extra
 from ..testing import relative_error
 

@@ -15,7 +15,7 @@ from ..data import Batch, encode
 from ..errors import AdapterFileError, ConfigError, DataError
 from ..evaluation import Predictor
 from ..fast.frozen_weights import fast_products
-from ..model import Base
+from ..model.base import Base
 from ..model.forward import classify, evaluating
 from ..runs.hub import local_adapter
 from ..runs.loading import open_base

@@ -1,4 +1,1 @@
-"""The pretrained model that gets adapted."""
-
-from .base import Base as Base
-from .base import load_base as load_base
+"""The pretrained classifier. `families.py` and `path.py` import no transformers, so this file imports none of the others."""

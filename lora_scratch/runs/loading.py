@@ -9,7 +9,7 @@ from ..adapter import LoRAConfig, dry_run
 from ..data import Encoded, Example, Splits, encode, load_splits
 from ..demo import demo_splits, foundation_folder
 from ..errors import ConfigError, DataError, printable
-from ..model import Base, load_base
+from ..model.base import Base, load_base
 from ..runtime.distributed import local_rank_zero_first
 from .options import DataOptions
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from ..adapter import NF4, LoRAConfig, quantize_base
 from ..data import Splits
 from ..errors import AdapterFileError, LoraScratchError
-from ..model import Base
+from ..model.base import Base
 from ..runtime.ranks import check_same, check_same_tensors
 from ..serialization import Provenance, load_adapter, problems_on, read_provenance
 from .hub import local_adapter

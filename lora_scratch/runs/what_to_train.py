@@ -11,7 +11,7 @@ from torch import nn
 from ..adapter import FULL, LoRAConfig, inject
 from ..adapter.state import adapter_state
 from ..errors import ConfigError
-from ..model import Base
+from ..model.base import Base
 from ..runtime.atomic import new_folder
 from .loading import resolve_adapter
 from .options import ADAPTER, ALL

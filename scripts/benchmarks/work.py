@@ -9,7 +9,7 @@ import torch
 from lora_scratch.adapter import LoRAConfig
 from lora_scratch.data import Encoded, Splits
 from lora_scratch.errors import ConfigError
-from lora_scratch.model import Base
+from lora_scratch.model.base import Base
 from lora_scratch.runs import (
     DataOptions,
     ModelOptions,

@@ -8,7 +8,7 @@ import torch
 from support.folders import save_base
 
 from lora_scratch.errors import ModelError
-from lora_scratch.model import load_base
+from lora_scratch.model.base import load_base
 
 
 @pytest.fixture(scope="module")

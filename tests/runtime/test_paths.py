@@ -11,7 +11,7 @@ from torch import nn
 from lora_scratch.adapter import LoRAConfig, inject
 from lora_scratch.data import load_splits, read_texts
 from lora_scratch.errors import AdapterFileError, ConfigError, DataError, ModelError
-from lora_scratch.model import load_base
+from lora_scratch.model.base import load_base
 from lora_scratch.runs import check_file, check_free, local_adapter
 from lora_scratch.runs.resume import recorded_run
 from lora_scratch.runtime import paths

@@ -5,17 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support.tiny import tiny_distilbert, tiny_rows
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from lora_scratch.adapter import LoRAConfig
 from lora_scratch.commands.benchmarks import ours, whole_job
 from lora_scratch.commands.benchmarks.ours import build_ours, train_ours
 from lora_scratch.commands.benchmarks.products import measure_floor
 from lora_scratch.commands.benchmarks.watch import Race, Watch
 from lora_scratch.commands.benchmarks.work import Work
-from support.tiny import tiny_distilbert, tiny_rows
-from torch.optim.optimizer import register_optimizer_step_post_hook
-
-from lora_scratch.adapter import LoRAConfig
 from lora_scratch.data import Splits
-from lora_scratch.model import Base
+from lora_scratch.model.base import Base
 from lora_scratch.training import TrainingConfig, loop
 
 READ_EVERY = 7
