@@ -1,17 +1,18 @@
-"""Load a pretrained classifier, with a fresh head where its own head is for other labels.
+"""Load a pretrained classifier. If its labels are other ones, its output layer starts new.
 
-Weights are read from safetensors alone and `trust_remote_code` stays off: loading a model never runs code that came with it.
+Weights are read from safetensors only, and `trust_remote_code` is off: no code of the model runs.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import transformers  # names it reads from the module are loaded when they are used: the models among them take seconds
+import transformers  # only as a module: importing its model classes by name takes seconds
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
@@ -26,8 +27,8 @@ class Base:
     """A pretrained classifier and its tokenizer.
 
     Args:
-        name: the folder or hub name it came from.
-        fresh: names of the parameters that did not come from there and have seeded random values: the new head.
+        name: the folder or hub name that it was loaded from.
+        newly_initialized: the parameters with seeded random values: the new head.
     """
 
     model: Any
@@ -37,27 +38,35 @@ class Base:
 
     @property
     def pad_token_id(self) -> int:
-        """The token that fills a batch up to its longest row."""
+        """The token that fills a row of a batch up to the longest one."""
         return int(self.tokenizer.pad_token_id or 0)
 
 
-def load_base(name: str, *, labels: Sequence[str] | None = None, seed: int = 0, dtype: torch.dtype = torch.float32) -> Base:
-    """The model `name` (hub or folder) with one output per label (its own labels if None), on the CPU, in evaluation mode.
+def load_base(
+    name: str,
+    *,
+    labels: Sequence[str] | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Base:
+    """Load the model `name` (a folder or on the hub) on the CPU, in evaluation mode.
 
-    The head's output layer is kept if the model has these very labels, else it is drawn anew: normal with the model's own
-    initializer_range, bias zero, from a generator seeded by (seed, parameter name).
+    If its labels are not these, its output layer is drawn again: the weight from a normal
+    distribution with the model's `initializer_range`, seeded by (seed, parameter name); bias zero.
 
     Raises:
-        ModelError: not a folder with a model and not to be had from the hub, or no sequence classifier.
+        ModelError: no such model in the folder or on the hub, or no sequence classifier.
     """
     if not name:
-        raise ModelError("no model is named", where="--model", expected="a folder or a name on the hub")
+        expected = "a folder or a name on the hub"
+        raise ModelError("no model is named", where="--model", expected=expected)
     if fault := path_fault(name, or_hub=True):
-        raise ModelError(fault.found, where=shown_path(name), expected=fault.expected, remedy="pass another --model")
-    with _quiet():
-        try:
-            trained_for = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False).id2label
-            names = trained_for if labels is None else dict(enumerate(labels))
+        where, remedy = shown_path(name), "pass another --model"
+        raise ModelError(fault.found, where=where, expected=fault.expected, remedy=remedy)
+    try:
+        with _quiet():
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+            names = config.id2label if labels is None else dict(enumerate(labels))
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
                 name,
@@ -70,17 +79,18 @@ def load_base(name: str, *, labels: Sequence[str] | None = None, seed: int = 0, 
                 output_loading_info=True,
                 trust_remote_code=False,  # None would ask on the terminal
             )
-        except Exception as error:  # of transformers, tokenizers (plain Exception), safetensors and the hub client alike
-            raise _cannot_load(name, error) from error
-    fresh = {str(key) for key in info["missing_keys"]} | {str(entry[0]) for entry in info["mismatched_keys"]}
-    if trained_for != names:
-        fresh |= _parameters_of(model, output_layer(model))
-    _draw(model, fresh, seed)
-    return Base(model.eval(), tokenizer, name, tuple(sorted(fresh)))
+    except Exception as error:  # transformers, tokenizers, safetensors and the hub raise many types
+        raise _cannot_load(name, error) from error
+    new = {str(key) for key in info["missing_keys"]}
+    new |= {str(entry[0]) for entry in info["mismatched_keys"]}
+    if config.id2label != names and (head := output_layer(model)):
+        new |= {f"{head}.{key}" for key, _ in model.get_submodule(head).named_parameters()}
+    _initialize(model, new, seed)
+    return Base(model.eval(), tokenizer, name, tuple(sorted(new)))
 
 
 def output_layer(model: Any) -> str | None:
-    """The name of the head's last linear layer that has an output for each of the model's labels; None if there is none."""
+    """Return the name of the head's last linear layer with one output per label, or None."""
     linears = [
         f"{head}.{inner}" if inner else head
         for head in default_heads(model)
@@ -90,55 +100,44 @@ def output_layer(model: Any) -> str | None:
     return linears[-1] if linears else None
 
 
-def _parameters_of(model: nn.Module, name: str | None) -> set[str]:
-    return set() if name is None else {f"{name}.{key}" for key, _ in model.get_submodule(name).named_parameters()}
-
-
 @torch.no_grad()
-def _draw(model: Any, fresh: set[str], seed: int) -> None:
-    for name in fresh:
+def _initialize(model: Any, names: Iterable[str], seed: int) -> None:
+    for name in names:
         owner, _, kind = name.rpartition(".")
-        parameter = model.get_parameter(name)
         if not isinstance(model.get_submodule(owner), nn.Linear):
-            continue  # a norm or an embedding: transformers has given it its standard first value
+            continue  # a norm or an embedding has transformers' standard values
+        parameter = model.get_parameter(name)
         if kind == "bias":
             parameter.zero_()
         else:
-            drawn = torch.empty(parameter.shape).normal_(
-                std=model.config.initializer_range, generator=named_generator(seed, name)
-            )
-            parameter.copy_(drawn)
+            std, generator = model.config.initializer_range, named_generator(seed, name)
+            parameter.copy_(torch.empty(parameter.shape).normal_(std=std, generator=generator))
 
 
-class _quiet:
-    """transformers prints a table of fresh tensors; `Base.newly_initialized` says the same, and the scripts print it in one line."""
-
-    def __enter__(self) -> None:
-        self.verbosity = transformers_logging.get_verbosity()
-        self.progress = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-
-    def __exit__(self, *exception: object) -> None:
-        transformers_logging.set_verbosity(self.verbosity)
-        if self.progress:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' table of new tensors: the commands print `newly_initialized`."""
+    verbosity = transformers_logging.get_verbosity()
+    progress_bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if progress_bar:
             transformers_logging.enable_progress_bar()
 
 
 def _cannot_load(name: str, error: Exception) -> ModelError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if os.path.exists(name):
-        return ModelError(
-            f"no sequence classifier could be loaded ({reason})",
-            where=name,
-            expected="a folder with config.json, model.safetensors and tokenizer files",
-        )
+        fault = f"no sequence classifier could be loaded ({reason})"
+        expected = "a folder with config.json, model.safetensors and tokenizer files"
+        return ModelError(fault, where=name, expected=expected)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        return ModelError(
-            "no such folder", where=name, expected="a folder, or owner/name on the hub", remedy="pass --model FOLDER"
-        )
-    return ModelError(
-        "the model is no local folder and could not be fetched from the hub",
-        where=name,
-        remedy=f"pass --model FOLDER with a model saved by save_pretrained, or connect to the hub ({reason})",
-    )
+        expected, remedy = "a folder, or owner/name on the hub", "pass --model FOLDER"
+        return ModelError("no such folder", where=name, expected=expected, remedy=remedy)
+    fault = "the model is no local folder and could not be fetched from the hub"
+    saved = "pass --model FOLDER with a model saved by save_pretrained"
+    return ModelError(fault, where=name, remedy=f"{saved}, or connect to the hub ({reason})")

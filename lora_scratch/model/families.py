@@ -1,7 +1,7 @@
-"""What each model family calls its parts: the one table that everything else reads.
+"""The table of model families: the names of their modules. All other code reads it here.
 
-A family is transformers' `model_type`. To support another one, add a line here; the tests of this
-file compare every line with a real model of the family.
+A family is transformers' `model_type`. To support another one, add a line. The tests compare every
+line with a real model of the family.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class Family:
     """The names of one family's modules.
 
     Args:
-        query, key, value: the projections of attention, the default targets; last components.
-        output: the projection behind attention, as last components of its name.
-        blocks: the module under the encoder that holds the blocks (fast/packed.py).
+        query, key, value: attention's projections, the default targets, by last component.
+        output: the projection after attention, by last components.
+        blocks: the module in the encoder that contains the blocks (fast/packed.py).
     """
 
     query: str
@@ -43,22 +43,19 @@ FAMILIES = {
 
 
 def family_name(model: nn.Module) -> str:
-    """Return transformers' name of the model's family, or an empty string if it has none."""
+    """Return the model's family, or an empty string."""
     return str(getattr(getattr(model, "config", None), "model_type", ""))
 
 
 def family_of(model: nn.Module) -> Family | None:
-    """Return the line of the table for this model, or None for a family that is not in it."""
+    """Return the model's line in the table, or None."""
     return FAMILIES.get(family_name(model))
 
 
 def default_heads(model: nn.Module) -> list[str]:
-    """Return the modules with parameters that stand beside the encoder.
-
-    The encoder is the module that transformers calls `model.base_model_prefix`.
-    """
+    """Return the modules with parameters outside the encoder, `model.base_model_prefix`."""
     encoder = getattr(model, "base_model_prefix", None)
     if not isinstance(getattr(model, encoder or "", None), nn.Module):
         return []
-    children = model.named_children()
-    return [name for name, child in children if name != encoder and any(True for _ in child.parameters())]
+    outside = {name: child for name, child in model.named_children() if name != encoder}
+    return [name for name, child in outside.items() if any(True for _ in child.parameters())]
