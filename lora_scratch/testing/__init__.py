@@ -1,6 +1,4 @@
-"""For your own tests: the laws of an adapter layer.
-
-`laws.py` says what a law is, `function_laws.py` and `state_laws.py` state them, `evidence.py` measures."""
+"""The laws of an adapter layer, for your own tests. Start with laws.py."""
 
 from .evidence import TOLERANCE as TOLERANCE
 from .evidence import LawError as LawError

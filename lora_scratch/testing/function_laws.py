@@ -1,4 +1,4 @@
-"""What an adapter layer computes, and what of it is trained: the formula, its gradients, its start, its rank, its dtypes."""
+"""The laws of the function: start, formula, gradients, rank, scaling, dtypes, trained tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from .evidence import (
     hold_constant,
     in_dtype,
     off_init,
-    same_random_state,
 )
 from .laws import Make, law
 
@@ -27,52 +26,49 @@ DRAWS = 64  # of dropout, until one differs from the first
 
 @law
 def check_zero_start(make: Make, x: Tensor) -> None:
-    """A fresh layer computes exactly what its base does, in training (dropout on) and in evaluation."""
+    """A new layer computes exactly what its base does, in evaluation and in training with dropout."""
     layer = make()
     sample = as_input(x, layer.weight.dtype)
     for training in (True, False):
         layer.train(training)
-        with same_random_state():
-            expect_same_bits(layer(sample), layer.base(sample), f"the output with training={training}", "the base's bits")
+        with torch.random.fork_rng():
+            output = f"the output with training={training}"
+            expect_same_bits(layer(sample), layer.base(sample), output, "the base's bits")
 
 
 @law
 def check_dense_formula(make: Make, x: Tensor) -> None:
-    """In float64 the layer computes what its base does with W replaced by W + ΔW, to 1e-12."""
+    """In float64 the layer computes what its base does with W + ΔW in place of W, to 1e-12."""
     layer, sample = in_dtype(off_init(make()), x, torch.float64)
-    total = layer.weight + layer.delta_weight()
-    expect_close(layer.effective_weight(), total, 1e-12, "effective_weight()", "weight + delta_weight()")
-    expect_close(
-        layer(sample),
-        base_output(layer, sample, layer.effective_weight()),
-        1e-12,
-        "forward",
-        "the base with effective_weight()",
-    )
+    effective, total = layer.effective_weight(), layer.weight + layer.delta_weight()
+    expect_close(effective, total, 1e-12, "effective_weight()", "weight + delta_weight()")
+    output = base_output(layer, sample, effective)
+    expect_close(layer(sample), output, 1e-12, "forward", "the base with effective_weight()")
 
 
 @law
 def check_gradients(make: Make, x: Tensor, *, constants: Collection[str] = ()) -> None:
-    """In float64 the gradients of every adapter tensor and of the input agree with finite differences."""
+    """In float64 the gradients of adapter tensors and input agree with finite differences."""
     layer, sample = in_dtype(off_init(make()), x, torch.float64)
     for name in constants:
         hold_constant(layer, name)
     adapter = [tensor.requires_grad_() for tensor in layer.adapter_tensors().values()]
-    inputs = [*adapter, sample.detach().clone().requires_grad_()] if sample.is_floating_point() else adapter
+    has_gradient = sample.is_floating_point()
+    inputs = [*adapter, sample.detach().clone().requires_grad_()] if has_gradient else adapter
 
     def output(*tensors: Tensor) -> Tensor:
-        """The layer as a function of its tensors, which gradcheck moves in place, and of x."""
-        return layer(tensors[-1] if sample.is_floating_point() else sample)  # type: ignore[no-any-return]
+        # gradcheck changes the adapter tensors in place
+        return layer(tensors[-1] if has_gradient else sample)  # type: ignore[no-any-return]
 
     try:
         torch.autograd.gradcheck(output, inputs)
-    except RuntimeError as error:  # gradcheck's own error, and a forward that autograd can't follow
+    except RuntimeError as error:  # from gradcheck, or from a forward without a gradient
         raise LawError(str(error), expected="those of finite differences") from error
 
 
 @law
 def check_base_frozen(make: Make, x: Tensor, *, frozen: Collection[str] = ()) -> None:
-    """Backward reaches every adapter tensor but the `frozen` ones with a float32 gradient, and no tensor of the base."""
+    """Every adapter tensor but the `frozen` ones gets a float32 gradient, no base tensor does."""
     layer = off_init(make())
     layer(x).float().square().sum().backward()
     for name, parameter in layer.base.named_parameters():
@@ -83,29 +79,31 @@ def check_base_frozen(make: Make, x: Tensor, *, frozen: Collection[str] = ()) ->
             if tensor.grad is not None:
                 raise LawError(f"{name} has a gradient", expected="none, as it is frozen")
         elif tensor.grad is None or not tensor.grad.any() or tensor.grad.dtype != torch.float32:
-            raise LawError(f"{name} has the gradient {tensor.grad}", expected="a float32 one, not zero")
+            fault = f"{name} has the gradient {tensor.grad}"
+            raise LawError(fault, expected="a float32 one, not zero")
 
 
 @law
 def check_start_learns(make: Make, x: Tensor) -> None:
-    """At its start, too, some adapter tensor has a gradient that is not zero: training can leave it."""
+    """At the start some adapter tensor has a gradient that is not zero: training can begin."""
     layer = make().eval()
     layer(x).float().square().sum().backward()
-    if not any(tensor.grad is not None and tensor.grad.any() for tensor in layer.adapter_tensors().values()):
-        raise LawError("every gradient is zero at the start", expected="one that is not, to leave it by")
+    gradients = [tensor.grad for tensor in layer.adapter_tensors().values()]
+    if not any(gradient is not None and gradient.any() for gradient in gradients):
+        raise LawError("every gradient is zero at the start", expected="one that is not")
 
 
 @law
 def check_dropout_acts(make: Make, x: Tensor) -> None:
-    """In training a dropout of the layer, if it has one that drops, gives another output at another draw."""
+    """In training, a layer with dropout gives different outputs at different draws."""
     layer = off_init(make()).train()
     own = [module for name, module in layer.named_modules() if not name.startswith("base")]
     if not any(isinstance(module, nn.Dropout) and module.p > 0 for module in own):
         return
-    with same_random_state(), torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad():
         first = layer(x)
         if all(torch.equal(layer(x), first) for _ in range(DRAWS)):
-            raise LawError(f"{DRAWS} draws of its dropout give one output", expected="others")
+            raise LawError(f"{DRAWS} draws of dropout give one output", expected="different ones")
 
 
 @law
@@ -120,19 +118,20 @@ def check_low_rank(make: Make, x: Tensor) -> None:
 
 @law
 def check_linear_in_scaling(make: Make, x: Tensor) -> None:
-    """t times the scaling is t times ΔW and t times the update of the output; no scaling is the base."""
+    """t times the scaling gives t times ΔW and t times the update of the output."""
     layer, sample = in_dtype(off_init(make()), x, torch.float64)
-    base, delta, update = layer.base(sample), layer.delta_weight(), layer(sample) - layer.base(sample)
-    first = layer.scaling
+    base, delta, scaling = layer.base(sample), layer.delta_weight(), layer.scaling
+    update = layer(sample) - base
     for t in (2.0, -0.5, 0.0):
-        layer.scaling = t * first
-        expect_close(layer.delta_weight(), t * delta, 1e-12, f"delta_weight() at {t} x scaling", f"{t} times it")
-        expect_close(layer(sample), base + t * update, 1e-12, f"forward at {t} x scaling", f"{t} x the update")
+        layer.scaling = t * scaling
+        at = f"at {t} x scaling"
+        expect_close(layer.delta_weight(), t * delta, 1e-12, f"delta_weight() {at}", f"{t} times it")
+        expect_close(layer(sample), base + t * update, 1e-12, f"forward {at}", f"{t} x the update")
 
 
 @law
 def check_dtypes_and_shapes(make: Make, x: Tensor) -> None:
-    """Shape and dtype are the base's, merged or not, also under bf16 autocast, where ΔW stays as exact as without."""
+    """Shape and dtype are the base's, merged or not. Under bf16 autocast ΔW has the same bits."""
     for dtype in TOLERANCE:
         layer, sample = in_dtype(off_init(make()), x, dtype)
         expect_like(layer(sample), layer.base(sample), f"the output in {dtype}")
@@ -149,16 +148,17 @@ def check_dtypes_and_shapes(make: Make, x: Tensor) -> None:
 
 @law
 def check_adapter_tensors(make: Make, x: Tensor, *, frozen: Collection[str] = ()) -> None:
-    """The adapter tensors are float32, finite and, but for the `frozen` ones, all that is trainable in the layer."""
+    """Adapter tensors are finite float32. They are all that is trained, `frozen` ones apart."""
     layer = make()
     tensors = layer.adapter_tensors()
     for name, tensor in tensors.items():
         is_frozen = name in frozen
-        if tensor.dtype != torch.float32 or tensor.requires_grad is is_frozen or not tensor.isfinite().all():
-            found = f"{name} is {tensor.dtype}, requires_grad={tensor.requires_grad}"
-            raise LawError(found, expected=f"finite float32 with requires_grad={not is_frozen}")
-    meant = {name: tensor for name, tensor in tensors.items() if name not in frozen}
+        valid = tensor.dtype == torch.float32 and bool(tensor.isfinite().all())
+        if not valid or tensor.requires_grad is is_frozen:
+            fault = f"{name} is {tensor.dtype}, requires_grad={tensor.requires_grad}"
+            raise LawError(fault, expected=f"finite float32 with requires_grad={not is_frozen}")
+    named = {name: tensor for name, tensor in tensors.items() if name not in frozen}
     trained = {id(p): name for name, p in layer.named_parameters() if p.requires_grad}
-    if set(trained) != {id(t) for t in meant.values()} or len(trained) != len(meant):
-        found = f"adapter_tensors() has {sorted(meant)} to train and the layer trains {sorted(trained.values())}"
-        raise LawError(found, expected="the same tensors, each once")
+    if set(trained) != {id(t) for t in named.values()} or len(trained) != len(named):
+        fault = f"adapter_tensors() has {sorted(named)} to train and the layer trains"
+        raise LawError(f"{fault} {sorted(trained.values())}", expected="the same tensors, each once")

@@ -1,20 +1,19 @@
-r"""The laws of an adapter layer, as functions that take any layer, also one that you wrote, and need no test framework.
+r"""The laws of an adapter layer: functions that check any layer, also your own.
 
     from lora_scratch.testing import check_all
 
     check_all(lambda: MyLayer(nn.Linear(6, 4), rank=2, alpha=3), torch.randn(5, 6))
 
-A law that does not hold raises `LawError`, an AssertionError that names the law, what was found and what was expected.
-`make` gives a fresh layer at each call, its base too, in float32, with whatever dropout and scaling you want proven; `x` is
-an input of it. Laws look at the layer as it is made and away from its start (every adapter tensor moved by seeded noise),
-since most mistakes multiply by zero where B is zero. They leave torch's global random state alone.
+A broken law raises `LawError`, an AssertionError with the name of the law. Every call of `make`
+returns a new layer with a new base, in float32, with any dropout and scaling; `x` is an input for it.
+The laws check the layer at its start and with noise in every adapter tensor: at B = 0 many mistakes
+do not show. torch's global random state is unchanged afterwards.
 
-A layer that is not meant to obey a law says so: DoRA's update has no rank bound and is not linear in the scaling, and
-its gradient takes the row norm for a constant,
+A layer can be exempt from a law by design. DoRA's update has no bounded rank and is not linear in
+the scaling, and its gradient treats the row norm as a constant; LoRA-FA trains B alone:
 
     check_all(make, x, skip=["low_rank", "linear_in_scaling"], constants=["row_norm"])
-
-and LoRA-FA, which trains B alone, `check_all(make, x, frozen=["lora_A.weight"])`.
+    check_all(make, x, frozen=["lora_A.weight"])
 """
 
 from __future__ import annotations
@@ -32,62 +31,72 @@ Make = Callable[[], AdapterLayer]
 Law = Callable[..., None]
 Check = TypeVar("Check", bound=Callable[..., None])
 
-LAWS: dict[str, Law] = {}  # by the name that `skip` and a LawError use, in the order of `check_all`
+LAWS: dict[str, Law] = {}  # by the names that `skip` and LawError use, in the order of `check_all`
 
 
 def law(check: Check) -> Check:
-    """A decorator: `check_zero_start` is the law `zero_start`, and what it raises says so."""
+    """Register `check_zero_start` as the law `zero_start`, whose errors have this name."""
     name = check.__name__.removeprefix("check_")
 
     @functools.wraps(check)
     def named(*args: object, **options: object) -> None:
-        """The check; a law that breaks is told by its name."""
         try:
             check(*args, **options)
         except LawError as error:
             raise LawError(error.found, where=name, expected=error.expected) from error.__cause__
-        except Exception as error:  # a layer that fails half-way breaks the law as well
-            raise LawError(f"{type(error).__name__}: {error}", where=name, expected="no exception") from error
+        except Exception as error:  # a layer that raises breaks the law too
+            fault = f"{type(error).__name__}: {error}"
+            raise LawError(fault, where=name, expected="no exception") from error
 
     LAWS[name] = named
     return named  # type: ignore[return-value]
 
 
 def check_all(
-    make: Make, x: Tensor, *, skip: Collection[str] = (), constants: Collection[str] = (), frozen: Collection[str] = ()
+    make: Make,
+    x: Tensor,
+    *,
+    skip: Collection[str] = (),
+    constants: Collection[str] = (),
+    frozen: Collection[str] = (),
 ) -> None:
-    """Check every law of `LAWS` that is not named in `skip`.
+    """Check every law of `LAWS`.
 
     Args:
-        make: gives a fresh layer in float32.
+        make: returns a new layer in float32.
         x: an input of the layer.
-        skip: laws that this kind of layer is not meant to obey.
-        constants: methods of the layer whose value its gradient takes for a constant by design.
-        frozen: adapter tensors that are not trained by design.
+        skip: laws that do not apply to this layer.
+        constants: methods whose value is a constant to the gradient.
+        frozen: adapter tensors that are not trained.
 
     Raises:
-        LawError: the first law that is broken.
-        ValueError: a name in `skip`, `constants` or `frozen` that there is not, or a `make` that makes nothing new.
+        LawError: the first broken law.
+        ValueError: an unknown name, or a `make` that does not return a new layer.
     """
     _check_names("law", skip, LAWS)
     layer = _made(make)
     _check_names("adapter tensor", frozen, layer.adapter_tensors())
     _check_names("method", constants, sorted(set(dir(type(layer))) - set(dir(nn.Module))))
-    given = {"gradients": {"constants": constants}, "base_frozen": {"frozen": frozen}, "adapter_tensors": {"frozen": frozen}}
+    options = {
+        "gradients": {"constants": constants},
+        "base_frozen": {"frozen": frozen},
+        "adapter_tensors": {"frozen": frozen},
+    }
     for name, check in LAWS.items():
         if name not in skip:
-            check(make, x, **given.get(name, {}))
+            check(make, x, **options.get(name, {}))
 
 
 def _made(make: Make) -> AdapterLayer:
-    """A layer, if each call makes a new one."""
+    """Return a layer. Raise ValueError if two calls do not make two new layers."""
     if isinstance(make, nn.Module):
         raise ValueError("make is a layer; expected a function that makes one")
     first, second = make(), make()
     if not isinstance(first, AdapterLayer):
         raise ValueError(f"make gave a {type(first).__name__}; expected an AdapterLayer")
     if first is second or first.base is second.base:
-        raise ValueError("make gave the same layer, or the same base, twice; expected a new one at each call")
+        fault = "make gave the same layer, or the same base, twice"
+        raise ValueError(f"{fault}; expected a new one at each call")
     return first
 
 

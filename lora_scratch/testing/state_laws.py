@@ -1,4 +1,4 @@
-"""What merging, switching off, modes and saving do to an adapter layer: what they say, and nothing to its weights."""
+"""The laws of merging, switching off, modes and saving: they never change the layer's tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from .evidence import (
     in_dtype,
     off_init,
     reference_output,
-    same_random_state,
     snapshot,
 )
 from .laws import Make, law
@@ -24,7 +23,7 @@ from .laws import Make, law
 
 @law
 def check_merge_equals_forward(make: Make, x: Tensor) -> None:
-    """Both agree with the dense formula in float64, to the tolerance of their dtype; merged is the base with that weight."""
+    """Merged and not, the layer computes the float64 formula to the tolerance of its dtype."""
     for dtype, tolerance in TOLERANCE.items():
         layer, sample = in_dtype(off_init(make()), x, dtype)
         exact = reference_output(layer, sample)
@@ -39,7 +38,7 @@ def check_merge_equals_forward(make: Make, x: Tensor) -> None:
 
 @law
 def check_unmerge_restores(make: Make, x: Tensor) -> None:
-    """Ten cycles of merge and unmerge leave every bit of tensors and output; a second merge or unmerge is an error."""
+    """Ten merges and unmerges leave every bit; a second merge or unmerge in a row is an error."""
     for dtype in TOLERANCE:
         layer, sample = in_dtype(off_init(make()), x, dtype)
         before, output = snapshot(layer), layer(sample)
@@ -54,7 +53,7 @@ def check_unmerge_restores(make: Make, x: Tensor) -> None:
 
 @law
 def check_merge_refuses_nonfinite(make: Make, x: Tensor) -> None:
-    """A NaN or an infinity in any adapter tensor is an error of merge(), which then has changed nothing."""
+    """merge() refuses NaN and infinity in any adapter tensor and changes nothing."""
     for value in (float("nan"), float("inf")):
         for name in make().adapter_tensors():
             layer = off_init(make())
@@ -69,14 +68,14 @@ def check_merge_refuses_nonfinite(make: Make, x: Tensor) -> None:
 
 @law
 def check_modes_leave_weights(make: Make, x: Tensor) -> None:
-    """train(), eval(), forward and state_dict() change no bit and do not merge; state_dict() is always unmerged."""
+    """train(), eval(), forward and state_dict() change no bit and neither merge nor unmerge."""
     layer = off_init(make())
     before = snapshot(layer)
     for merged in (False, True):
         if merged:
             layer.merge()
         for call in (layer.train, layer.eval, layer.state_dict, lambda layer=layer: layer(x)):
-            with same_random_state():
+            with torch.random.fork_rng():
                 call()
             expect_unchanged(layer, before, f"train(), eval(), forward, state_dict(); merged={merged}")
             if layer.merged is not merged:
@@ -85,7 +84,7 @@ def check_modes_leave_weights(make: Make, x: Tensor) -> None:
 
 @law
 def check_disabled_is_base(make: Make, x: Tensor) -> None:
-    """With `enabled` False the layer is its base, bit for bit, merged or not; switched on again it is what it was."""
+    """With `enabled` False the layer is its base, bit for bit, merged or not, and can come back."""
     for dtype in TOLERANCE:
         layer, sample = in_dtype(off_init(make()), x, dtype)
         for state in ("unmerged", "merged"):
@@ -93,6 +92,7 @@ def check_disabled_is_base(make: Make, x: Tensor) -> None:
                 layer.merge()
             adapted = layer(sample)
             layer.enabled = False
-            expect_same_bits(layer(sample), layer.base(sample), f"the {state} output in {dtype}", "the base's bits")
+            output = f"the {state} output"
+            expect_same_bits(layer(sample), layer.base(sample), f"{output} in {dtype}", "the base's bits")
             layer.enabled = True
-            expect_same_bits(layer(sample), adapted, f"the {state} output once enabled", "the adapted one")
+            expect_same_bits(layer(sample), adapted, f"{output} once enabled", "the adapted one")
