@@ -29,6 +29,7 @@ def register(variant: str, base: type[nn.Module] | str) -> Callable[[Layer], Lay
     """
 
     def enter(cls: Layer) -> Layer:
+        """Register the class and return it."""
         registered = _classes.setdefault(variant, {}).setdefault(base, cls)
         if registered is not cls:
             name = base if isinstance(base, str) else base.__name__

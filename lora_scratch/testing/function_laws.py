@@ -57,7 +57,7 @@ def check_gradients(make: Make, x: Tensor, *, constants: Collection[str] = ()) -
     inputs = [*adapter, sample.detach().clone().requires_grad_()] if has_gradient else adapter
 
     def output(*tensors: Tensor) -> Tensor:
-        # gradcheck changes the adapter tensors in place
+        """Return the layer's output; gradcheck changes the adapter tensors in place."""
         return layer(tensors[-1] if has_gradient else sample)  # type: ignore[no-any-return]
 
     try:

@@ -40,6 +40,7 @@ def law(check: Check) -> Check:
 
     @functools.wraps(check)
     def named(*args: object, **options: object) -> None:
+        """Run the check and put the law's name into its errors."""
         try:
             check(*args, **options)
         except LawError as error:
