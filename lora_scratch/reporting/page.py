@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConfigError
 from ..evaluation import Table
+from ..runtime import extras
 from ..runtime.atomic import write_text
-from ..runtime.extras import missing, remedy
 
-REMEDY = remedy("report")
 TEMPLATE = "page.html"
 
 
@@ -60,13 +58,12 @@ class Page:
 
 def missing_packages() -> list[str]:
     """Return the packages that a page needs and that are not installed."""
-    return missing("report")
+    return extras.missing_packages("report")
 
 
 def check_installed(flag: str) -> None:
     """Raise a ConfigError about `flag` if a package of the extra `report` is not installed."""
-    if absent := missing_packages():
-        raise ConfigError(f"{' and '.join(absent)} not installed", where=flag, remedy=REMEDY)
+    extras.check_extra("report", flag=flag)
 
 
 def page_html(page: Page) -> str:
@@ -88,6 +85,7 @@ def write_page(path: Path, page: Page) -> None:
 def write_page_if_possible(path: Path, make: Callable[[], Page]) -> str:
     """Write the page if its packages are installed. Return a line that says whether it was."""
     if absent := missing_packages():
-        return f"{path} was not written: {' and '.join(absent)} not installed; {REMEDY}"
+        remedy = extras.install_command("report")
+        return f"{path} was not written: {' and '.join(absent)} not installed; {remedy}"
     write_page(path, make())
     return f"page: {path}"

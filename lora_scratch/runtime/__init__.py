@@ -1,1 +1,1 @@
-"""Where and how the arithmetic runs: device, precision, seeds, and files that are whole or absent."""
+"""Device, precision, seeds, processes and safe files."""

@@ -1,4 +1,4 @@
-"""A file is written beside its place, flushed and renamed: it is whole or it is absent."""
+"""Files and folders that are complete or absent: written under another name, flushed, renamed."""
 
 from __future__ import annotations
 
@@ -14,149 +14,131 @@ from typing import Any, TextIO
 
 from ..errors import LoraScratchError
 
+NOT_WRITTEN, FREE_SPACE = "could not be written", "free some space or choose another folder"
+
+
+@contextmanager
+def file_errors(path: Path, problem: str, remedy: str = "") -> Iterator[None]:
+    """Turn an OSError inside into a LoraScratchError: `path: problem (reason); remedy`."""
+    try:
+        yield
+    except OSError as error:
+        message = f"{problem} ({error.strerror})"
+        raise LoraScratchError(message, where=str(path), remedy=remedy) from error
+
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a reader sees the old file or the new one, never a part.
+    """Write `content` to `path`. A reader sees the old file or the new one, never a part.
 
     Raises:
-        LoraScratchError: the disk is full, the folder is read-only, or the like; the old file is untouched.
+        LoraScratchError: for example a full disk or a read-only folder; the old file is untouched.
     """
-    path = Path(path)
-    _check_regular(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        raise LoraScratchError(
-            f"could not be written ({error.strerror})",
-            where=str(path),
-            remedy="free some space or choose another folder",
-        ) from error
-    finally:  # also after Ctrl-C
-        with suppress(OSError):
-            beside.unlink()
+    with _new_file(Path(path), "wb") as file:
+        file.write(content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """`write_bytes` for UTF-8 text; a lone surrogate, which a file name may hold, is written as an escape."""
+    """Write UTF-8 text as `write_bytes` does. Lone surrogates, from file names, become escapes."""
     write_bytes(path, content.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`write_bytes` for JSON: sorted keys, two spaces, no NaN (JSON has none)."""
+    """Write JSON as `write_bytes` does: sorted keys, two spaces, no NaN (JSON has none)."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def _check_regular(path: Path) -> None:
-    """Renamed onto /dev/null, a file would take its place for everyone."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise LoraScratchError("could not be written (no regular file)", where=str(path), expected="a file, or nothing yet")
-
-
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Raises:
-        LoraScratchError: it is not there, no regular file, or no JSON.
+        LoraScratchError: it does not exist, or is no regular file or no JSON.
     """
+    where = str(path)
     try:
-        if not os.path.isfile(path) and os.path.exists(path):  # a pipe would be waited on for ever
-            raise LoraScratchError("is no regular file", where=str(path))
-        return json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise LoraScratchError(f"can't be read ({error.strerror})", where=str(path)) from error
+        if not os.path.isfile(path) and os.path.exists(path):  # reading a pipe would never end
+            raise LoraScratchError("is no regular file", where=where)
+        with file_errors(path, "can't be read"):
+            return json.loads(Path(path).read_bytes())
     except (ValueError, RecursionError) as error:
-        raise LoraScratchError(f"not valid JSON ({error})", where=str(path), remedy="remove it, or put it right") from error
+        remedy = "remove it, or put it right"
+        raise LoraScratchError(f"not valid JSON ({error})", where=where, remedy=remedy) from error
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[TextIO]:
-    """Yield a UTF-8 text file that becomes `path` when the block ends well; after an exception nothing is left of it.
-
-    For content of any size, which is written as it comes.
+    """Yield a UTF-8 text file that becomes `path` if the block succeeds, and is removed if not.
 
     Raises:
-        LoraScratchError: as for `write_bytes`; a file that was at `path` is untouched.
+        LoraScratchError: as for `write_bytes`.
     """
-    path = Path(path)
-    _check_regular(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with _new_file(Path(path), "w", encoding="utf-8") as file:
+        yield file
+
+
+@contextmanager
+def _new_file(path: Path, mode: str, encoding: str | None = None) -> Iterator[Any]:
+    if os.path.exists(path) and not os.path.isfile(path):  # a rename would replace /dev/null
+        problem, expected = f"{NOT_WRITTEN} (no regular file)", "a file, or nothing yet"
+        raise LoraScratchError(problem, where=str(path), expected=expected)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise LoraScratchError(
-            f"could not be written ({error.strerror})",
-            where=str(path),
-            remedy="free some space or choose another folder",
-        ) from error
+        with file_errors(path, NOT_WRITTEN, FREE_SPACE):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, mode, encoding=encoding) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _flush_folder(path.parent)
     finally:  # also after Ctrl-C
         with suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `path` when the block ends well; after an exception nothing is left.
+    """Yield an empty folder that becomes `path` if the block succeeds, and is removed if not.
 
-    An existing folder at `path` is replaced in two renames, so it is the old one or the new one, never a mixture.
+    A folder at `path` is replaced in two renames: a reader sees the old one or the new one.
+
+    Raises:
+        LoraScratchError: as for `write_bytes`, or there is a file at `path`.
     """
     path = Path(path)
     if os.path.exists(path) and not os.path.isdir(path):
         raise LoraScratchError("is a file", where=str(path), expected="a folder, or nothing yet")
-    try:
+    with file_errors(path, "could not be created", "choose another folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        beside.chmod(0o755)  # mkdtemp makes a private folder; a result is to be shared
-    except OSError as error:
-        raise LoraScratchError(
-            f"could not be created ({error.strerror})", where=str(path), remedy="choose another folder"
-        ) from error
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary.chmod(0o755)  # mkdtemp makes a private folder
     try:
-        yield beside
-        _flush_folder(beside)
-        _swap(beside, path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        raise LoraScratchError(
-            f"could not be written ({error.strerror})",
-            where=str(path),
-            remedy="free some space or choose another folder",
-        ) from error
+        with file_errors(path, NOT_WRITTEN, FREE_SPACE):
+            yield temporary
+            _flush_folder(temporary)
+            _swap(temporary, path)
+            _flush_folder(path.parent)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder so that a reader sees all of it or nothing; one that is gone already is fine.
+    """Remove a folder, if it exists. A reader sees all of it or nothing.
 
     Raises:
         LoraScratchError: it can't be removed.
     """
     gone = Path(path).with_name(f".{Path(path).name}.gone")
-    try:
-        shutil.rmtree(gone, ignore_errors=True)  # what an earlier removal did not finish
+    with file_errors(path, "could not be removed"):
+        shutil.rmtree(gone, ignore_errors=True)  # left by an earlier removal
         with suppress(FileNotFoundError):
             os.replace(path, gone)
             shutil.rmtree(gone)
-    except OSError as error:
-        raise LoraScratchError(f"could not be removed ({error.strerror})", where=str(path)) from error
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a process that was killed in the middle of a write left beside the places in `folder`.
+    """Remove the temporary files and folders that a killed process left in `folder`.
 
-    Only for a folder that no other process writes to.
+    No other process may write to the folder meanwhile.
     """
     for path in folder.glob(".*.*"):
         if path.is_dir():
@@ -167,25 +149,25 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """A renamed file survives a power cut once the folder that names it is on the disk too."""
+    """Flush the names in a folder: without that, a renamed file can be lost in a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems can't, and say so
+        if error.errno != errno.EINVAL:  # some network file systems can't
             raise
     finally:
         os.close(descriptor)
 
 
-def _swap(new: Path, place: Path) -> None:
+def _swap(new: Path, path: Path) -> None:
     old = new.with_name(new.name + ".old")
-    if place.exists():
-        os.replace(place, old)
+    if path.exists():
+        os.replace(path, old)
     try:
-        os.replace(new, place)
+        os.replace(new, path)
     except OSError:
         if old.exists():
-            os.replace(old, place)
+            os.replace(old, path)
         raise
     shutil.rmtree(old, ignore_errors=True)

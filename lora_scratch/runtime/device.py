@@ -1,4 +1,4 @@
-"""Which device the work runs on."""
+"""The device and the threads of the computation."""
 
 from __future__ import annotations
 
@@ -8,36 +8,39 @@ import torch
 
 from ..errors import ConfigError
 
+# Of the CPU's allocator, whose errors have no type of their own. The second: a size above 64 bits.
+OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "Storage size calculation overflowed")
+
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA where there is a GPU, else the CPU; any other name is torch's own for one (`cpu`, `cuda:1`).
+    """Return the device called `name`; `auto` is CUDA if there is a GPU, else the CPU.
 
-    Where torchrun started several processes on this machine, `cuda` is another GPU in each (runtime/distributed.py).
+    If torchrun started several processes, `cuda` is another GPU in each (runtime/distributed.py).
 
     Raises:
-        ConfigError: the name is no device of this machine, or processes would have to share it.
+        ConfigError: this machine has no such device, or processes would have to share it.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if processes > 1 and (name.startswith("cuda:") or (name == "cuda" and torch.cuda.device_count() < processes)):
-        raise ConfigError(
-            f"{name} for {processes} processes on a machine with {torch.cuda.device_count()} GPUs",
-            where="--device",
-            expected="a GPU for each process, or cpu",
-        )
+    if processes > 1 and name.split(":")[0] == "cuda":
+        gpus = torch.cuda.device_count()
+        if name != "cuda" or gpus < processes:
+            problem = f"{name} for {processes} processes on a machine with {gpus} GPUs"
+            raise ConfigError(problem, where="--device", expected="a GPU for each process, or cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
         if device.type not in ("cpu", "cuda"):  # a model on `meta` holds no numbers
             raise RuntimeError(f"device type {device.type}")
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise ConfigError(f"no device {name!r} here", where="--device", expected="auto, cpu or cuda") from error
+        problem, expected = f"no device {name!r} here", "auto, cpu or cuda"
+        raise ConfigError(problem, where="--device", expected=expected) from error
     return device
 
 
 def use_device(device: torch.device) -> None:
-    """Make this GPU the current one, for streams and kernels that name none. On a CPU, do nothing."""
+    """Make a GPU the current one, for streams and kernels that name none. Do nothing for a CPU."""
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
 
@@ -49,6 +52,7 @@ def use_threads(count: int) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is a device that has no memory left. The CPU's allocator has no error of its own, only a message."""
-    messages = ("DefaultCPUAllocator: ", "Storage size calculation overflowed")  # the second: more bytes than 64 bits count
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(each in str(error) for each in messages)
+    """Return whether the error says that a device has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(message in str(error) for message in OUT_OF_MEMORY)

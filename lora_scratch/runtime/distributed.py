@@ -1,10 +1,11 @@
-"""Many processes as one: those that torchrun started, or a world of one.
+"""The processes that torchrun started, or a single process.
 
     torchrun --nproc_per_node 2 -m lora_scratch train    2 processes of one machine
-    lora-scratch train                                  1; nothing here does anything then
+    lora-scratch train                                  1; the functions below then do nothing
 
-What is summed over the processes is a sum over rows, so that it does not matter which process had which row. All processes
-go through the same calls of this file in the same order: each of them waits for the others.
+Sums over the processes are sums over rows, so the result does not depend on which process had which
+row. All processes must call the functions in the same order: each call waits for the others, and
+raises WorldError if one of them is gone.
 """
 
 from __future__ import annotations
@@ -23,39 +24,39 @@ from torch.distributed.rendezvous import rendezvous
 from ..errors import ConfigError, WorldError
 from .rendezvous import fresh_store
 
-# A process that was killed closes its connections, and the others know at once. One that hangs, or whose machine lost its
-# power, says nothing: this is how long the others wait for it in the middle of the work.
+# A killed process closes its connections, and the others know at once. If a process hangs or its
+# machine loses power, the others wait for this time.
 TIMEOUT_S = 25
-PATIENCE_S = 1800  # before and between: one process may have to download or build what the others will read
+START_TIMEOUT_S = 1800  # at the start and between jobs: one process may download what all will read
 
-_working_group: dist.ProcessGroup | None = None  # all processes, with little patience; the default group has more
+_working_group: dist.ProcessGroup | None = None  # all processes, with TIMEOUT_S
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Inside, the processes that torchrun started know each other: by gloo on CPUs, by NCCL between GPUs.
+    """Connect the processes that torchrun started: by gloo on CPUs, by NCCL between GPUs.
 
-    `LORA_SCRATCH_TIMEOUT_S` in the environment says how long they wait for one that has fallen silent (25 s by default).
-    In a process group of the caller's own, and inside this one, nothing more happens.
+    LORA_SCRATCH_TIMEOUT_S in the environment replaces TIMEOUT_S. Inside another process group, do
+    nothing.
 
     Raises:
-        ConfigError: an environment that torchrun did not make. WorldError: they can't reach each other.
+        ConfigError: an environment that torchrun did not make.
+        WorldError: the processes can't reach each other.
     """
     global _working_group
     if processes_started() == 1 or dist.is_initialized():
         yield
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(_number("LOCAL_RANK") % torch.cuda.device_count())  # what `cuda` means from now on
+    if torch.cuda.is_available():  # `cuda` is this GPU from now on
+        torch.cuda.set_device(_number("LOCAL_RANK") % torch.cuda.device_count())
     for name in ("RANK", "LOCAL_RANK", "MASTER_PORT"):
         _number(name)
-    timeout = timedelta(seconds=_patience_s())
+    timeout, start = timedelta(seconds=_timeout_s()), timedelta(seconds=START_TIMEOUT_S)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _lost_process_is_an_error():
-        patience = timedelta(seconds=PATIENCE_S)
-        store, number, size = next(rendezvous("env://", timeout=patience))
-        store = fresh_store(store, rank=number, size=size, patience_s=PATIENCE_S)
-        dist.init_process_group("gloo", store=store, rank=number, world_size=size, timeout=patience)
+        store, number, size = next(rendezvous("env://", timeout=start))
+        store = fresh_store(store, rank=number, size=size, timeout_s=START_TIMEOUT_S)
+        dist.init_process_group("gloo", store=store, rank=number, world_size=size, timeout=start)
     try:
         with _lost_process_is_an_error():
             _working_group = dist.new_group(backend=backend, timeout=timeout)
@@ -66,44 +67,37 @@ def process_group() -> Iterator[None]:
 
 
 def world_size() -> int:
-    """The number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes and prints."""
+    """Return whether this is the process that writes and prints."""
     return rank() == 0
 
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> None:
-    """Every tensor becomes the sum of what the processes hold of it, in place, in one message, with the same bits in each.
+    """Replace every tensor by its sum over the processes, in one message. All get the same bits.
 
     Args:
-        tensors: float32, on one device; the same number of the same shapes in every process.
-
-    Raises:
-        WorldError: a process has gone.
-    """
+        tensors: float32, on one device; the same shapes in every process."""
     if world_size() == 1 or not tensors:
         return
     flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
     with _lost_process_is_an_error():
         dist.all_reduce(flat, group=_working_group)
-    for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
-        tensor.detach().copy_(part.view_as(tensor))
+    sums = torch.split(flat, [tensor.numel() for tensor in tensors])
+    for tensor, total in zip(tensors, sums, strict=True):
+        tensor.detach().copy_(total.view_as(tensor))
 
 
 def broadcast(content: bytes) -> bytes:
-    """The main process's `content`, whatever the others pass.
-
-    Raises:
-        WorldError: a process has gone.
-    """
+    """Return the main process's `content` in every process."""
     if world_size() == 1:
         return content
     length = torch.tensor(len(content))
@@ -114,12 +108,8 @@ def broadcast(content: bytes) -> bytes:
     return buffer.numpy().tobytes()
 
 
-def gathered(content: bytes) -> list[bytes]:
-    """What every process passes, in the order of their numbers, in every process.
-
-    Raises:
-        WorldError: a process has gone.
-    """
+def gather(content: bytes) -> list[bytes]:
+    """Return the `content` of every process, by rank, in every process."""
     if world_size() == 1:
         return [content]
     lengths = [torch.tensor(0) for _ in range(world_size())]
@@ -128,21 +118,18 @@ def gathered(content: bytes) -> list[bytes]:
         longest = int(max(lengths))
         buffers = [torch.empty(longest, dtype=torch.uint8) for _ in lengths]
         dist.all_gather(buffers, _as_tensor(content.ljust(longest, b"\0")))
-    return [buffer.numpy().tobytes()[: int(length)] for buffer, length in zip(buffers, lengths, strict=True)]
+    pairs = zip(buffers, lengths, strict=True)
+    return [buffer.numpy().tobytes()[: int(length)] for buffer, length in pairs]
 
 
 def barrier() -> None:
-    """Wait for the others. Who goes through here after every piece of long work is never silent for long.
-
-    Raises:
-        WorldError: a process has gone.
-    """
-    sum_over_processes([torch.zeros(1)])  # a barrier of NCCL's would wait for the GPU too
+    """Wait for the others. Call it after every part of long work, or a process seems to hang."""
+    sum_over_processes([torch.zeros(1)])  # NCCL's barrier would wait for the GPU too
 
 
 @contextmanager
 def local_rank_zero_first() -> Iterator[None]:
-    """The first process of a machine goes through the block, then its others: they find in the cache what it put there."""
+    """Run the block in the first process of a machine, then in its others, which find it cached."""
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0
     if not first:
         _wait_for_all()
@@ -152,52 +139,49 @@ def local_rank_zero_first() -> Iterator[None]:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether this process holds only a part of the tensor: FSDP2's DTensor, whose class takes a second to import."""
+    """Return whether this process holds only a part of the tensor (FSDP2's DTensor)."""
     return hasattr(tensor, "to_local")
 
 
 def working_group() -> dist.ProcessGroup | None:
-    """All processes, for calls of torch's own; None in a world of one."""
+    """Return the group of all processes, for torch's own functions; None for a single process."""
     return _working_group
 
 
 def processes_started() -> int:
-    """How many processes torchrun started; 1 without it."""
+    """Return how many processes torchrun started; 1 without it."""
     return _number("WORLD_SIZE") if "WORLD_SIZE" in os.environ else 1
 
 
-def check_one_process(what: str) -> None:
-    """For work that several processes would only do several times.
+def check_one_process(command: str) -> None:
+    """Check that torchrun did not start several processes for a command that needs one.
 
     Raises:
-        ConfigError: torchrun started more than one.
+        ConfigError: it did.
     """
-    processes = processes_started()
-    if processes > 1:
-        raise ConfigError(f"started as {processes} processes", where=what, expected="one", remedy="run it without torchrun")
+    if (count := processes_started()) > 1:
+        problem, remedy = f"started as {count} processes", "run it without torchrun"
+        raise ConfigError(problem, where=command, expected="one", remedy=remedy)
 
 
 def _number(name: str) -> int:
-    """A whole number that torchrun put into the environment."""
+    """Return a whole number that torchrun put into the environment."""
     value = os.environ.get(name, "nothing")
     if not value.isdecimal():
-        raise ConfigError(
-            f"is {value}",
-            where=f"{name} in the environment",
-            expected="a number",
-            remedy="start with torchrun, or unset WORLD_SIZE",
-        )
+        where, remedy = f"{name} in the environment", "start with torchrun, or unset WORLD_SIZE"
+        raise ConfigError(f"is {value}", where=where, expected="a number", remedy=remedy)
     return int(value)
 
 
-def _patience_s() -> float:
+def _timeout_s() -> float:
     value = os.environ.get("LORA_SCRATCH_TIMEOUT_S", str(TIMEOUT_S))
     try:
         seconds = float(value)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise ConfigError(f"is {value}", where="LORA_SCRATCH_TIMEOUT_S in the environment", expected="seconds, above 0")
+        where = "LORA_SCRATCH_TIMEOUT_S in the environment"
+        raise ConfigError(f"is {value}", where=where, expected="seconds, above 0")
     return seconds
 
 
@@ -208,8 +192,10 @@ def _wait_for_all() -> None:
 
 
 def _as_tensor(content: bytes) -> Tensor:
-    """Shape: (n,) uint8; torch refuses to look into an empty buffer."""
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
+    """Shape: (n,) uint8."""
+    if not content:  # torch.frombuffer refuses an empty buffer
+        return torch.empty(0, dtype=torch.uint8)
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
 @contextmanager
@@ -219,13 +205,11 @@ def _lost_process_is_an_error() -> Iterator[None]:
     except WorldError:
         raise
     except RuntimeError as error:  # gloo has no type of its own
-        first_line = str(error).strip().splitlines()[0]
-        silent = "timed out" in first_line.lower() or "timeout" in first_line.lower()
-        raise WorldError(
-            f"another process has been silent for too long ({first_line})"
-            if silent
-            else f"lost another process of the job ({first_line})",
-            where=f"process {os.environ.get('RANK', rank())} of {processes_started()}",
-            remedy="look for the first error above, or on the other machines"
-            + ("; LORA_SCRATCH_TIMEOUT_S=SECONDS waits longer" if silent else ""),
-        ) from error
+        reason = str(error).strip().splitlines()[0]
+        problem = "lost another process of the job"
+        remedy = "look for the first error above, or on the other machines"
+        if "timed out" in reason.lower() or "timeout" in reason.lower():
+            problem = "another process has been silent for too long"
+            remedy += "; LORA_SCRATCH_TIMEOUT_S=SECONDS waits longer"
+        where = f"process {os.environ.get('RANK', rank())} of {processes_started()}"
+        raise WorldError(f"{problem} ({reason})", where=where, remedy=remedy) from error

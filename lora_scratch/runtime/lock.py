@@ -1,4 +1,4 @@
-"""One folder, one writer: a lock that dies with its process, however the process dies."""
+"""A lock on a folder for one writing process."""
 
 from __future__ import annotations
 
@@ -9,34 +9,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import LoraScratchError
+from .atomic import file_errors
 
 LOCK = ".lock"
 
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Inside, no other process is inside for the same folder. The lock is the kernel's, so a killed process holds none.
+    """Lock a folder inside. The kernel frees the lock when the process ends, even if it is killed.
 
     Raises:
-        LoraScratchError: another process is inside, or the folder can't be written to.
+        LoraScratchError: another process holds the lock, or the folder can't be written to.
     """
-    path = Path(folder) / LOCK
-    try:
-        file = open(path, "a+")  # noqa: SIM115 - closed below, after the block
-    except OSError as error:
-        raise LoraScratchError(
-            f"can't be written to ({error.strerror})", where=str(folder), remedy="choose another folder"
-        ) from error
+    with file_errors(folder, "can't be written to", "choose another folder"):
+        file = open(Path(folder) / LOCK, "a+")  # noqa: SIM115 - closed below
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
-            raise LoraScratchError(
-                f"process {file.read().strip() or 'unknown'} is writing to it",
-                where=str(folder),
-                remedy="wait for its end, or stop it first",
-            ) from error
+            problem = f"process {file.read().strip() or 'unknown'} is writing to it"
+            remedy = "wait for its end, or stop it first"
+            raise LoraScratchError(problem, where=str(folder), remedy=remedy) from error
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

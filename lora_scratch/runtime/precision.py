@@ -1,4 +1,4 @@
-"""Manual mixed precision: one dtype, one autocast, one GradScaler, the same code for CUDA and CPU.
+"""Mixed precision by hand, with the same code for CUDA and CPU.
 
     with precision.autocast():
         loss = ...
@@ -9,10 +9,10 @@
     scaler.update()
     optimizer.zero_grad()
 
-Only float16 needs the scaler: its smallest normal number is 6e-5, and gradients below that would vanish. bfloat16 has
-float32's range. A disabled GradScaler hands the loss through untouched, so there is one path for all.
+Only float16 needs the scaler: its smallest normal number is 6e-5, and smaller gradients vanish.
+bfloat16 has the range of float32. A disabled GradScaler does not change the loss.
 
-Source: Micikevicius et al. 2018, Mixed Precision Training, arXiv:1710.03740, section 3.2 (loss scaling).
+Source: Micikevicius et al. 2018, Mixed Precision Training, arXiv:1710.03740, section 3.2.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ import torch
 from ..errors import ConfigError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # oneDNN keeps to these instructions; the CPU may have more
-ISAS_WITHOUT_BFLOAT16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"})
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # oneDNN uses no later instructions
+AVX = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+ISAS_WITHOUT_BFLOAT16 = frozenset(AVX)
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The compute dtype on a device. Trainable tensors stay float32 whatever it is."""
+    """The compute dtype on a device. Trainable tensors are always float32."""
 
     dtype: torch.dtype
     device: torch.device
@@ -43,16 +44,19 @@ class Precision:
         return next(name for name, dtype in DTYPES.items() if dtype is self.dtype)
 
     def autocast(self) -> Any:
-        """A context in which matrix products run in `dtype`; it does nothing in float32."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
+        """Return a context in which matrix products run in `dtype`; it does nothing for float32."""
+        enabled = self.dtype is not torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """A fresh GradScaler, enabled for float16 alone."""
+        """Return a new GradScaler, enabled only for float16."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
 
 
 def resolve_precision(name: str, device: torch.device) -> Precision:
-    """`auto` is what the device does well: CUDA bf16 (fp16 before Ampere), a CPU bf16 if it has the instructions, else fp32.
+    """Return the precision called `name`.
+
+    `auto` is bf16 on CUDA (fp16 before Ampere) and on CPUs with the instructions for it, else fp32.
 
     Raises:
         ConfigError: an unknown name.
@@ -60,24 +64,26 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
     if name == "auto":
         return Precision(_fast_dtype(device), device)
     if name not in DTYPES:
-        raise ConfigError(f"unknown precision {name!r}", where="--precision", expected=f"auto, {', '.join(DTYPES)}")
+        problem, expected = f"unknown precision {name!r}", f"auto, {', '.join(DTYPES)}"
+        raise ConfigError(problem, where="--precision", expected=expected)
     return Precision(DTYPES[name], device)
 
 
 def _fast_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bf16 else torch.float16
     return torch.bfloat16 if _cpu_multiplies_bfloat16_fast() else torch.float32
 
 
 def _cpu_multiplies_bfloat16_fast() -> bool:
-    """The CPU has the instructions, and oneDNN uses them: without, bfloat16 takes three times as long as float32."""
+    """Whether oneDNN uses bfloat16 instructions; without them, float32 is three times as fast."""
     has_instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     limits = {os.environ.get(name, "").upper() for name in ISA_LIMITS}
     return has_instructions and multiplies_bfloat16() and limits.isdisjoint(ISAS_WITHOUT_BFLOAT16)
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether oneDNN multiplies bfloat16 on this CPU, be it in float32 after all: from AVX-512 on, or avx_ne_convert."""
+    """Return whether oneDNN multiplies bfloat16 on this CPU, fast or not."""
     has_operator = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")
     return bool(has_operator and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,7 +1,7 @@
-"""The state of every random number generator that a run may draw from, out of the process and back into it.
+"""Save and restore the state of the global random number generators.
 
-Dropout draws from torch's global generators (fast/dropout.py too: its words come from the CPU's), libraries from Python's
-or NumPy's. Generators made with `named_generator` have no state to keep: they are born where they are used.
+Dropout draws from torch's generators (the words of fast/dropout.py come from the CPU's), libraries
+from Python's or NumPy's. A `named_generator` has no state to keep: it is made where it is used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """Tensors and JSON values by name: torch's CPU generator and one for each GPU, Python's, NumPy's."""
+    """Return the states of torch (CPU and each GPU), Python and NumPy: tensors and JSON values."""
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     numpy_state: dict[str, Any] = np.random.get_state(legacy=False)
     words = {**numpy_state["state"], "key": numpy_state["state"]["key"].tolist()}
@@ -28,11 +28,12 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put back what `random_state` gave; GPUs that are not in it, or not here, are left alone."""
+    """Restore what `random_state` returned. GPUs that are missing now or then are left alone."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
-    kept = state["numpy"]["state"]
-    np.random.set_state({**state["numpy"], "state": {**kept, "key": np.array(kept["key"], dtype=np.uint32)}})
+    numpy_state = state["numpy"]["state"]
+    key = np.array(numpy_state["key"], dtype=np.uint32)
+    np.random.set_state({**state["numpy"], "state": {**numpy_state, "key": key}})
     torch.set_rng_state(state["torch"])
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         if f"cuda.{index}" in state:

@@ -1,4 +1,4 @@
-"""Processes that work together work on the same thing. Where they do not, all of them say what differs, and stop."""
+"""Check that all processes work on the same thing. If they do not, all of them stop and say why."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from .distributed import gathered, is_sharded, world_size
+from .distributed import gather, is_sharded, world_size
 
 SHOWN = 5
 
 
-def check_same(what: str, content: bytes) -> None:
-    """All processes must hold the same `content`, else they would work on different things and put it together.
+def check_same(name: str, content: bytes) -> None:
+    """Check that all processes have the same `content`.
 
     Raises:
-        ConfigError: naming the processes that hold something else than the main one. WorldError: a process has gone.
+        ConfigError: naming the processes that differ from the main one.
+        WorldError: a process is gone.
     """
     if world_size() > 1:
-        _check_same_digest(what, hashlib.sha256(content).digest())
+        _check_same_digest(name, hashlib.sha256(content).digest())
 
 
-def check_same_tensors(what: str, tensors: Mapping[str, Tensor]) -> None:
-    """`check_same` for tensors by name; of a sharded one nothing is compared, since each process holds another part.
+def check_same_tensors(name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Check that all processes have the same tensors by name. Sharded tensors are not compared.
 
     Raises:
         As `check_same`.
@@ -35,41 +36,42 @@ def check_same_tensors(what: str, tensors: Mapping[str, Tensor]) -> None:
     if world_size() == 1:
         return
     digest = hashlib.sha256()
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    for key, tensor in tensors.items():
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         if not is_sharded(tensor):
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    _check_same_digest(what, digest.digest())
+            content = tensor.detach().cpu().contiguous().flatten()
+            digest.update(content.view(torch.uint8).numpy().data)
+    _check_same_digest(name, digest.digest())
 
 
 def check_same_settings(settings: Mapping[str, Any]) -> None:
-    """All processes must have the same settings, by name.
+    """Check that all processes have the same settings.
 
     Raises:
-        ConfigError: what differs, with both values. WorldError: a process has gone.
+        ConfigError: the differences, with both values. WorldError: a process is gone.
     """
-    first, *others = [json.loads(each) for each in gathered(json.dumps(settings, default=str).encode())]
+    contents = gather(json.dumps(settings, default=str).encode())
+    main, *others = [json.loads(content) for content in contents]
     clauses = [
-        f"{name} is {_shown(other, name)} in process {number}, {_shown(first, name)} in process 0"
+        f"{name} is {_shown(other, name)} in process {number}, {_shown(main, name)} in process 0"
         for number, other in enumerate(others, 1)
-        for name in {**first, **other}
-        if first.get(name) != other.get(name)
+        for name in {**main, **other}
+        if main.get(name) != other.get(name)
     ]
     if clauses:
         more = f" and {len(clauses) - SHOWN} more" if len(clauses) > SHOWN else ""
-        raise ConfigError("; ".join(clauses[:SHOWN]) + more, remedy="start all processes with the same flags and versions")
+        remedy = "start all processes with the same flags and versions"
+        raise ConfigError("; ".join(clauses[:SHOWN]) + more, remedy=remedy)
 
 
 def _shown(settings: Mapping[str, Any], name: str) -> str:
     return repr(settings[name]) if name in settings else "not given"
 
 
-def _check_same_digest(what: str, digest: bytes) -> None:
-    digests = gathered(digest)
-    others = [str(number) for number, each in enumerate(digests) if each != digests[0]]
+def _check_same_digest(name: str, digest: bytes) -> None:
+    digests = gather(digest)
+    others = [str(rank) for rank, other in enumerate(digests) if other != digests[0]]
     if others:
-        raise ConfigError(
-            f"not the same in process {', '.join(others)} as in process 0",
-            where=what,
-            remedy="start all processes with the same files, flags and versions",
-        )
+        problem = f"not the same in process {', '.join(others)} as in process 0"
+        remedy = "start all processes with the same files, flags and versions"
+        raise ConfigError(problem, where=name, remedy=remedy)

@@ -1,13 +1,13 @@
-"""Processes find each other, also when torchrun has restarted them.
+"""Connect the processes of one start, also after torchrun has restarted them.
 
-They meet in a store that torchrun's agent keeps. It outlives them: after a restart it still holds the addresses of dead
-processes, and whoever reads one of those first can't connect. So each start gets a part of the store of its own, once the
-main process has read out who is there and everyone on that roll has answered.
+They use a store that torchrun's agent keeps. After a restart it still has the addresses of dead
+processes, and nobody can connect to those. So every start gets its own part of the store: the main
+process lists all processes, and the part is used when every process has found itself in the list.
 
-    here/<rank>              a random name that this process has for as long as it lives
-    roll                     all names, as the main process last saw them
-    seen/<roll>/<rank>       the process of this number has found its own name on this roll
-    start/<roll>             everyone has
+    name/<rank>              a random name, new in every process
+    list                     all names, as the main process last saw them
+    seen/<list>/<rank>       this process has found its name in the list
+    start/<list>             all processes have
 """
 
 from __future__ import annotations
@@ -25,43 +25,41 @@ from ..errors import WorldError
 PAUSE_S = 0.05
 
 
-def fresh_store(store: Any, *, rank: int, size: int, patience_s: float) -> PrefixStore:
-    """The part of `store` for the processes of this start.
+def fresh_store(store: Any, *, rank: int, size: int, timeout_s: float) -> PrefixStore:
+    """Return the part of `store` for the processes of this start.
 
     Raises:
-        WorldError: not all of them have come in time.
+        WorldError: a process did not come in time.
     """
     own = uuid.uuid4().hex
-    store.set(f"here/{rank}", own)
-    deadline = time.monotonic() + patience_s
+    store.set(f"name/{rank}", own)
+    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        roll = _call(store, size) if rank == 0 else _heard(store)
-        if own in roll:
-            name = hashlib.sha256(json.dumps(roll).encode()).hexdigest()
-            store.set(f"seen/{name}/{rank}", "")
-            if rank == 0 and all(store.check([f"seen/{name}/{each}"]) for each in range(size)):
-                store.set(f"start/{name}", "")
-            if store.check([f"start/{name}"]):
-                return PrefixStore(name, store)
+        names = _list_names(store, size) if rank == 0 else _read_names(store)
+        if own in names:
+            digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()
+            store.set(f"seen/{digest}/{rank}", "")
+            if rank == 0 and all(store.check([f"seen/{digest}/{other}"]) for other in range(size)):
+                store.set(f"start/{digest}", "")
+            if store.check([f"start/{digest}"]):
+                return PrefixStore(digest, store)
         time.sleep(PAUSE_S)
-    absent = [str(each) for each in range(size) if not store.check([f"here/{each}"])]
-    raise WorldError(
-        f"waited {patience_s:g} s for the others",
-        where=f"process {rank} of {size}",
-        remedy=f"no word from process {', '.join(absent)}" if absent else "look at the other machines",
-    )
+    absent = [str(other) for other in range(size) if not store.check([f"name/{other}"])]
+    problem = f"waited {timeout_s:g} s for the others"
+    remedy = f"process {', '.join(absent)} did not answer" if absent else "look at the other machines"
+    raise WorldError(problem, where=f"process {rank} of {size}", remedy=remedy)
 
 
-def _call(store: Any, size: int) -> list[str]:
-    """The names of all who are there, read out; empty as long as one is missing."""
-    if not store.check([f"here/{each}" for each in range(size)]):
+def _list_names(store: Any, size: int) -> list[str]:
+    """Write the list of all names and return it; empty if one is missing."""
+    keys = [f"name/{rank}" for rank in range(size)]
+    if not store.check(keys):
         return []
-    roll = [store.get(f"here/{each}").decode() for each in range(size)]
-    store.set("roll", json.dumps(roll))
-    return roll
+    names = [store.get(key).decode() for key in keys]
+    store.set("list", json.dumps(names))
+    return names
 
 
-def _heard(store: Any) -> list[str]:
-    """The roll that the main process last read out."""
-    roll: list[str] = json.loads(store.get("roll")) if store.check(["roll"]) else []
-    return roll
+def _read_names(store: Any) -> list[str]:
+    names: list[str] = json.loads(store.get("list")) if store.check(["list"]) else []
+    return names

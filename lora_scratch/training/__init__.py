@@ -1,4 +1,4 @@
-"""The optimizer, the schedule and the loop, by hand. Read loop.py first."""
+"""The optimizer, the schedule and the loop. Read loop.py first."""
 
 from .checkpoint import Checkpoints as Checkpoints
 from .config import TrainingConfig as TrainingConfig
@@ -7,5 +7,4 @@ from .loop import TrainResult as TrainResult
 from .loop import train as train
 from .optimizer import build_optimizer as build_optimizer
 from .schedule import learning_rate_factor as learning_rate_factor
-from .tensorboard import check_tensorboard as check_tensorboard
 from .tensorboard import tensorboard_listener as tensorboard_listener

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line per event, readable while the run goes on."""
+"""metrics.jsonl: one line per event, readable while the run is training."""
 
 from __future__ import annotations
 
@@ -10,69 +10,63 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import LoraScratchError
+from ..runtime.atomic import file_errors
+
+Listener = Callable[[dict[str, Any]], object]
 
 
 class MetricsLog:
-    """Appends events to a file as JSON lines; with no path it only keeps them in `events`. `listener` gets each, too."""
+    """Appends events to a file as JSON lines, and keeps them in `events`.
 
-    def __init__(self, path: Path | None = None, *, listener: Callable[[dict[str, Any]], object] | None = None) -> None:
+    Args:
+        path: the file; without it, events are only kept.
+        listener: called with every event.
+
+    Raises:
+        LoraScratchError: the file can't be written, flushed or cut.
+    """
+
+    def __init__(self, path: Path | None = None, *, listener: Listener | None = None) -> None:
         self.path, self.listener = path, listener
         self.events: list[dict[str, Any]] = []
 
     def write(self, **event: Any) -> None:
-        """One line: the event's fields. JSON has no NaN, so a number that is not finite is written as its name."""
+        """Write an event as one line. JSON has no NaN: it becomes a string, as inf does."""
         event = _writable(event)
         self.events.append(event)
         if self.listener is not None:
             self.listener(event)
         if self.path is not None:
-            try:
-                with open(self.path, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(event) + "\n")
-            except OSError as error:
-                raise LoraScratchError(f"could not be written ({error.strerror})", where=str(self.path)) from error
+            problem = "could not be written"
+            with file_errors(self.path, problem), open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(event) + "\n")
 
     def position(self) -> int:
-        """The size of the file in bytes, once all of it is on the disk: a checkpoint remembers where it stood.
-
-        Raises:
-            LoraScratchError: the file is gone or can't be flushed.
-        """
+        """Flush the file to the disk and return its size in bytes, for a checkpoint."""
         if self.path is None:
             return 0
-        try:
-            with open(self.path, "ab") as file:
-                os.fsync(file.fileno())
-                return file.tell()
-        except OSError as error:
-            raise LoraScratchError(
-                f"could not be flushed ({error.strerror})", where=str(self.path), remedy="free some space and resume"
-            ) from error
+        problem, remedy = "could not be flushed", "free some space and resume"
+        with file_errors(self.path, problem, remedy), open(self.path, "ab") as file:
+            os.fsync(file.fileno())
+            return file.tell()
 
     def rewind(self, position: int) -> None:
-        """Forget the lines after `position`: the run is about to write them again.
+        """Remove the lines after `position`, which the resumed run writes again.
 
-        A file that is gone or shorter is a loss of history, not of training: it is said, and the run goes on.
-
-        Raises:
-            LoraScratchError: the file can't be read or cut.
+        If the file is shorter or gone, warn. Only history is lost.
         """
         if self.path is None:
             return
-        try:
-            with open(self.path, "a+b") as file:
-                file.seek(0)
-                content = file.read(position)
-                file.truncate(len(content))
-        except OSError as error:
-            raise LoraScratchError(f"can't be cut ({error.strerror})", where=str(self.path)) from error
-        if len(content) < position:
-            warnings.warn(f"{self.path}: {position - len(content):,} bytes of earlier lines are gone", stacklevel=2)
+        with file_errors(self.path, "can't be cut"), open(self.path, "a+b") as file:
+            file.seek(0)
+            content = file.read(position)
+            file.truncate(len(content))
+        if missing := position - len(content):
+            warnings.warn(f"{self.path}: {missing:,} bytes of earlier lines are gone", stacklevel=2)
         self.events = [json.loads(line) for line in content.splitlines()]
 
 
 def _writable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _writable(each) for name, each in value.items()}
+        return {name: _writable(item) for name, item in value.items()}
     return repr(value) if isinstance(value, float) and not math.isfinite(value) else value

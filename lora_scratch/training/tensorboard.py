@@ -1,71 +1,47 @@
-"""What metrics.jsonl gets, for TensorBoard as well: `tensorboard --logdir checkpoints`."""
+"""The events of metrics.jsonl for TensorBoard: `tensorboard --logdir checkpoints`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
-from ..runtime.extras import missing, remedy
+from .log import Listener
 
-Listener = Callable[[Mapping[str, Any]], None]
 POSITION = ("event", "step", "epoch", "modules")
-
-
-def check_tensorboard() -> None:
-    """Refuse --tensorboard before the work that it would watch.
-
-    Raises:
-        ConfigError: TensorBoard is not installed.
-    """
-    if absent := missing("tensorboard"):
-        raise ConfigError(f"{absent[0]} not installed", where="--tensorboard", remedy=remedy("tensorboard"))
 
 
 @contextmanager
 def tensorboard_listener(folder: Path, *, wanted: bool) -> Iterator[Listener | None]:
-    """Yield what writes events into `folder`, as scalars `step/loss`, `validation/accuracy`, `modules/<name>/delta_weight`.
+    """Yield a listener that writes events to `folder`, or None if not `wanted`.
 
-    A run that goes on begins a new file there, and what an earlier one holds of the steps to come is not shown any more.
+    The scalars are `step/loss`, `validation/accuracy`, `modules/<name>/delta_weight`, and so on. A
+    resumed run starts a new file, which hides the later steps of the old one.
     """
-    if not wanted:
-        yield None
-        return
-    listener = _Board(folder)
-    try:
-        yield listener
-    finally:
-        listener.close()
+    writer: Any = None
 
+    def listener(event: Mapping[str, Any]) -> None:
+        """Write an event. The step of the first one says where the run resumes."""
+        nonlocal writer
+        if writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # an extra, and slow to import
 
-class _Board:
-    """A SummaryWriter that begins with the first event, whose step says where the run is."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.writer: Any = None
-
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        if self.writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # here: an extra, and slow to import
-
-            self.writer = SummaryWriter(str(self.folder), purge_step=event["step"])
+            writer = SummaryWriter(str(folder), purge_step=event["step"])
         for name, value in _scalars(event):
-            self.writer.add_scalar(name, value, event["step"])
+            writer.add_scalar(name, value, event["step"])
 
-    def close(self) -> None:
-        """What is written is on the disk then."""
-        if self.writer is not None:
-            self.writer.close()
+    try:
+        yield listener if wanted else None
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 def _scalars(event: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """A number that is not finite comes by its name."""
     for name, value in event.items():
         if name not in POSITION:
-            yield f"{event['event']}/{name}", float(value)
+            yield f"{event['event']}/{name}", float(value)  # "nan" and "inf" are strings
     for module, figures in event.get("modules", {}).items():
         for name, value in figures.items():
             yield f"modules/{module}/{name}", float(value)

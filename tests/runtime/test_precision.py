@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from machines import MACHINES, answering
+from support.machines import MACHINES, answering
 
 from lora_scratch.errors import ConfigError
 from lora_scratch.runtime.device import resolve_device, use_threads

@@ -14,7 +14,7 @@ def start(store, ranks, *, size):
     found = {}
 
     def come(rank):
-        part = fresh_store(store, rank=rank, size=size, patience_s=20)
+        part = fresh_store(store, rank=rank, size=size, timeout_s=20)
         part.set(f"address/{rank}", "here")
         part.wait([f"address/{each}" for each in range(size)])
         found[rank] = part
@@ -43,11 +43,11 @@ def test_a_name_of_a_dead_process_is_not_taken_for_its_successor(late):
     store = HashStore()
     start(store, range(2), size=2)
     early, found = 1 - late, []
-    thread = threading.Thread(target=lambda: found.append(fresh_store(store, rank=early, size=2, patience_s=20)))
+    thread = threading.Thread(target=lambda: found.append(fresh_store(store, rank=early, size=2, timeout_s=20)))
     thread.start()
     thread.join(timeout=0.3)
     assert not found
-    fresh_store(store, rank=late, size=2, patience_s=20)
+    fresh_store(store, rank=late, size=2, timeout_s=20)
     thread.join()
     assert len(found) == 1
 
@@ -55,6 +55,6 @@ def test_a_name_of_a_dead_process_is_not_taken_for_its_successor(late):
 def test_processes_that_do_not_come_are_named():
     """Of three, one is missing."""
     store = HashStore()
-    store.set("here/1", "a name")
-    with pytest.raises(WorldError, match=r"process 0 of 3: waited 0.1 s for the others; no word from process 2"):
-        fresh_store(store, rank=0, size=3, patience_s=0.1)
+    store.set("name/1", "a name")
+    with pytest.raises(WorldError, match=r"process 0 of 3: waited 0.1 s for the others; process 2 did not answer"):
+        fresh_store(store, rank=0, size=3, timeout_s=0.1)

@@ -11,19 +11,19 @@ from threading import Event
 from unittest import mock
 
 import torch
-from lora_scratch.commands import evaluate, predict
-from lora_scratch.commands import train as train_script
 from support.command_line import call
 from support.tiny import tiny_distilbert, tiny_rows
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lora_scratch.adapter import LoRAConfig, disabled, inject
+from lora_scratch.commands import evaluate, predict
+from lora_scratch.commands import train as train_script
 from lora_scratch.data import collate
 from lora_scratch.evaluation import Predictor
 from lora_scratch.fast import onednn
 from lora_scratch.model.sharding import shard_base
-from lora_scratch.runtime.distributed import broadcast, gathered, is_main, is_sharded, rank, sum_over_processes, world_size
+from lora_scratch.runtime.distributed import broadcast, gather, is_main, is_sharded, rank, sum_over_processes, world_size
 from lora_scratch.runtime.precision import Precision
 from lora_scratch.runtime.ranks import check_same, check_same_settings
 from lora_scratch.serialization import fingerprint, save_adapter
@@ -61,7 +61,7 @@ def agreed(*settings):
 
 
 def everyones(*contents):
-    return gathered(contents[rank()])
+    return gather(contents[rank()])
 
 
 SCRIPTS = {"train": train_script, "evaluate": evaluate, "predict": predict}

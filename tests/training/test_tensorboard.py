@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from lora_scratch.commands import train
 from support.command_line import call, train_arguments
 from support.folders import save_base, save_rows
 
+from lora_scratch.commands import train
 from lora_scratch.errors import ConfigError
 from lora_scratch.runtime import extras
-from lora_scratch.training import MetricsLog, check_tensorboard, tensorboard_listener
+from lora_scratch.training import MetricsLog, tensorboard_listener
 
 pytest.importorskip("tensorboard")
 
@@ -54,10 +54,10 @@ def test_nothing_is_written_unless_it_is_wanted(tmp_path):
 
 def test_board_is_refused_before_the_work_without_its_package(monkeypatch):
     """With the command that installs it."""
-    check_tensorboard()
+    extras.check_extra("tensorboard", flag="--tensorboard")
     monkeypatch.setattr(extras, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"--tensorboard: tensorboard not installed; pip install .lora-scratch\[te"):
-        check_tensorboard()
+        extras.check_extra("tensorboard", flag="--tensorboard")
 
 
 def test_train_writes_the_board_of_the_run(tmp_path):
