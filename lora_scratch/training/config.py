@@ -58,5 +58,5 @@ class TrainingConfig:
         }
         for name, (valid, expected) in checks.items():
             if not valid:
-                found = f"found {getattr(self, name)!r}"
-                raise ConfigError(found, where=f"--{name}", expected=expected)
+                problem = f"found {getattr(self, name)!r}"
+                raise ConfigError(problem, where=f"--{name}", expected=expected)

@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM ask a run to stop: it does so between two steps, after saving. A second Ctrl-C is at once."""
+"""SIGINT (Ctrl-C) and SIGTERM stop a run after the current step; a second Ctrl-C at once."""
 
 from __future__ import annotations
 
@@ -15,38 +15,39 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class StopRequest:
-    """The first signal that came, if one has."""
+    """The first signal that came, if any."""
 
     signal: signal.Signals | None = None
 
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Inside, a signal is noted instead of ending the process; afterwards signals do what they did before.
+    """Record a signal inside instead of ending the process. Afterwards restore the old handlers.
 
-    A signal that the process was started to ignore stays ignored. Only the main thread of a process can listen.
+    A signal that the process was started to ignore stays ignored. Threads get none.
 
     Raises:
-        KeyboardInterrupt: SIGINT when a signal has been noted already.
+        KeyboardInterrupt: SIGINT after another signal.
     """
     request = StopRequest()
 
-    def note(number: int, frame: FrameType | None) -> None:
-        """The first signal is a request; another Ctrl-C ends at once."""
+    def handle(number: int, frame: FrameType | None) -> None:
+        """Record the first signal."""
         if request.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         if request.signal is None:
             request.signal = signal.Signals(number)
-            print(f"{request.signal.name}: saving after this step; Ctrl-C stops at once", file=sys.stderr)
+            name = request.signal.name
+            print(f"{name}: saving after this step; Ctrl-C stops at once", file=sys.stderr)
 
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {each: signal.getsignal(each) for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN}
-    for each in before:
-        signal.signal(each, note)
+    handlers = {n: h for n in SIGNALS if (h := signal.getsignal(n)) is not signal.SIG_IGN}
+    for number in handlers:
+        signal.signal(number, handle)
     try:
         yield request
     finally:
-        for each, handler in before.items():
-            signal.signal(each, signal.SIG_DFL if handler is None else handler)
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -1,4 +1,4 @@
-"""The training loop: epochs of length-aware batches, an optimizer step for each group, the best adapter by validation.
+"""The training loop.
 
 fit the head to the frozen features, if asked to (probe_init.py)
 for every epoch:
@@ -7,14 +7,9 @@ for every epoch:
     measure on the validation rows; keep the tensors if they are the best so far
 put the best tensors back
 
-Where torchrun started several processes, each takes its share of every batch through its own copy of the model. They stay
-together because they do the same with the same numbers: gradients (step.py) and validation logits (evaluation/predict.py)
-are summed over the processes, the rest is computed in each. Process 0 writes.
-
-On a GPU the host runs ahead: rows are on the device, and what the steps did is read every READ_EVERY steps.
-
-Everything that changes on the way is in state.py. A checkpoint is that state in a folder (checkpoint.py), and a run with
-checkpoints goes on from the last one as if it had never stopped.
+If torchrun started several processes, each computes a part of every batch with its own copy of the
+model. Gradients and validation logits are summed over the processes, so all copies stay equal.
+Process 0 writes. A resumed run ends with the same bits as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -38,7 +33,7 @@ from ..model.path import ForwardPath
 from ..runtime.device import resolve_device, use_device
 from ..runtime.distributed import is_main, rank, world_size
 from ..runtime.memory import peak_bytes, trim_heap
-from ..runtime.precision import Precision, resolve_precision
+from ..runtime.precision import resolve_precision
 from ..runtime.ranks import check_same_settings, check_same_tensors
 from ..runtime.seeds import named_seed, seed_everything
 from .checkpoint import Checkpoints, share_state
@@ -46,23 +41,25 @@ from .config import PROBE, TrainingConfig
 from .dynamics import Dynamics
 from .interrupt import StopRequest, stop_request
 from .log import MetricsLog
-from .movement_check import STEPS, MovementCheck
-from .probe_init import start_head
+from .movement_check import CHECKED_STEP, MovementCheck
+from .probe_init import fit_head
 from .recorder import Recorder
 from .saver import Saver
-from .state import TrainingState
+from .state import COUNTERS, TrainingState
 from .step import Stepper
 
-READ_EVERY = {"cpu": 1, "cuda": 20}  # steps between two readings: each makes the host wait for the device
+State = Mapping[str, Any] | None  # of a checkpoint
+
+READ_EVERY = {"cpu": 1, "cuda": 20}  # steps between two readings: each makes the host wait
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run did.
+    """The counters of a training run.
 
     Args:
-        seconds, cpu_seconds: of this process, on all cores; the validations count.
-        tokens: real ones, without padding.
+        seconds, cpu_seconds: of this process, on all cores, with the validations.
+        tokens: without padding.
     """
 
     best: Metrics
@@ -93,147 +90,127 @@ def train(
     checkpoints: Checkpoints | None = None,
     show_progress: bool = True,
 ) -> TrainResult:
-    """Train what requires a gradient in `model`, in place. It ends with the tensors that were best on `validation`.
+    """Train the tensors of `model` that require a gradient. At the end it holds the best ones.
 
-    Best is the highest validation accuracy, the lower loss among equals, measured after every epoch.
+    The best epoch has the highest validation accuracy, and among equals the lowest loss.
 
     Args:
-        on_best: called with the metrics whenever a new best stands in the model, and once at the end, to save it.
-        checkpoints: where the state is saved on the way. If there is one already, training goes on from the last:
-            model, rows and config must be those of the run that wrote it, the model as before that training.
+        on_best: called after every new best and once at the end, to save the model.
+        checkpoints: saves the state. If there is a checkpoint, training resumes from the last one;
+            pass the model as it was before that training, and the same rows and config.
 
     Raises:
-        Interrupted: a signal asked to stop, and the step before it is saved; only with `checkpoints`.
+        Interrupted: a signal asked to stop, after saving; only with `checkpoints`.
         CheckpointError: the last checkpoint is damaged, or of a model that trains other tensors.
-        TrainingError: nothing to train, an adapter that does not move, frozen weights that do, losses that stay
-            infinite.
+        TrainingError: nothing to train, an adapter that does not move, frozen weights that do, or
+            losses that stay infinite.
     """
     check_trainable(model)
-    _check_rows(train_set, validation)
+    if not len(train_set) or not len(validation):
+        problem = f"{len(train_set)} training and {len(validation)} validation rows"
+        raise TrainingError(problem, expected="at least one of each")
     seed_everything(config.seed)
     precision = resolve_precision(config.precision, resolve_device(config.device))
     use_device(precision.device)
-    _check_processes(model, train_set, validation, config, precision)
+    _check_processes(model, config, precision.name, training=train_set, validation=validation)
     model.to(precision.device)
     saved = share_state(checkpoints.load() if is_main() else None) if checkpoints else None
     listening = stop_request() if checkpoints else nullcontext(StopRequest())
     fast = forward_path(model, precision, plain=config.plain, choices=(saved or {}).get("path"))
     with fast as path, listening as stop:
         predictor = Predictor(model, precision, pad_token_id, plain=config.plain)
-        loop = _Loop(model, train_set, validation, config, predictor=predictor, path=path)
-        loop.report_to(log if is_main() else None, on_best if is_main() else None)  # process 0 writes
+        own_log = (log if is_main() else None) or MetricsLog()
+        loop = _Loop(model, train_set, validation, config, predictor, path, own_log)
+        loop.on_best = (on_best if is_main() else None) or (lambda _: None)
         loop.resume(saved, checkpoints, stop)
         return loop.run(show_progress=show_progress and is_main())
 
 
-def _check_rows(train_set: Encoded, validation: Encoded) -> None:
-    if not len(train_set) or not len(validation):
-        raise TrainingError(
-            f"{len(train_set)} training and {len(validation)} validation rows", expected="at least one of each"
-        )
-
-
-def _check_processes(
-    model: nn.Module, train_set: Encoded, validation: Encoded, config: TrainingConfig, precision: Precision
-) -> None:
+def _check_processes(model: nn.Module, config: TrainingConfig, dtype: str, **rows: Encoded) -> None:
     if config.batch_size < world_size():
-        raise ConfigError(
-            f"a batch of {config.batch_size} rows for {world_size()} processes",
-            where="--batch_size",
-            expected=f"at least {world_size()}",
-        )
-    flags = {**asdict(config), **(asdict(adapter_state(model).config) if is_adapted(model) else {})}
-    computed_in = {"the compute dtype": precision.name, "torch": torch.__version__}
-    check_same_settings({**{f"--{name}": value for name, value in flags.items()}, **computed_in})
-    for name, rows in (("training", train_set), ("validation", validation)):
-        check_same_tensors(f"the {name} rows", {"tokens": rows.tokens, "offsets": rows.offsets, "labels": rows.labels})
+        problem = f"a batch of {config.batch_size} rows for {world_size()} processes"
+        raise ConfigError(problem, where="--batch_size", expected=f"at least {world_size()}")
+    flags = asdict(config) | (asdict(adapter_state(model).config) if is_adapted(model) else {})
+    settings: dict[str, Any] = {f"--{name}": value for name, value in flags.items()}
+    settings |= {"the compute dtype": dtype, "torch": torch.__version__}
+    check_same_settings(settings)
+    for name, split in rows.items():
+        tensors = {"tokens": split.tokens, "offsets": split.offsets, "labels": split.labels}
+        check_same_tensors(f"the {name} rows", tensors)
     check_same_tensors("the model", model.state_dict())
 
 
+@dataclass
 class _Loop:
-    """One call of `train`: what it feeds to the stepper, and in which order."""
+    """One call of `train`: gives the batches to the stepper, in order."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        train_set: Encoded,
-        validation: Encoded,
-        config: TrainingConfig,
-        *,
-        predictor: Predictor,
-        path: ForwardPath,
-    ) -> None:
-        self.model, self.validation, self.config = model, validation, config
-        self.predictor, self.path = predictor, path
-        self.device = predictor.precision.device
-        self.train_set = train_set.to(self.device)
+    model: nn.Module
+    train_set: Encoded
+    validation: Encoded
+    config: TrainingConfig
+    predictor: Predictor
+    path: ForwardPath
+    log: MetricsLog
+
+    def __post_init__(self) -> None:
+        precision = self.predictor.precision
+        self.train_set = self.train_set.to(precision.device)
         self.steps_per_epoch = len(self._groups(epoch=0))
-        total_steps = config.epochs * self.steps_per_epoch
-        self.stepper = Stepper(model, config, precision=predictor.precision, total_steps=total_steps, path=path)
+        model, config, path = self.model, self.config, self.path
+        steps = config.epochs * self.steps_per_epoch
+        self.stepper = Stepper(model, config, precision=precision, total_steps=steps, path=path)
         self.dynamics = Dynamics(model, self.stepper)
         self.movement: MovementCheck | None = MovementCheck(model)
-        self.most_tokens = 0  # of a step so far
+        self.on_best: Callable[[Metrics], object]
+        self.most_tokens = 0  # in a step so far
 
-    def report_to(self, log: MetricsLog | None, on_best: Callable[[Metrics], object] | None) -> None:
-        """Say where the events go, and what is called with every new best."""
-        self.log, self.on_best = log or MetricsLog(), on_best or (lambda _: None)
-
-    def resume(self, saved: Mapping[str, Any] | None, checkpoints: Checkpoints | None, stop: StopRequest) -> None:
-        """Put the state of the last checkpoint back, if there is one."""
+    def resume(self, saved: State, checkpoints: Checkpoints | None, stop: StopRequest) -> None:
+        """Load the state of the last checkpoint, if there is one."""
         self.state = TrainingState(self.model, self.stepper, self.log)
         if saved is not None:
             self.state.load_state_dict(saved)
         elif checkpoints:
             self.log.rewind(0)  # the lines of a run that was killed before its first checkpoint
-        if self.stepper.step - self.state.skipped >= STEPS:
-            self.movement = None  # checked before that checkpoint was written
-        self.recorder = Recorder(self.state, self.dynamics, read_every=READ_EVERY[self.device.type])
+        if self.stepper.step - self.state.skipped >= CHECKED_STEP:
+            self.movement = None  # it was checked before that checkpoint
+        read_every = READ_EVERY[self.predictor.precision.device.type]
+        self.recorder = Recorder(self.state, self.dynamics, read_every=read_every)
         self.saver = Saver(self.recorder, checkpoints, stop)
 
     def run(self, *, show_progress: bool) -> TrainResult:
-        """Train the epochs that are left, then put the best tensors back into the model."""
+        """Train the remaining epochs, then load the best tensors into the model."""
+        state = self.state
         with self.recorder.running(show_progress=show_progress):
             if not self.stepper.step and self.config.head_start == PROBE:
-                self._start_head()
-            while self.state.epoch < self.config.epochs:
+                self._fit_head()
+            while state.epoch < self.config.epochs:
                 self._epoch()
                 self._validate()
-        self.state.restore_best()
+        state.restore_best()
         self.model.eval()
-        assert self.state.best is not None, "no epoch was validated"  # noqa: S101
-        self.on_best(self.state.best)  # once more: a kill while the file is replaced may have taken it away
+        assert state.best is not None, "no epoch was validated"  # noqa: S101
+        self.on_best(state.best)  # again: a kill while the file was replaced may have removed it
         self.recorder.read_clocks()
-        return self._result(self.state.best)
+        counters = {name: getattr(state, name) for name in COUNTERS if name != "epoch"}
+        peak = peak_bytes(self.predictor.precision.device)
+        return TrainResult(state.best, steps=self.stepper.step, peak_memory_bytes=peak, **counters)
 
-    def _result(self, best: Metrics) -> TrainResult:
-        state = self.state
-        return TrainResult(
-            best=best,
-            best_step=state.best_step,
-            steps=self.stepper.step,
-            skipped=state.skipped,
-            seconds=state.seconds,
-            cpu_seconds=state.cpu_seconds,
-            examples=state.examples,
-            tokens=state.tokens,
-            peak_memory_bytes=peak_bytes(self.device),
-        )
-
-    def _start_head(self) -> None:
-        """Fit the head before the first step, so that every checkpoint holds the fitted head."""
+    def _fit_head(self) -> None:
+        """Fit the head before the first step, so that every checkpoint has the fitted head."""
         start = time.perf_counter()
-        rows = start_head(self.predictor, self.train_set, seed=self.config.seed)
-        self.log.write(event="head_start", step=0, epoch=0, rows=rows, seconds=time.perf_counter() - start)
+        rows = fit_head(self.predictor, self.train_set, seed=self.config.seed)
+        seconds = time.perf_counter() - start
+        self.log.write(event="head_start", step=0, epoch=0, rows=rows, seconds=seconds)
 
     def _groups(self, epoch: int) -> list[list[list[int]]]:
-        """The batches of an epoch, accumulation_steps to a group: one optimizer step each."""
-        config = self.config
-        plan = plan_batches(self.train_set.lengths, batch_size=config.batch_size, seed=config.seed, epoch=epoch)
+        """Return the batches of an epoch in groups, one optimizer step each."""
+        lengths, config = self.train_set.lengths, self.config
+        plan = plan_batches(lengths, batch_size=config.batch_size, seed=config.seed, epoch=epoch)
         size = config.accumulation_steps
         return [plan[start : start + size] for start in range(0, len(plan), size)]
 
     def _epoch(self) -> None:
-        """Take the steps of this epoch that are left."""
+        """Train the remaining steps of this epoch."""
         self.model.train()
         done = self.stepper.step - self.state.epoch * self.steps_per_epoch
         for group in self._groups(self.state.epoch)[done:]:
@@ -249,43 +226,32 @@ class _Loop:
         self.recorder.before_launch()
         rows = [row for batch in group for row in batch]
         tokens = int(self.train_set.lengths[rows].sum())
-        self._make_room(tokens)
-        self._seed_dropout()
+        if tokens > self.most_tokens:  # its tensors do not fit into memory freed by smaller steps
+            self.most_tokens = tokens
+            trim_heap()
+        if world_size() > 1:  # masks differ between processes and need no state in a checkpoint
+            name = f"dropout of step {self.stepper.step} in process {rank()}"
+            seed_everything(named_seed(self.config.seed, name))
         self.stepper.launch([self._batch(batch) for batch in group], rows=len(rows))
         self.recorder.after_launch(rows=len(rows), tokens=tokens)
 
     def _batch(self, rows: list[int]) -> Batch:
-        """What this process does of the batch of these rows."""
-        return shard_batch(
-            self.train_set,
-            rows,
-            rank=rank(),
-            world=world_size(),
-            pad_token_id=self.predictor.pad_token_id,
-            multiple=self.path.width_multiple,
-        )
-
-    def _seed_dropout(self) -> None:
-        """Give every process a stream of its own, new at every step, so that a checkpoint holds none of them."""
-        if world_size() > 1:
-            seed_everything(named_seed(self.config.seed, f"dropout of step {self.stepper.step} in process {rank()}"))
-
-    def _make_room(self, tokens: int) -> None:
-        """Trim the heap before a step larger than any so far: its tensors do not fit what smaller steps freed."""
-        if tokens > self.most_tokens:
-            self.most_tokens = tokens
-            trim_heap()
+        """Return this process's part of the batch of these rows."""
+        pad, multiple = self.predictor.pad_token_id, self.path.width_multiple
+        part = {"rank": rank(), "world": world_size()}
+        return shard_batch(self.train_set, rows, **part, pad_token_id=pad, multiple=multiple)
 
     def _check_movement(self) -> None:
-        if self.movement is not None and self.stepper.step - self.state.skipped == STEPS:
+        if self.movement is not None and self.stepper.step - self.state.skipped == CHECKED_STEP:
             self.movement.check()
             self.movement = None
 
     def _validate(self) -> None:
-        """Measure and keep the best. Only then is the epoch over."""
+        """Measure, and keep the tensors if they are the best. This ends the epoch."""
+        state, step = self.state, self.stepper.step
         metrics = measure(self.predictor.logits(self.validation), self.validation.labels)
-        self.log.write(event="validation", step=self.stepper.step, epoch=self.state.epoch + 1, **asdict(metrics))
-        if self.state.offer(metrics):
+        self.log.write(event="validation", step=step, epoch=state.epoch + 1, **asdict(metrics))
+        if state.keep_if_best(metrics):
             self.on_best(metrics)
-        self.state.epoch += 1
+        state.epoch += 1
         self.saver.save_or_stop(due=self.saver.saves_epochs)

@@ -1,16 +1,16 @@
-r"""Where the head starts: as the model came, or fitted to the frozen features first.
+r"""Fit the head to the frozen features before training.
 
-A head with random first values sends the adapter gradients that mean nothing until it has been learnt itself, and by then
-the adapter has moved in their directions. A softmax regression from the head's own inputs to the labels (regression.py)
-takes seconds, and is where linear probing would end:
+A head with random values gives the adapter meaningless gradients until it has learned itself. A
+softmax regression from the head's inputs to the labels (evaluation/regression.py) takes seconds:
 
-    logits = W h + b        h: the inputs of the head's last layer, of the frozen model, for up to ROWS training rows
+    logits = W h + b        h: inputs of the head's last layer, for up to ROWS training rows
 
-B is zero at that moment, so the adapted model starts as this probe, and the adapter improves on it from the first step.
-Worth, MiniLM on emotion, rank 8 on query, key and value, one epoch at 3e-3: 0.915 on validation in place of 0.871.
+B is zero at that moment, so training starts from this linear probe.
+Worth: MiniLM on emotion, rank 8 on query, key and value, one epoch at 3e-3: 0.915 on validation
+instead of 0.871.
 
-Source: Kumar et al. 2022, Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution,
-arXiv:2202.10054, section 3.4 (linear probing, then fine-tuning).
+Source: Kumar et al. 2022, Fine-Tuning can Distort Pretrained Features and Underperform
+Out-of-Distribution, arXiv:2202.10054, section 3.4 (linear probing, then fine-tuning).
 """
 
 from __future__ import annotations
@@ -31,57 +31,59 @@ from ..runtime.distributed import broadcast, is_main
 from ..runtime.seeds import named_generator
 from .config import LOADED
 
-ROWS = 2048  # 1,000 to 16,000 of emotion's rows end within the noise of each other
+ROWS = 2048  # 1,000 to 16,000 rows of emotion give the same accuracy within the noise
 
 
-def start_head(predictor: Predictor, train_set: Encoded, *, seed: int) -> int:
-    """Put the regression's W and b into the last linear layer of the head; how many rows it was fitted to.
+def fit_head(predictor: Predictor, train_set: Encoded, *, seed: int) -> int:
+    """Replace weight and bias of the head's last layer by the regression's. Return the rows used.
 
     Args:
-        predictor: of a sequence classifier, whose mode is left as it was.
         seed: of the choice of rows.
 
     Raises:
-        ConfigError: the model has no linear output layer, or it is frozen. DataError: features that are not finite.
+        ConfigError: the model has no linear output layer, or it is frozen.
+        DataError: features that are not finite.
     """
     layer = _trained_output_layer(predictor.model)
-    chosen = torch.randperm(len(train_set), generator=named_generator(seed, "head start"))[:ROWS]
-    rows = train_set.select(chosen.tolist())
+    generator = named_generator(seed, "head start")
+    rows = train_set.select(torch.randperm(len(train_set), generator=generator)[:ROWS].tolist())
     features = _inputs_of(layer, predictor, rows)
-    fitted = {}
-    if is_main():  # elsewhere a library may round otherwise, and all processes have to start alike
-        _, found = fit_regression([features], rows.labels.cpu(), classes=layer.out_features)
-        fitted = {"weight": found.weight, "bias": found.bias}
-    fitted = load(broadcast(save(fitted)))
+    values = {}
+    if is_main():  # all processes need the same bits, and libraries may round differently
+        _, fitted = fit_regression([features], rows.labels.cpu(), classes=layer.out_features)
+        values = {"weight": fitted.weight, "bias": fitted.bias}
+    values = load(broadcast(save(values)))
     with torch.no_grad():
-        layer.weight.copy_(fitted["weight"])
+        layer.weight.copy_(values["weight"])
         if layer.bias is not None:
-            layer.bias.copy_(fitted["bias"])
+            layer.bias.copy_(values["bias"])
     return len(rows)
 
 
 def _trained_output_layer(model: Any) -> nn.Linear:
-    name = output_layer(model)
+    where, name = "--head_start probe", output_layer(model)
     if name is None:
-        raise ConfigError("the model's head has no linear output layer", where="--head_start probe", remedy=f"use {LOADED}")
+        problem = "the model's head has no linear output layer"
+        raise ConfigError(problem, where=where, remedy=f"use {LOADED}")
     layer: nn.Linear = model.get_submodule(name)
     if not layer.weight.requires_grad:
-        raise ConfigError(f"{name} is frozen", where="--head_start probe", remedy=f"train the head too, or use {LOADED}")
+        remedy = f"train the head too, or use {LOADED}"
+        raise ConfigError(f"{name} is frozen", where=where, remedy=remedy)
     return layer
 
 
 def _inputs_of(layer: nn.Linear, predictor: Predictor, rows: Encoded) -> Tensor:
-    """What `layer` is given for each row, in evaluation. Shape: (n, in)."""
-    seen: list[Tensor] = []
+    """Return the input of `layer` for every row, in evaluation mode. Shape: (n, in)."""
+    inputs: list[Tensor] = []
 
-    def inputs(batch: Batch) -> Tensor:
-        """Of one batch; the logits that they lead to are of no use."""
+    def features(batch: Batch) -> Tensor:
+        """Return the inputs of one batch. Its logits are not used."""
         classify(predictor.model, batch)
-        return seen.pop()
+        return inputs.pop()
 
-    hook = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].float()))
+    hook = layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0].float()))
     try:
         with evaluating(predictor.model):
-            return predictor.map_rows(inputs, rows)
+            return predictor.map_rows(features, rows)
     finally:
         hook.remove()

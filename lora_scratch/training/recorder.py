@@ -1,4 +1,4 @@
-"""What a training writes down: its clocks, a line of metrics.jsonl for every step, and the progress bar."""
+"""The clocks of a training run, its lines in metrics.jsonl, and its progress bar."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from .step import StepReport
 
 
 class Recorder:
-    """Counts launched steps and writes a line for each, once what it did has been read.
-
-    Reading makes the host wait for the device, so several steps are read at once.
+    """Counts launched steps and writes a line for each one when its report is read.
 
     Args:
-        read_every: launched steps between two readings.
+        read_every: launched steps between two readings. A reading waits for the device.
     """
 
     def __init__(self, state: TrainingState, dynamics: Dynamics, *, read_every: int) -> None:
         self.state, self.dynamics, self.read_every = state, dynamics, read_every
-        self.waiting: list[dict[str, int]] = []  # a record for every launched step that has not been read
+        self.waiting: list[tuple[int, int]] = []  # rows and tokens of every step that is not read
         self.window_start = 0.0  # when the first of them was launched
 
     @contextmanager
@@ -39,38 +37,38 @@ class Recorder:
             yield
 
     def read_clocks(self) -> None:
-        """Bring `state.seconds` and `state.cpu_seconds` up to now."""
+        """Update `state.seconds` and `state.cpu_seconds`."""
         self.state.seconds = time.perf_counter() - self.start
         self.state.cpu_seconds = time.process_time() - self.cpu_start
 
     def before_launch(self) -> None:
-        """Start the window's clock with the first step since the last reading."""
+        """Start the clock of the window with its first step."""
         if not self.waiting:
             self.window_start = time.perf_counter()
 
     def after_launch(self, *, rows: int, tokens: int) -> None:
-        """Note a step. It is read when `read_every` steps are waiting."""
-        self.waiting.append({"rows": rows, "tokens": tokens})
+        """Count a step, and read if `read_every` steps are waiting."""
+        self.waiting.append((rows, tokens))
         if len(self.waiting) >= self.read_every:
             self.read()
 
     def read(self) -> None:
-        """Read what the waiting steps did and write a line for each. They share the time since the first."""
-        records, self.waiting = self.waiting, []
-        if not records:
+        """Read the waiting steps and write a line for each, with the mean speed of all."""
+        counts, self.waiting = self.waiting, []
+        if not counts:
             return
-        first = self.state.stepper.step - len(records) + 1
+        first = self.state.stepper.step - len(counts) + 1
         reports, measured = self.state.stepper.read(), self.dynamics.read()
         seconds = time.perf_counter() - self.window_start
-        rate = sum(record["tokens"] for record in records) / seconds  # tokens a second
-        for step, (report, record) in enumerate(zip(reports, records, strict=True), first):
-            self._write(step, report, rate, **record, **measured.get(step, {}))
-        self.bar.update(len(records))
+        speed = sum(tokens for _, tokens in counts) / seconds  # tokens a second
+        for step, (report, (rows, tokens)) in enumerate(zip(reports, counts, strict=True), first):
+            self.state.examples += rows
+            self.state.tokens += tokens
+            self._write(step, report, speed, measured.get(step, {}))
+        self.bar.update(len(counts))
 
-    def _write(self, step: int, report: StepReport, rate: float, *, rows: int, tokens: int, **figures: Any) -> None:
+    def _write(self, step: int, report: StepReport, speed: float, figures: dict[str, Any]) -> None:
         state = self.state
-        state.examples += rows
-        state.tokens += tokens
         state.skipped += report.skipped
         state.log.write(
             event="step",
@@ -79,9 +77,9 @@ class Recorder:
             loss=report.loss,
             learning_rate=report.learning_rate,
             gradient_norm=report.gradient_norm,
-            tokens_per_second=rate,
+            tokens_per_second=speed,
             skipped=state.skipped,
             **figures,
         )
-        shown = f"loss {report.loss:.3f}, lr {report.learning_rate:.1e}, {rate:,.0f} tokens/s"
-        self.bar.set_postfix_str(shown, refresh=False)
+        text = f"loss {report.loss:.3f}, lr {report.learning_rate:.1e}, {speed:,.0f} tokens/s"
+        self.bar.set_postfix_str(text, refresh=False)

@@ -1,4 +1,4 @@
-"""Between two steps: whether to write a checkpoint, and whether a signal asks to stop."""
+"""Between two steps: write a checkpoint if it is due, and stop if a signal came."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from .recorder import Recorder
 
 
 class Saver:
-    """Saves the state of a run on its way, and stops the run after saving.
+    """Saves the state of a run, and stops the run after saving.
 
     Args:
-        checkpoints: where the state is saved; without it nothing is saved and no signal is heeded.
+        saves: if None, nothing is saved and signals are ignored.
     """
 
-    def __init__(self, recorder: Recorder, checkpoints: Checkpoints | None, stop: StopRequest) -> None:
-        self.recorder, self.state, self.checkpoints, self.stop = recorder, recorder.state, checkpoints, stop
+    def __init__(self, recorder: Recorder, saves: Checkpoints | None, stop: StopRequest) -> None:
+        self.recorder, self.checkpoints, self.stop = recorder, saves, stop
+        self.state, self.stepper = recorder.state, recorder.state.stepper
 
     @property
     def saves_steps(self) -> bool:
-        """Whether the step that was just launched is to be saved."""
-        every = self.checkpoints.save_steps if self.checkpoints else 0
-        return every > 0 and self.state.stepper.step % every == 0
+        """Whether a checkpoint is due after the launched step."""
+        interval = self.checkpoints.save_steps if self.checkpoints else 0
+        return interval > 0 and self.stepper.step % interval == 0
 
     @property
     def saves_epochs(self) -> bool:
-        """Whether every epoch is saved instead."""
+        """Whether a checkpoint is due after every epoch."""
         return self.checkpoints is not None and not self.checkpoints.save_steps
 
     def save_or_stop(self, *, due: bool) -> None:
@@ -42,22 +43,21 @@ class Saver:
         """
         if self.checkpoints is None:
             return
-        stop = self._asked_to_stop()
+        stop = self._requested_signal()
         if stop:
             self.recorder.read()
-        stepper = self.state.stepper
+        step = self.stepper.step
         if (due or stop) and is_main():
             self.recorder.read_clocks()
-            self.checkpoints.save(stepper.step, self.state.state_dict())
+            self.checkpoints.save(step, self.state.state_dict())
         if stop:
-            message = f"{stop.name}, saved after step {stepper.step:,} of {stepper.total_steps:,}"
+            message = f"{stop.name}, saved after step {step:,} of {self.stepper.total_steps:,}"
             raise Interrupted(message, signal_number=stop)
 
-    def _asked_to_stop(self) -> signal.Signals | None:
-        """The signal that came, to whichever process: all must stop after the same step."""
+    def _requested_signal(self) -> signal.Signals | None:
+        """Return the signal that any process got: all must stop after the same step."""
         if world_size() == 1:
             return self.stop.signal
-        here = self.stop.signal or 0
-        counts = torch.tensor([float(here == number) for number in SIGNALS])
+        counts = torch.tensor([float(self.stop.signal == number) for number in SIGNALS])
         sum_over_processes([counts])
-        return next((number for number, count in zip(SIGNALS, counts.tolist(), strict=True) if count), None)
+        return next((n for n, count in zip(SIGNALS, counts.tolist(), strict=True) if count), None)

@@ -1,4 +1,4 @@
-"""How the learning rate rises and falls, as a pure function of the step."""
+"""The learning rate as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ SCHEDULES = ("linear", "cosine")
 
 
 def learning_rate_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: str) -> float:
-    """The factor on the peak learning rate at `step` (0 is the first): up in a straight line, then down to 0.
+    """Return the factor on the peak learning rate at `step`, from 0.
 
-    Rising: (step + 1) / (warmup_steps + 1), so that the first step already moves the weights. Falling, with p the share of
-    the remaining steps that is done: 1 - p (linear) or (1 + cos πp) / 2 (cosine).
+    It rises as (step + 1) / (warmup_steps + 1), so that the first step moves the weights. Then it
+    falls as 1 - p (linear) or (1 + cos πp) / 2 (cosine), where p is the part of the rest done.
 
     Source: Loshchilov and Hutter 2017, SGDR, arXiv:1608.03983, section 3 (cosine).
     """

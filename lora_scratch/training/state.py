@@ -1,8 +1,8 @@
-"""Everything that changes while a run trains, in one place, and its form in a checkpoint.
+"""Everything that changes while a run trains, and its form in a checkpoint.
 
-Position is two numbers: `epoch`, epochs that are over with their validation, and `stepper.step`, optimizer steps. Which rows
-come next follows from these, since the plan of batches is a pure function of seed and epoch (data/batches.py), and so does
-the learning rate. What does not follow is kept: trained tensors, moments, scale, counters, the best so far, generators.
+The position is two numbers: `epoch` (finished epochs) and `stepper.step` (optimizer steps). The
+batches (data/batches.py) and the learning rate follow from it. The rest is kept: trained tensors,
+moments, scale, counters, the best tensors and the random number generators.
 """
 
 from __future__ import annotations
@@ -35,22 +35,23 @@ class TrainingState:
         self.best: Metrics | None = None
         self.best_tensors: dict[str, Tensor] = {}
 
-    def offer(self, metrics: Metrics) -> bool:
-        """Remember the present tensors if they are the best: higher accuracy, lower loss among equals."""
-        if self.best is not None and (metrics.accuracy, -metrics.loss) <= (self.best.accuracy, -self.best.loss):
+    def keep_if_best(self, metrics: Metrics) -> bool:
+        """Keep the trained tensors if they are the best: higher accuracy, then lower loss."""
+        best = self.best
+        if best is not None and (metrics.accuracy, -metrics.loss) <= (best.accuracy, -best.loss):
             return False
         self.best, self.best_step = metrics, self.stepper.step
-        self.best_tensors = {name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad}
+        self.best_tensors = {name: p.detach().clone() for name, p in _trained(self.model).items()}
         return True
 
     @torch.no_grad()
     def restore_best(self) -> None:
-        """Put the best tensors into the model."""
+        """Load the best tensors into the model."""
         for name, tensor in self.best_tensors.items():
             self.model.get_parameter(name).copy_(tensor)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and JSON values by name."""
+        """Return tensors and JSON values by name."""
         return {
             **{name: getattr(self, name) for name in COUNTERS},
             "best": None if self.best is None else asdict(self.best),
@@ -64,10 +65,10 @@ class TrainingState:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`, in a model that is as it was before its training began.
+        """Load `state` into a model as it was before its training.
 
         Raises:
-            CheckpointError: other tensors are trained here than there, listed; nothing has changed then.
+            CheckpointError: the model trains other tensors, which are listed; nothing is changed.
         """
         tensors, present = _under("model", state), changing_tensors(self.model)
         _check_same(tensors, present)
@@ -77,35 +78,39 @@ class TrainingState:
         for name in COUNTERS:
             setattr(self, name, state[name])
         self.best = None if state["best"] is None else Metrics(**state["best"])
-        self.best_tensors = {name: t.to(present[name].device) for name, t in _under("best_tensors", state).items()}
+        best = _under("best_tensors", state)
+        self.best_tensors = {name: tensor.to(present[name].device) for name, tensor in best.items()}
         self.log.rewind(state["log_bytes"])
         set_random_state(_under("random", state))
 
 
 def changing_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What is trained, the start that an adapter is measured from (layers/offset.py), and running statistics."""
+    """Return trained tensors, buffers of adapter layers (layers/offset.py), running statistics."""
     buffers = {
         f"{name}.{key}": buffer
         for name, module in model.named_modules()
         if isinstance(module, AdapterLayer | _NormBase)
         for key, buffer in module.named_buffers(recurse=False)
     }
-    return {name: p for name, p in model.named_parameters() if p.requires_grad} | buffers
+    return {**_trained(model), **buffers}
 
 
-def _check_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    problems = [f"{name} is not in it" for name in expected if name not in found]
-    problems += [f"{name} is not trained here" for name in sorted(found) if name not in expected]
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _check_same(saved: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
+    problems = [f"{name} is not in it" for name in present if name not in saved]
+    problems += [f"{name} is not trained here" for name in sorted(saved) if name not in present]
     problems += [
-        f"{name} has shape {tuple(found[name].shape)}, here {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
+        f"{name} has shape {tuple(saved[name].shape)}, here {tuple(tensor.shape)}"
+        for name, tensor in present.items()
+        if name in saved and saved[name].shape != tensor.shape
     ]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(
-            "; ".join(problems[:5]) + more, where="checkpoint", expected="the tensors that this model trains"
-        )
+        problem, expected = "; ".join(problems[:5]) + more, "the tensors that this model trains"
+        raise CheckpointError(problem, where="checkpoint", expected=expected)
 
 
 def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,4 +118,5 @@ def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _under(prefix: str, state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix(f"{prefix}/"): value for name, value in state.items() if name.startswith(f"{prefix}/")}
+    start = f"{prefix}/"
+    return {name.removeprefix(start): v for name, v in state.items() if name.startswith(start)}

@@ -5,10 +5,10 @@ import io
 import json
 
 import pytest
-from lora_scratch.commands import train
 from support.command_line import call, train_arguments
 from support.disks import on_a_disk, remount
 
+from lora_scratch.commands import train
 from lora_scratch.serialization.verify import problems_in_folder
 from lora_scratch.training import Checkpoints, loop
 from lora_scratch.training.checkpoint import read_state
@@ -36,9 +36,9 @@ def whole_checkpoints(run):
     """How many there are; each of them can be read, and nothing half stands beside them."""
     checkpoints = Checkpoints(run / "state")
     assert {path.name for path in checkpoints.folder.iterdir()} == {
-        checkpoints.place(step).name for step in checkpoints.steps()
+        checkpoints.path(step).name for step in checkpoints.steps()
     }
-    return len([read_state(checkpoints.place(step)) for step in checkpoints.steps()])
+    return len([read_state(checkpoints.path(step)) for step in checkpoints.steps()])
 
 
 def fill(disk, job):

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from lora_scratch.commands import train
 from support.command_line import call
 from support.folders import save_base, save_rows
 
+from lora_scratch.commands import train
 from lora_scratch.training import Checkpoints
 from lora_scratch.training.checkpoint import read_state
 
@@ -147,7 +147,7 @@ def torture(arguments, *, kills, seed, place):
 def check_checkpoints(run):
     """Every checkpoint that is there can be read, whatever happened a moment ago."""
     checkpoints = Checkpoints(run / "state")
-    return len([read_state(checkpoints.place(step)) for step in checkpoints.steps()])
+    return len([read_state(checkpoints.path(step)) for step in checkpoints.steps()])
 
 
 HARD = ["--dropout", 0.1, "--batch_size", 8, "--accumulation_steps", 2, "--save_steps", 3, "--keep", 2, "--threads", 1]

@@ -31,7 +31,7 @@ def test_load_gives_what_save_was_given(tmp_path):
     checkpoints = Checkpoints(tmp_path / "state")
     checkpoints.save(7, STATE)
     assert same(checkpoints.load(), STATE)
-    assert {path.name for path in checkpoints.place(7).iterdir()} == {"tensors.safetensors", "values.json"}
+    assert {path.name for path in checkpoints.path(7).iterdir()} == {"tensors.safetensors", "values.json"}
 
 
 def test_there_is_nothing_to_load_before_the_first_save(tmp_path):
@@ -97,12 +97,12 @@ def test_every_flipped_byte_is_noticed(tmp_path):
     checkpoints = Checkpoints(tmp_path / "state")
     checkpoints.save(7, STATE)
     for name in (TENSORS, VALUES):
-        path = checkpoints.place(7) / name
+        path = checkpoints.path(7) / name
         content = path.read_bytes()
         for place in range(0, len(content), 7):
             path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
             with suppress(CheckpointError):
-                assert same(read_state(checkpoints.place(7)), STATE)  # white space between the values
+                assert same(read_state(checkpoints.path(7)), STATE)  # white space between the values
         path.write_bytes(content)
 
 
@@ -111,9 +111,9 @@ def test_a_missing_or_empty_file_is_one_typed_error(tmp_path, name):
     """Deleted underneath, or cut to nothing."""
     checkpoints = Checkpoints(tmp_path / "state")
     checkpoints.save(7, STATE)
-    (checkpoints.place(7) / name).write_bytes(b"")
+    (checkpoints.path(7) / name).write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"step_000007: is (no checkpoint|not what was written)"):
         checkpoints.load()
-    (checkpoints.place(7) / name).unlink()
+    (checkpoints.path(7) / name).unlink()
     with pytest.raises(CheckpointError, match=r"step_000007: can't be read \(No such file"):
         checkpoints.load()

@@ -13,7 +13,7 @@ from lora_scratch.data import collate
 from lora_scratch.layers import LoRALinear
 from lora_scratch.runtime.precision import resolve_precision
 from lora_scratch.training import MetricsLog, TrainingConfig, dynamics, train
-from lora_scratch.training.dynamics import FIGURES, TOGETHER, Dynamics, delta_weight_norms
+from lora_scratch.training.dynamics import FIGURES, LAYERS_AT_ONCE, Dynamics, delta_weight_norms
 from lora_scratch.training.step import Stepper
 
 VARIANTS = [{}, {"variant": "dora"}, {"init": "pissa"}, {"rslora": True}]
@@ -60,7 +60,7 @@ def test_delta_weight_norm_of_two_by_two_is_the_one_worked_by_hand():
     assert delta_weight_norms([layer]).tolist() == pytest.approx([7.5 * 5**0.5], rel=1e-12)
 
 
-@pytest.mark.parametrize("count", [1, TOGETHER, TOGETHER + 3])
+@pytest.mark.parametrize("count", [1, LAYERS_AT_ONCE, LAYERS_AT_ONCE + 3])
 def test_delta_weight_norms_come_in_the_order_of_the_layers(count):
     """Layers of one shape are computed together, more than a few of them in parts; a scaling is each layer's own."""
     generator = torch.Generator().manual_seed(0)
@@ -115,7 +115,7 @@ def test_dynamics_are_read_once_and_not_of_a_skipped_step():
 
 def test_dynamics_of_several_steps_are_read_together(monkeypatch):
     """They are those of one read after each step, and a skipped step between them leaves the others alone."""
-    monkeypatch.setattr(dynamics, "EVERY", 1)
+    monkeypatch.setattr(dynamics, "MIN_INTERVAL", 1)
     read = []
     for late in (False, True):
         model = adapted()
@@ -177,7 +177,7 @@ def test_training_ends_in_the_same_bits_without_dynamics(monkeypatch):
     """Looking changes nothing: every trained tensor and every other figure of the log."""
     ends = []
     for interval in (1, 10**9):
-        monkeypatch.setattr(dynamics, "EVERY", interval)
+        monkeypatch.setattr(dynamics, "MIN_INTERVAL", interval)
         monkeypatch.setattr(Dynamics, "_due", Dynamics._due if interval == 1 else lambda _: False)
         model, log = adapted(dropout=0.1), MetricsLog()
         settings = TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-2, precision="fp32", device="cpu")

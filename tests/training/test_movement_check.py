@@ -1,4 +1,4 @@
-"""lora_scratch/training/movement_check.py: an adapter that does not learn is an error, and so is a frozen weight that moves."""
+"""lora_scratch/training/movement_check.py: a still adapter is an error, and so is a frozen weight that moves."""
 
 import pytest
 import torch

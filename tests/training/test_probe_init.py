@@ -18,7 +18,7 @@ from lora_scratch.training import MetricsLog, TrainingConfig, probe_init, train
 from lora_scratch.training import config as training_config
 
 FP32 = Precision(torch.float32, torch.device("cpu"))
-WALK = {"precision": FP32, "pad_token_id": 0}
+PREDICTOR = {"precision": FP32, "pad_token_id": 0}
 OUTPUTS = {
     "distilbert": "classifier",
     "bert": "classifier",
@@ -65,7 +65,7 @@ def test_the_output_layer_becomes_the_regression_on_its_own_inputs(family):
         60, generator=probe_init.named_generator(0, "head start")
     )  # only the held-out fifth depends on it
     _, expected = fit_regression([torch.cat(seen)[order]], rows.labels[order], classes=3)
-    assert probe_init.start_head(Predictor(model, **WALK), rows, seed=0) == 60
+    assert probe_init.fit_head(Predictor(model, **PREDICTOR), rows, seed=0) == 60
     for found, wanted in ((layer.weight, expected.weight), (layer.bias, expected.bias)):
         torch.testing.assert_close(found.detach(), wanted, rtol=0, atol=5e-3 * float(expected.weight.abs().max()))
 
@@ -79,7 +79,7 @@ def test_nothing_but_the_output_layer_moves():
     with torch.no_grad(), disabled(model.eval()):
         base = model(**inputs).logits
     model.train()
-    probe_init.start_head(Predictor(model, **WALK), rows, seed=0)
+    probe_init.fit_head(Predictor(model, **PREDICTOR), rows, seed=0)
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -93,9 +93,9 @@ def test_the_model_starts_better_than_a_random_head():
     model, rows = adapted(), tiny_rows(200)
     shares = rows.labels.bincount() / len(rows)
     entropy = -float((shares * shares.log()).sum())
-    assert measure(Predictor(model, **WALK).logits(rows), rows.labels).loss > entropy
-    probe_init.start_head(Predictor(model, **WALK), rows, seed=0)
-    assert measure(Predictor(model, **WALK).logits(rows), rows.labels).loss < entropy
+    assert measure(Predictor(model, **PREDICTOR).logits(rows), rows.labels).loss > entropy
+    probe_init.fit_head(Predictor(model, **PREDICTOR), rows, seed=0)
+    assert measure(Predictor(model, **PREDICTOR).logits(rows), rows.labels).loss < entropy
 
 
 def test_at_most_so_many_rows_are_read(monkeypatch):
@@ -104,7 +104,7 @@ def test_at_most_so_many_rows_are_read(monkeypatch):
     heads = []
     for seed in (0, 0, 1):
         model = adapted()
-        assert probe_init.start_head(Predictor(model, **WALK), tiny_rows(90), seed=seed) == 30
+        assert probe_init.fit_head(Predictor(model, **PREDICTOR), tiny_rows(90), seed=seed) == 30
         heads.append(model.classifier.weight.detach().clone())
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
@@ -135,11 +135,11 @@ def test_a_frozen_head_and_one_without_a_linear_output_are_refused():
     model = adapted()
     model.classifier.requires_grad_(requires_grad=False)
     with pytest.raises(ConfigError, match="--head_start probe: classifier is frozen; train the head too, or use loaded"):
-        probe_init.start_head(Predictor(model, **WALK), tiny_rows(20), seed=0)
+        probe_init.fit_head(Predictor(model, **PREDICTOR), tiny_rows(20), seed=0)
     model = adapted()
     model.classifier = torch.nn.Identity()
     with pytest.raises(ConfigError, match="the model's head has no linear output layer"):
-        probe_init.start_head(Predictor(model, **WALK), tiny_rows(20), seed=0)
+        probe_init.fit_head(Predictor(model, **PREDICTOR), tiny_rows(20), seed=0)
     with pytest.raises(ConfigError, match="--head_start: found 'zero'; expected loaded or probe"):
         config(head_start="zero")
 
