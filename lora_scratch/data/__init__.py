@@ -1,4 +1,4 @@
-"""Text to batches, one way: text -> `Example` -> token ids -> plan of batches -> batch tensors."""
+"""Text -> `Example` -> token ids -> plan of batches -> batch tensors."""
 
 from .batches import Batch as Batch
 from .batches import collate as collate

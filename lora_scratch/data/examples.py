@@ -1,4 +1,4 @@
-"""What a data set is once it has come through the door: checked rows, a number for every label, a digest of every split."""
+"""A checked data set: rows with label numbers, in three splits."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Splits:
 
     Args:
         labels: the label names; `Example.label` is an index into them.
-        source: the file, folder or hub name that the rows came from.
-        skipped: the bad rows that were left out, each `path:line: why`.
+        source: the file, folder or hub name of the rows.
+        skipped: bad rows that were left out, as `path:line: reason`.
     """
 
     train: tuple[Example, ...]
@@ -36,13 +36,13 @@ class Splits:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """SHA-256 of the rows of every split. Computed, not stored, so that it stays true when rows are cut off."""
+        """SHA-256 of the rows of every split."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: rows_digest(rows, self.labels) for name, rows in splits.items()}
 
 
 def rows_digest(rows: Iterable[Example], labels: Sequence[str]) -> str:
-    """SHA-256 over texts and label names in order: it depends on the rows, not on file format or label numbering."""
+    """Return the SHA-256 of texts and label names, for any file format and label numbers."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps([row.text, labels[row.label]]).encode() + b"\n")

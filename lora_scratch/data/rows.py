@@ -1,9 +1,9 @@
-"""A row at the door: a usable text with a label, or an error that says where and why. Nothing is dropped without a word."""
+"""Check a row: a usable text with a label, or an error that says where and why."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import DataError
@@ -14,7 +14,7 @@ SHOWN_NAMES = 12
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the two columns that are read."""
+    """The names of the text column and the label column."""
 
     text: str
     label: str
@@ -22,19 +22,22 @@ class Columns:
 
 @dataclass(frozen=True)
 class Row:
-    """A checked row. `label` is the label's name, an integer in its decimal form."""
+    """A checked row. `label` is the name of the label; integers are in decimal form."""
 
     place: str
     text: str
     label: str
 
 
+Rows = Iterator[Row | DataError]
+
+
 @dataclass(frozen=True)
 class Table:
-    """The rows of one split in file order; a bad row stands there as the error it is, for the caller to raise or to list.
+    """The rows of one split in file order. A bad row is an error, which the caller raises or lists.
 
     Args:
-        class_names: the label names in their own order where the source declares them (a ClassLabel feature), else empty.
+        class_names: the label names that the source declares (a ClassLabel feature), in its order.
     """
 
     rows: Iterable[Row | DataError]
@@ -42,74 +45,70 @@ class Table:
 
 
 def checked_row(place: str, text: object, label: object, *, class_names: Sequence[str] = ()) -> Row | DataError:
-    """The row, or what is wrong with it."""
+    """Return the row, or an error that says what is wrong with it."""
     problem = _text_problem(text) or _label_problem(label, class_names)
     if problem:
         return bad_row(place, *problem)
-    name = class_names[int(str(label))] if class_names and isinstance(label, int) else str(label).strip()
+    numbered = class_names and isinstance(label, int)
+    name = class_names[int(str(label))] if numbered else str(label).strip()
     return Row(place, str(text), name)
 
 
 def checked_text(place: str, text: str) -> str | DataError:
-    """The text of a row that has no label, or what is wrong with it."""
+    """Return the text, or an error that says what is wrong with it."""
     problem = _text_problem(text)
     return bad_row(place, *problem) if problem else text
 
 
-def bad_row(place: str, found: str, expected: str = "") -> DataError:
-    """The error for one row that can't be used, `where` = `path:line`."""
-    return DataError(
-        found,
-        where=place,
-        expected=expected,
-        remedy="mend the row, or leave such rows out (--skip_bad_rows of train and predict)",
-    )
+def bad_row(place: str, problem: str, expected: str = "") -> DataError:
+    """Return the error for a row at `place`, which is `path:line`."""
+    remedy = "mend the row, or leave such rows out (--skip_bad_rows of train and predict)"
+    return DataError(problem, where=place, expected=expected, remedy=remedy)
 
 
 def require_columns(names: Sequence[str], columns: Columns, *, where: str) -> None:
-    """Check that both columns are there once.
+    """Check that both columns exist once.
 
     Raises:
-        DataError: one is missing or there twice; the message lists the columns found.
+        DataError: a column is missing or exists twice; the message lists the columns.
     """
-    wanted = {"--text_column": columns.text, "--label_column": columns.label}
-    missing = {flag: column for flag, column in wanted.items() if column not in names}
+    flags = {"--text_column": columns.text, "--label_column": columns.label}
+    missing = {flag: column for flag, column in flags.items() if column not in names}
     if missing:
-        found = f"no column {' and none '.join(map(repr, missing.values()))} among {listed(names)}"
-        raise DataError(
-            found, where=where, remedy=f"name {'it' if len(missing) == 1 else 'them'} with {' and '.join(missing)}"
-        )
-    for flag, column in wanted.items():
+        problem = f"no column {' and none '.join(map(repr, missing.values()))} among {listed(names)}"
+        remedy = f"name {'it' if len(missing) == 1 else 'them'} with {' and '.join(missing)}"
+        raise DataError(problem, where=where, remedy=remedy)
+    for flag, column in flags.items():
         if names.count(column) > 1:
-            found = f"more than one column {column!r} among {listed(names)}"
-            raise DataError(found, where=where, remedy=f"name another with {flag}")
+            problem = f"more than one column {column!r} among {listed(names)}"
+            raise DataError(problem, where=where, remedy=f"name another with {flag}")
 
 
 def checked_class_names(names: object, *, where: str) -> tuple[str, ...]:
-    """The label names that a data set declares, as strings; none if it declares none.
+    """Return the label names that a data set declares, as strings; none if it declares none.
 
     Raises:
-        DataError: what is declared is no list of different label names.
+        DataError: they are no list of different label names.
     """
-    given = names if isinstance(names, list | tuple) else []
-    found = tuple(str(name) for name in given)
-    usable = names is None or isinstance(names, list | tuple)
-    if not usable or len(set(found)) < len(found) or any(_label_problem(name, ()) for name in given):
-        raise DataError(
-            f"the label names that it declares are {listed([names])}", where=where, expected="a list of different names"
-        )
-    return found
+    if names is None:
+        return ()
+    valid = isinstance(names, list | tuple) and not any(_label_problem(name, ()) for name in names)
+    strings = tuple(map(str, names)) if isinstance(names, list | tuple) else ()
+    if not valid or len(set(strings)) < len(strings):
+        problem, expected = f"its label names are {listed([names])}", "a list of different names"
+        raise DataError(problem, where=where, expected=expected)
+    return strings
 
 
 def shown(value: object) -> str:
-    """`repr` cut to a length that fits a line: control characters and stray bytes are printed as escapes."""
+    """Return `repr`, cut to fit a line. Control characters and lone bytes are escapes."""
     if isinstance(value, str | bytes) and len(value) > SHOWN_CHARACTERS:
         return f"{value[:SHOWN_CHARACTERS]!r}..."
     return repr(value)
 
 
 def listed(names: Sequence[object]) -> str:
-    """The first names, as many as one line holds."""
+    """Return the first names, as many as fit a line."""
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
     return ", ".join(shown(name) for name in names[:SHOWN_NAMES]) + more if names else "nothing"
 
@@ -132,13 +131,14 @@ def _label_problem(label: object, class_names: Sequence[str]) -> tuple[str, str]
     return _character_problem(label, "label") if isinstance(label, str) else None
 
 
-def _character_problem(value: str, what: str) -> tuple[str, str] | None:
-    """NUL, and lone surrogates: files are opened with `surrogateescape`, which maps a stray byte b to U+DC00 + b."""
-    found = re.search("[\0\ud800-\udfff]", value)
-    if not found:
+def _character_problem(value: str, field: str) -> tuple[str, str] | None:
+    """Refuse NUL and lone surrogates; `surrogateescape` turns a bad byte b into U+DC00 + b."""
+    match = re.search("[\0\ud800-\udfff]", value)
+    if not match:
         return None
-    code, position = ord(found[0]), found.start() + 1
+    code, position = ord(match[0]), match.start() + 1
     if code == 0:
-        return f"the {what} holds a NUL byte at character {position}", ""
-    name = f"byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"lone surrogate U+{code:04X}"
-    return f"the {what} is not UTF-8: {name} at character {position}", "UTF-8"
+        return f"the {field} holds a NUL byte at character {position}", ""
+    is_byte = 0xDC80 <= code <= 0xDCFF
+    name = f"byte 0x{code - 0xDC00:02x}" if is_byte else f"lone surrogate U+{code:04X}"
+    return f"the {field} is not UTF-8: {name} at character {position}", "UTF-8"

@@ -1,4 +1,4 @@
-"""Texts to classify, one a line of a file or of standard input: each comes out in its place, or what is wrong with it."""
+"""Read texts to classify from a file or standard input, one text a line."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..runtime.paths import path_fault, shown_path
 from .rows import checked_text
 
 STANDARD_INPUT = "-"
-TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")  # whose lines are no texts
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")  # lines of these files are no texts
 
 
 def read_texts(path: str, *, progress: str = "") -> Iterator[str | DataError]:
-    """The lines of a file (`-`: standard input) without their ends, one at a time; lines end at \\n or \\r\\n alone.
+    """Return an iterator over the lines of a file (`-`: standard input), or errors for bad lines.
 
-    Blank lines at the end are no texts; one in the middle is a bad one, and keeps its place.
+    Lines end at \\n or \\r\\n. Blank lines at the end are no texts; one in the middle is bad.
 
     Args:
-        progress: what a bar of the bytes that have been read says; no bar if empty.
+        progress: the text of the progress bar, in bytes; no bar if empty.
 
     Raises:
         DataError: no such file, a table, or it can't be read.
@@ -34,9 +34,8 @@ def read_texts(path: str, *, progress: str = "") -> Iterator[str | DataError]:
     if path != STANDARD_INPUT and not os.path.isfile(path):
         raise DataError("no such file", where=path, expected="a UTF-8 file with one text a line")
     if Path(path).suffix.lower() in TABLES:
-        raise DataError(
-            "is a table", where=path, expected="a file with one text a line", remedy="write its text column to a .txt file"
-        )
+        expected, remedy = "a file with one text a line", "write its text column to a .txt file"
+        raise DataError("is a table", where=path, expected=expected, remedy=remedy)
     return _lines(path, progress)
 
 
@@ -46,23 +45,18 @@ def _lines(path: str, progress: str) -> Iterator[str | DataError]:
     bar = tqdm(total=size, desc=progress, unit="B", unit_scale=True, disable=not progress)
     try:
         with open(sys.stdin.fileno() if stdin else path, "rb", closefd=not stdin) as file, bar:
-            yield from _checked(_counted(file, bar), name)
+            yield from _checked(file, name, bar)
     except OSError as error:
         raise DataError(f"could not be read ({error.strerror})", where=name) from error
 
 
-def _counted(lines: Iterable[bytes], bar: Any) -> Iterator[bytes]:
-    for line in lines:
-        bar.update(len(line))
-        yield line
-
-
-def _checked(lines: Iterable[bytes], name: str) -> Iterator[str | DataError]:
+def _checked(lines: Iterable[bytes], name: str, bar: Any) -> Iterator[str | DataError]:
     blank: list[str | DataError] = []
     for number, raw in enumerate(lines, 1):
-        # surrogateescape: a stray byte is the fault of its line, which says so
-        letters = raw.decode("utf-8-sig" if number == 1 else "utf-8", errors="surrogateescape")
-        line = letters.removesuffix("\n").removesuffix("\r")
+        bar.update(len(raw))
+        # surrogateescape: a bad byte makes its line bad, not the file
+        encoding = "utf-8-sig" if number == 1 else "utf-8"
+        line = raw.decode(encoding, errors="surrogateescape").removesuffix("\n").removesuffix("\r")
         text = checked_text(f"{name}:{number}", line)
         if not line.strip():
             blank.append(text)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from dispatched import dispatched
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.dispatched import dispatched
 from support.tiny import tiny_rows
 from torch import Tensor
 

@@ -155,9 +155,7 @@ def test_parquet_refuses_class_names_that_are_no_labels(tmp_path: Path, names: o
     table = pa.table({"text": ["a", "b"], "label": [0, 1]})
     metadata = {"huggingface": json.dumps({"info": {"features": {"label": {"names": names}}}})}
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
-    with pytest.raises(
-        DataError, match=r"a\.parquet: the label names that it declares are .*; expected a list of different"
-    ):
+    with pytest.raises(DataError, match=r"a\.parquet: its label names are .*; expected a list of different"):
         open_table(tmp_path / "a.parquet", COLUMNS)
 
 
