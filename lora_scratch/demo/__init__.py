@@ -1,4 +1,4 @@
-"""The embedded default: a scale model of the real experiment that runs offline: corpus, tokenizer, foundation model."""
+"""The offline demo: a small corpus, tokenizer and foundation model."""
 
 from .corpus import demo_splits as demo_splits
 from .foundation import foundation_folder as foundation_folder

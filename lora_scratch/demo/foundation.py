@@ -1,8 +1,8 @@
-"""The pretrained model of the demo: a small DistilBERT tuned on two-class sentiment, built on first use and kept.
+"""The demo's pretrained model: a small DistilBERT trained on sentiment, built on first use.
 
-It stands where `distilbert-base-uncased-finetuned-sst-2-english` stands in the real experiment. Half of its texts end in
-"in a word: [MASK]." and ask for the word that names the feeling. As in masked-language pretraining, that keeps the words
-apart which two classes alone would throw together; nothing here tells which words make one emotion.
+It replaces `distilbert-base-uncased-finetuned-sst-2-english`. Half of its texts end in
+"in a word: [MASK]." and the model also learns the word that names the feeling. As masked-language
+pretraining does, this keeps words of the same sentiment apart. Nothing tells it the emotions.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import transformers
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
+from transformers import DistilBertForSequenceClassification as Model
 from transformers.utils import logging as transformers_logging
 
-from ..data.batches import Batch, collate, plan_batches
+from ..data.batches import IGNORED, Batch, collate, plan_batches
 from ..data.encode import encode
 from ..runtime.atomic import new_folder, write_json
 from ..runtime.seeds import named_generator, named_seed
@@ -33,91 +34,89 @@ from .corpus import SENTIMENT_OF, sentiment_statements
 from .tokenizer import MAX_TOKENS, demo_tokenizer
 from .words import RECALL, SENTIMENTS
 
-VERSION = 1  # a change to the corpus, the tokenizer or the recipe below makes another model: count up
+VERSION = 1  # increase it with every change to the corpus, the tokenizer or the recipe below
 STEPS = 1200
 BATCH_SIZE = 32
 ROWS = 19200
-PEAK_LEARNING_RATE = 3e-3
+PEAK_LEARNING_RATE, BETAS = 3e-3, (0.9, 0.98)
 WARMUP_STEPS = 100
 SEED = 0
-POSITION_BASE, POSITION_SCALE = 50.0, 0.15  # found by trial: wavelengths of 6 to 300 tokens
+POSITION_BASE, POSITION_SCALE = 50.0, 0.15  # by trial: wavelengths of 6 to 300 tokens
 STAMP = "foundation.json"
-WRITERS = ("transformers", "tokenizers", "safetensors")  # each writes files that an older one of itself may not read
+WRITERS = ("transformers", "tokenizers", "safetensors")  # older versions may not read their files
 
 
 def foundation_folder(*, progress: bool = True, steps: int = STEPS) -> Path:
-    """The folder of the foundation model, in transformers' own files; built first where it is absent or can't be used.
+    """Return the folder of the foundation model. Build it if it is absent or can't be used.
 
-    It stands in `$XDG_CACHE_HOME/lora-scratch`, by default `~/.cache/lora-scratch`.
+    It is in `$XDG_CACHE_HOME/lora-scratch`, by default `~/.cache/lora-scratch`.
 
     Args:
         progress: show a bar while building.
-        steps: optimizer steps of the build; fewer make a worse model, in a folder of its own.
+        steps: optimizer steps; fewer make a worse model, in another folder.
     """
-    folder = cache_root() / (f"demo-{VERSION}" if steps == STEPS else f"demo-{VERSION}-{steps}-steps")
+    name = f"demo-{VERSION}" if steps == STEPS else f"demo-{VERSION}-{steps}-steps"
+    folder = cache_root() / name
     if not is_usable(folder):
         with _one_thread():
             model = build_foundation(steps=steps, progress=progress)
-        with new_folder(folder) as place, _no_shard_bar():
-            model.save_pretrained(place)
-            demo_tokenizer().save_pretrained(place)
-            write_json(place / STAMP, _stamp(place))
+        with new_folder(folder) as new, _no_shard_bar():
+            model.save_pretrained(new)
+            demo_tokenizer().save_pretrained(new)
+            write_json(new / STAMP, _stamp(new))
     return folder
 
 
 def cache_root() -> Path:
-    """Where built models are kept. The XDG base directory specification says to ignore a relative XDG_CACHE_HOME."""
+    """Return the cache folder. A relative XDG_CACHE_HOME is ignored (XDG base directories)."""
     home = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (home if home.is_absolute() else Path.home() / ".cache") / "lora-scratch"
 
 
 def is_usable(folder: Path) -> bool:
-    """Whether the foundation model in `folder` is whole and the installed libraries can read it.
+    """Return whether the model in `folder` is complete and the installed libraries can read it.
 
-    Every file still has the digest that was written down when it was built, and no file was written by a library newer
-    than the one installed: newer releases read what older ones wrote, not the other way round.
+    Every file must have the digest from when it was built, and no library may be older than then.
     """
     try:
         stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
-        return _is_whole(folder, stamp["sha256"]) and _is_readable(stamp["written_by"])
+        digests, writers = stamp["sha256"], stamp["written_by"]
+        whole = all(_digest(folder / name) == digest for name, digest in digests.items())
+        readable = all(_release(version(name)) >= _release(writers[name]) for name in WRITERS)
+        return bool(digests) and whole and readable
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
         return False
 
 
-def _is_whole(folder: Path, digests: dict[str, str]) -> bool:
-    return bool(digests) and all(_digest(folder / name) == digest for name, digest in digests.items())
-
-
-def _is_readable(written_by: dict[str, str]) -> bool:
-    return all(_release(version(name)) >= _release(written_by[name]) for name in WRITERS)
-
-
 def _release(number: str) -> list[int]:
-    """The numbers of a version, without what follows them: [5, 23, 0] for "5.23.0.dev1+cpu"."""
+    """Return the numbers of a version: [5, 23, 0] for "5.23.0.dev1+cpu"."""
     return [int(part) for part in re.findall(r"\d+", re.split(r"[^\d.]", number)[0])]
 
 
 def _stamp(folder: Path) -> dict[str, dict[str, str]]:
-    """What `is_usable` reads: the digest of every file, and the versions of the libraries that wrote them."""
+    """Return the digest of every file, and the versions of the libraries, for `is_usable`."""
     return {
         "written_by": {name: version(name) for name in WRITERS},
         "sha256": {path.name: _digest(path) for path in sorted(folder.iterdir())},
     }
 
 
-def build_foundation(*, steps: int = STEPS, progress: bool = True) -> transformers.DistilBertForSequenceClassification:
-    """A small DistilBERT with the head negative/positive, trained for `steps` steps on sentiment and recall."""
+def build_foundation(*, steps: int = STEPS, progress: bool = True) -> Model:
+    """Train a small DistilBERT on sentiment and on recalling the word. Return it."""
     model = _initial_model().train()
     tokenizer = demo_tokenizer()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), fused=True)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=PEAK_LEARNING_RATE, betas=BETAS, fused=True)
+    falling = max(1, steps - WARMUP_STEPS)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / WARMUP_STEPS, (steps - step) / max(1, steps - WARMUP_STEPS))
+        optimizer, lambda step: min((step + 1) / WARMUP_STEPS, (steps - step) / falling)
     )
-    bar = tqdm(_batches(tokenizer, steps), total=steps, desc="foundation model", unit="step", disable=not progress)
+    options = {"desc": "foundation model", "unit": "step", "disable": not progress}
+    bar = tqdm(_batches(tokenizer, steps), total=steps, **options)
     for batch, words in bar:
         loss = _loss(model, batch, words, mask_token_id=int(tokenizer.mask_token_id))
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -127,7 +126,7 @@ def build_foundation(*, steps: int = STEPS, progress: bool = True) -> transforme
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Matrices this small gain nothing from a second thread, and on a busy machine wait long for it."""
+    """Use one thread: small matrices gain nothing from a second one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -138,7 +137,7 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def _no_shard_bar() -> Iterator[None]:
-    """transformers shows a bar for writing one small file."""
+    """Hide the progress bar of transformers for writing one small file."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -148,11 +147,11 @@ def _no_shard_bar() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _initial_model() -> transformers.DistilBertForSequenceClassification:
-    """Random weights, but for the positions: sines whose wavelengths span a sentence, so that near words look alike.
+def _initial_model() -> Model:
+    """Return a model with random weights and sinusoidal position embeddings.
 
-    Learnt from nothing, a sense of "in the same clause" takes more steps than all the rest.
-    Source: Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762, section 3.5 (there with base 10000).
+    From random positions, learning "in the same clause" takes more steps than all the rest.
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.5 (there with base 10000).
     """
     config = transformers.DistilBertConfig(
         vocab_size=len(demo_tokenizer()),
@@ -161,8 +160,8 @@ def _initial_model() -> transformers.DistilBertForSequenceClassification:
         n_layers=2,
         n_heads=4,
         max_position_embeddings=MAX_TOKENS,
-        initializer_range=0.1,  # about 1/sqrt(dim); DistilBERT's 0.02 is made for dim 768
-        dropout=0.0,  # no text is seen more than twice
+        initializer_range=0.1,  # about 1/sqrt(dim); DistilBERT's 0.02 is for dim 768
+        dropout=0.0,  # no text is used more than twice
         attention_dropout=0.0,
         seq_classif_dropout=0.0,
         pad_token_id=0,
@@ -171,40 +170,43 @@ def _initial_model() -> transformers.DistilBertForSequenceClassification:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(named_seed(SEED, "foundation"))
-        model = transformers.DistilBertForSequenceClassification(config)
-    waves = torch.arange(MAX_TOKENS)[:, None] / POSITION_BASE ** (torch.arange(0, 64, 2) / 64)  # (positions, dim / 2)
+        model = Model(config)
+    wavelengths = POSITION_BASE ** (torch.arange(0, 64, 2) / 64)  # (dim / 2,)
+    angles = torch.arange(MAX_TOKENS)[:, None] / wavelengths  # (positions, dim / 2)
+    waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)  # (positions, dim)
     with torch.no_grad():
-        positions = model.distilbert.embeddings.position_embeddings.weight  # (positions, dim)
-        positions.copy_(POSITION_SCALE * torch.stack([waves.sin(), waves.cos()], dim=-1).flatten(1))
+        model.distilbert.embeddings.position_embeddings.weight.copy_(POSITION_SCALE * waves)
     return model
 
 
 def _batches(tokenizer: Any, steps: int) -> Iterator[tuple[Batch, Tensor]]:
-    """`steps` batches, and for each row the token it has to recall, or -100 where nothing is asked."""
+    """Yield `steps` batches, and for every row the token to recall, or IGNORED."""
     statements = sentiment_statements(min(ROWS, steps * BATCH_SIZE))
     labels = [SENTIMENTS.index(SENTIMENT_OF[row.word]) for row in statements]
-    answers = torch.tensor([tokenizer.convert_tokens_to_ids(row.word) for row in statements])  # (rows,)
+    words = torch.tensor(tokenizer.convert_tokens_to_ids([row.word for row in statements]))
     left = steps
     for epoch in range(math.ceil(steps * BATCH_SIZE / len(statements))):
-        asked = torch.rand(len(statements), generator=named_generator(SEED, f"recall in epoch {epoch}")) < 0.5  # (rows,)
-        texts = [row.text + RECALL if ask else row.text for row, ask in zip(statements, asked, strict=True)]
+        generator = named_generator(SEED, f"recall in epoch {epoch}")
+        asked = torch.rand(len(statements), generator=generator) < 0.5  # (rows,)
+        texts = [s.text + RECALL if a else s.text for s, a in zip(statements, asked, strict=True)]
         encoded = encode(texts, labels, tokenizer, max_tokens=MAX_TOKENS)
-        for rows in plan_batches(encoded.lengths, batch_size=BATCH_SIZE, seed=SEED, epoch=epoch)[:left]:
+        plan = plan_batches(encoded.lengths, batch_size=BATCH_SIZE, seed=SEED, epoch=epoch)
+        for rows in plan[:left]:
             batch = collate(encoded, rows, pad_token_id=int(tokenizer.pad_token_id))
-            yield batch, answers.where(asked, torch.tensor(-100))[batch.rows]
+            yield batch, words.where(asked, torch.tensor(IGNORED))[batch.rows]
             left -= 1
 
 
-def _loss(
-    model: transformers.DistilBertForSequenceClassification, batch: Batch, words: Tensor, *, mask_token_id: int
-) -> Tensor:
-    """Cross entropy of the sentiment, plus that of the recalled word, read off at [MASK] by the word embeddings."""
-    hidden = model.distilbert(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+def _loss(model: Model, batch: Batch, words: Tensor, *, mask_token_id: int) -> Tensor:
+    """Return the cross entropy of the sentiment, plus that of the recalled word at [MASK]."""
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    hidden = model.distilbert(**inputs).last_hidden_state  # (B, T, dim)
     pooled = F.relu(model.pre_classifier(hidden[:, 0]))  # (B, dim)
     loss = F.cross_entropy(model.classifier(pooled), batch.labels)
     masked = batch.input_ids == mask_token_id  # (B, T)
     if masked.any():
-        logits = hidden[masked] @ model.distilbert.embeddings.word_embeddings.weight.T  # (masked, vocabulary)
+        embeddings = model.distilbert.embeddings.word_embeddings.weight  # (vocabulary, dim)
+        logits = hidden[masked] @ embeddings.T  # (masked, vocabulary)
         loss = loss + F.cross_entropy(logits, words[masked.any(1)])
     return loss
 

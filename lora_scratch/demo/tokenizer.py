@@ -14,20 +14,21 @@ MAX_TOKENS = 128
 
 
 def demo_vocabulary() -> dict[str, int]:
-    """Token -> id: the special tokens, every word of the corpus, then letters, digits and punctuation as pieces.
+    """Return token -> id: special tokens, the words of the corpus, single characters.
 
-    With single characters at the start ("x") and inside ("##x") of a word, a word the corpus lacks is spelt out rather
-    than lost.
+    Characters at the start ("x") and inside ("##x") of a word spell words that the corpus lacks.
     """
     characters = string.ascii_lowercase + string.digits
-    tokens = [*SPECIAL_TOKENS, *corpus_words(), *characters, *(f"##{c}" for c in characters), *string.punctuation]
+    pieces = [*characters, *(f"##{c}" for c in characters), *string.punctuation]
+    tokens = [*SPECIAL_TOKENS, *corpus_words(), *pieces]
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}
 
 
 def demo_tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """Lower-casing WordPiece in BERT's format: [CLS] text [SEP]."""
+    """Return a lower-casing WordPiece tokenizer in BERT's format: [CLS] text [SEP]."""
     vocabulary = demo_vocabulary()
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))  # noqa: S106
+    options = {"unk_token": "[UNK]", "max_input_chars_per_word": 100}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, **options))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()

@@ -1,11 +1,11 @@
-"""The word lists of the demo corpus, written for it: feelings, people, the ways to say who feels what and when."""
+"""The word lists of the demo corpus."""
 
 from __future__ import annotations
 
 EMOTIONS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 SENTIMENTS = ("negative", "positive")
 
-# Each word belongs to one emotion and one polarity. Surprise alone comes in both: one may be amazed or aghast.
+# A word belongs to one emotion and one sentiment. Only surprise has both sentiments.
 _FEELINGS = {
     ("sadness", "negative"): (
         "sad gloomy miserable heartbroken sorrowful lonely tearful downcast mournful dejected "
@@ -36,7 +36,7 @@ _FEELINGS = {
 }
 FEELINGS = {names: tuple(words.split()) for names, words in _FEELINGS.items()}
 
-# How a clause says who feels, when, and whether it is denied: (by_speaker, now, denied) -> openings; {} is a person.
+# First words of a clause, by (by_speaker, now, denied). {} is a person.
 OPENINGS = {
     (True, True, False): ("i am", "i feel", "it makes me", "i still feel", "i have become", "it leaves me"),
     (True, True, True): ("i am not", "i do not feel", "it does not make me", "i am no longer", "i never feel"),
@@ -48,9 +48,9 @@ OPENINGS = {
     (False, False, True): ("{} was not", "{} did not feel", "it did not make {}", "{} had never been", "{} never felt"),
 }
 
-# A denial of the whole clause: with a second negation inside, the clause holds again.
+# Denials of the whole clause. With a second negation inside, the clause is true.
 DENIALS = ("it is not true that", "it is wrong to say that", "nobody can say that", "it is a lie that")
-# What is known holds: these change nothing, though they bring a second person into the clause.
+# Assertions do not change the clause, but can add a second person.
 ASSERTIONS = ("i know that", "{} knows that", "everyone can see that", "{} has noticed that", "it is true that")
 
 PEOPLE = (
@@ -70,5 +70,5 @@ TIMES = {
     False: ("last year", "years ago", "back then", "as a child", "last summer", "in those days"),
 }
 LINKS = (", but", ", and", ", while", ", although", ", even though", ". besides,", ". meanwhile", ". also,", ";", ".")
-# What the foundation model is asked to recall: the word that names the feeling held.
+# Asks the foundation model for the word that names the feeling.
 RECALL = " in a word: [MASK]."
