@@ -7,6 +7,7 @@ import os
 import pytest
 
 from lora_scratch.errors import LoraScratchError
+from lora_scratch.runtime import atomic
 from lora_scratch.runtime.atomic import new_file, new_folder, read_json, write_bytes, write_json, write_text
 
 
@@ -239,3 +240,13 @@ def test_read_json_reads_what_write_json_wrote_and_waits_on_no_pipe(tmp_path):
     for name, message in (("pipe", "is no regular file"), ("gone", "can't be read .No such file")):
         with pytest.raises(LoraScratchError, match=message):
             read_json(tmp_path / name)
+
+
+def test_a_new_file_is_flushed_with_the_folder_that_names_it(tmp_path, monkeypatch):
+    """A renamed file is lost in a power cut until its folder is on the disk, however the file was written."""
+    folders = []
+    monkeypatch.setattr(atomic, "_flush_folder", folders.append)
+    with new_file(tmp_path / "lines") as file:
+        file.write("one\n")
+    write_bytes(tmp_path / "bytes", b"two")
+    assert folders == [tmp_path, tmp_path]
