@@ -1,4 +1,4 @@
-"""lora_scratch/adapter/switches.py: the dial, and off in part. (Off and merged: test_inject.py and test_bias.py.)"""
+"""lora_scratch/adapter/toggles.py: the dial, and off in part. (Off and merged: test_inject.py and test_bias.py.)"""
 
 import pytest
 import torch
