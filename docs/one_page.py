@@ -96,7 +96,7 @@ def train(model: Classifier, rows: Rows) -> None:
 
 if __name__ == "__main__":
     torch.manual_seed(0)  # decides the head, A, dropout and the order of the rows
-    logging.set_verbosity_error()  # that a head starts random is no surprise here
+    logging.set_verbosity_error()  # the new head is expected; hide the warning
     if len(sys.argv) > 1:
         name, train_rows, test_rows = sys.argv[1], *map(read_rows, sys.argv[2:4])
     else:

@@ -3,7 +3,7 @@
     lora-scratch train                                     the embedded demo: offline, under a minute
     lora-scratch train --preset emotion                    DistilBERT SST-2 to six emotions, from the hub
     lora-scratch train --model DIR --dataset DIR --rank 8 --alpha 16 --targets q_lin k_lin v_lin
-    lora-scratch train --config job.yaml --epochs 1        flags from a file; those typed count more
+    lora-scratch train --config job.yaml --epochs 1        flags from a file; flags on the command line win
     lora-scratch train --resume checkpoints/<run>          resume a run that was stopped or killed
     lora-scratch train --trainable all --learning_rate 1e-4    full fine-tuning, to compare with
     torchrun --nproc_per_node 2 -m lora_scratch train      two processes share every batch
@@ -212,7 +212,7 @@ def describe(job: Job) -> None:
     if job.quantized:
         print(f"nf4    {job.quantized}")
     if job.options.run.trainable == ALL:
-        print("train  every parameter; there is no adapter, and --rank and the like say nothing")
+        print("train  every parameter; there is no adapter; --rank and other adapter flags have no effect")
 
 
 def measure_and_adapt(job: Job) -> tuple[Baseline, dict[str, Any]]:

@@ -89,7 +89,7 @@ def remove_adapter(model: nn.Module) -> nn.Module:
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Check that there are trainable tensors, all in float32 and none behind a merged weight.
+    """Check that there are trainable tensors, all in float32, and that no adapter layer is merged.
 
     Raises:
         TrainingError: otherwise.

@@ -37,7 +37,7 @@ class PlannedLayer:
 
     @property
     def parameters(self) -> int:
-        """The number of trained parameters, counted on a copy without memory."""
+        """The number of trained parameters, counted on a copy on the meta device, which holds no data."""
         parameters = self.module.parameters()
         memo = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in parameters}
         with NoRandomNumbers():

@@ -16,14 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import DistilBertForSequenceClassification as Model
 from transformers.utils import logging as transformers_logging
 
 from ..data.batches import IGNORED, Batch, collate, plan_batches
@@ -33,6 +32,9 @@ from ..runtime.seeds import named_generator, named_seed
 from .corpus import SENTIMENT_OF, sentiment_statements
 from .tokenizer import MAX_TOKENS, demo_tokenizer
 from .words import RECALL, SENTIMENTS
+
+if TYPE_CHECKING:
+    from transformers import DistilBertForSequenceClassification as Model
 
 VERSION = 1  # increase it with every change to the corpus, the tokenizer or the recipe below
 STEPS = 1200
@@ -170,7 +172,7 @@ def _initial_model() -> Model:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(named_seed(SEED, "foundation"))
-        model = Model(config)
+        model = transformers.DistilBertForSequenceClassification(config)
     wavelengths = POSITION_BASE ** (torch.arange(0, 64, 2) / 64)  # (dim / 2,)
     angles = torch.arange(MAX_TOKENS)[:, None] / wavelengths  # (positions, dim / 2)
     waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)  # (positions, dim)

@@ -33,7 +33,7 @@ NULL_KEYS = ("train", "text")  # they stay in the JSON as null
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Both models' scores of every class, and its rows fixed and broken. C entries each."""
+    """Both models' scores of every class, and how many of its rows were fixed and broken. C entries each."""
 
     baseline: list[ClassRow]
     adapted: list[ClassRow]
@@ -51,7 +51,7 @@ class Confusions:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What the training used: time on the clock and on all cores, rows, real tokens, memory."""
+    """What the training used: time on the clock and on all cores, rows, tokens without padding, memory."""
 
     seconds: float
     cpu_seconds: float

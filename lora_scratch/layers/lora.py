@@ -9,8 +9,8 @@ rank 8. The output is computed from the factors, without building ΔW:
 
     y = x (W + ΔW)ᵀ + b = x Wᵀ + b + scaling · (x Aᵀ) Bᵀ
 
-B starts at zero, so the adapted layer starts exactly as the base. A starts random: A's gradient has
-the factor B, and B's gradient has the factor A. If both were zero, neither would ever change.
+B starts at zero, so the adapted layer starts exactly as the base. A starts random: A's gradient is
+a multiple of B, and B's of A. If both were zero, both gradients would be zero for ever.
 
 Example, as in `tests/layers/test_lora.py`: in = 2, out = 3, rank = 1, alpha = 2, so scaling = 2.
 
@@ -64,7 +64,7 @@ class AdapterLayer(nn.Module, ABC):
 
     @abstractmethod
     def adapter_tensors(self) -> dict[str, nn.Parameter]:
-        """Return the adapter's tensors, by the last part of their names in an adapter file."""
+        """Return the adapter's tensors by name suffix, such as `lora_A.weight`."""
 
     def effective_weight(self) -> Tensor:
         """Return W + ΔW, in the shape of W, in float32 or wider."""
@@ -123,7 +123,7 @@ class LowRankLayer(AdapterLayer):
         ValueError: an argument outside these bounds.
     """
 
-    stored_ranks = 1  # rank of the factors in an adapter file, over `rank`
+    stored_ranks = 1  # the rank in an adapter file is this many times `rank`
 
     def __init__(
         self,

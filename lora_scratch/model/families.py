@@ -16,8 +16,8 @@ class Family:
     """The names of one family's modules.
 
     Args:
-        query, key, value: attention's projections, the default targets, by last component.
-        output: the projection after attention, by last components.
+        query, key, value: attention's projections, the default targets: the last part of a module's name.
+        output: the output projection after attention: the last parts of its name.
         blocks: the module in the encoder that contains the blocks (fast/packed.py).
     """
 

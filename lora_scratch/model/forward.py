@@ -49,7 +49,9 @@ def forward_path(
     plain: bool = False,
     choices: Mapping[str, Any] | None = None,
 ) -> Iterator[ForwardPath]:
-    """Make `classify(model, batch)` fast inside. Afterwards only trained tensors have changed.
+    """Make `classify(model, batch)` fast inside the `with` block.
+
+    After the block the model is as before, except for its trained tensors.
 
     Args:
         plain: change nothing. The model's own code runs, with padding.

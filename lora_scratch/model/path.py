@@ -28,5 +28,5 @@ class ForwardPath:
         return False
 
     def choices(self) -> dict[str, Any]:
-        """Return the choices by measurement, which a resumed run repeats to get the same bits."""
+        """Return choices made by timing this machine. A resumed run reuses them to get the same bits."""
         return {}

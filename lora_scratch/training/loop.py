@@ -116,8 +116,9 @@ def train(
     model.to(precision.device)
     saved = share_state(checkpoints.load() if is_main() else None) if checkpoints else None
     listening = stop_request() if checkpoints else nullcontext(StopRequest())
-    fast = forward_path(model, precision, plain=config.plain, choices=(saved or {}).get("path"))
-    with fast as path, listening as stop:
+    chosen = (saved or {}).get("path")
+    path_context = forward_path(model, precision, plain=config.plain, choices=chosen)
+    with path_context as path, listening as stop:
         predictor = Predictor(model, precision, pad_token_id, plain=config.plain)
         own_log = (log if is_main() else None) or MetricsLog()
         loop = _Loop(model, train_set, validation, config, predictor, path, own_log)
@@ -226,7 +227,7 @@ class _Loop:
         self.recorder.before_launch()
         rows = [row for batch in group for row in batch]
         tokens = int(self.train_set.lengths[rows].sum())
-        if tokens > self.most_tokens:  # its tensors do not fit into memory freed by smaller steps
+        if tokens > self.most_tokens:  # the largest step so far does not fit into freed blocks
             self.most_tokens = tokens
             trim_heap()
         if world_size() > 1:  # masks differ between processes and need no state in a checkpoint

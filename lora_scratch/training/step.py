@@ -83,7 +83,7 @@ class Stepper:
         rate = self._set_learning_rate()
         rows = rows or sum(len(batch.labels) for batch in batches)
         loss = self._accumulate(batches, rows)
-        # before unscaling: so all processes skip the same steps
+        # sum first: an inf in one process then reaches all, and all skip the step
         sum_over_processes([loss, *(p.grad for p in self.parameters if p.grad is not None)])
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
@@ -149,7 +149,7 @@ class Stepper:
                 sharded = any(is_sharded(p) for p in self.model.parameters())
                 if sharded or not is_out_of_memory(error):
                     raise  # the processes of a sharded model run together: none can repeat alone
-                failure = error.with_traceback(None)  # which keeps the tensors of the failed pass
+                failure = error.with_traceback(None)  # it would keep the failed pass's tensors alive
             self._use_less_memory(failure, largest=max(len(batch.labels) for batch in batches))
 
     def _use_less_memory(self, failure: BaseException, *, largest: int) -> None:

@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lora_scratch.commands.benchmarks.machine import machine_kind
 from torch import Tensor
 
 from lora_scratch.adapter import LoRAConfig, inject, merge_all
+from lora_scratch.commands.benchmarks.machine import machine_kind
 from lora_scratch.deploy.bank import AdapterBank
 from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import Table, markdown_table

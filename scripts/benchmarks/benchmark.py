@@ -32,6 +32,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lora_scratch.adapter import LoRAConfig
 from lora_scratch.commands.benchmarks.figures import Figures
 from lora_scratch.commands.benchmarks.machine import (
     describe_machine,
@@ -42,8 +43,6 @@ from lora_scratch.commands.benchmarks.measures import MEASURES, BenchmarkOptions
 from lora_scratch.commands.benchmarks.rounds import run_rounds
 from lora_scratch.commands.benchmarks.tables import idle_words, render_figures
 from lora_scratch.commands.benchmarks.work import BenchmarkModel, BenchmarkRows, open_work
-
-from lora_scratch.adapter import LoRAConfig
 from lora_scratch.runs import check_file, command_line, parse, restart_command, run_command
 from lora_scratch.runtime.atomic import write_json
 from lora_scratch.runtime.device import resolve_device, use_threads

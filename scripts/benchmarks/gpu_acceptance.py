@@ -42,7 +42,6 @@ from lora_scratch.commands.benchmarks.acceptance import (
     verdict,
 )
 from lora_scratch.commands.benchmarks.machine import describe_machine, machine_in_words
-
 from lora_scratch.errors import LoraScratchError
 from lora_scratch.runs import (
     check_file,

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from families import tiny
-from folders import save_base
 from safetensors.torch import load_file
+from support.families import tiny
+from support.folders import save_base
 
 from lora_scratch.demo import foundation_folder
 from lora_scratch.layers.lora import LoRALinear

@@ -89,10 +89,7 @@ def peer(family, model, *, dtype=torch.float32, **options):
 def parameters(model):
     """Our trained parameters by their name in the file."""
     by_memory = {p.data_ptr(): p for p in model.parameters() if p.requires_grad}
-    return {
-        key: by_memory[t.data_ptr()]
-        for key, t in AdapterContents.of(model).trained.items()
-    }
+    return {key: by_memory[t.data_ptr()] for key, t in AdapterContents.of(model).trained.items()}
 
 
 def peer_parameters(model):

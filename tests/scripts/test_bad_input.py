@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from lora_scratch.commands import evaluate, predict, train
 from safetensors.torch import load_file, save_file
 from support.alarm import no_hang
 from support.command_line import call, train_arguments
@@ -16,6 +15,7 @@ from support.damage import reseal
 from support.folders import save_base
 from support.typed_flags import COMMANDS, command, flags_of, hostile_paths
 
+from lora_scratch.commands import evaluate, predict, train
 from lora_scratch.runs.flags import PATHS
 
 SCRIPTS = Path(train.__file__).parent

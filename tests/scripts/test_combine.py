@@ -7,12 +7,12 @@ import shutil
 import peft
 import pytest
 import torch
-from lora_scratch.commands import combine, evaluate, inspect_adapter
 from support.command_line import call
 from support.folders import save_base
 from transformers import AutoModelForSequenceClassification
 
 from lora_scratch.adapter import adapter_layers
+from lora_scratch.commands import combine, evaluate, inspect_adapter
 from lora_scratch.runs import open_adapter
 from lora_scratch.serialization import save_adapter
 from lora_scratch.testing import move_adapter, relative_error

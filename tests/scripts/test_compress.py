@@ -8,11 +8,11 @@ from dataclasses import replace
 import peft
 import pytest
 import torch
-from lora_scratch.commands import compress, evaluate, inspect_adapter
 from support.command_line import call
 from transformers import AutoModelForSequenceClassification
 
 from lora_scratch.adapter import adapter_layers
+from lora_scratch.commands import compress, evaluate, inspect_adapter
 from lora_scratch.runs import open_adapter
 from lora_scratch.serialization import read_provenance
 from lora_scratch.testing import relative_error

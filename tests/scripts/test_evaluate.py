@@ -5,8 +5,9 @@ from dataclasses import replace
 from html import unescape
 
 import pytest
-from lora_scratch.commands import evaluate
 from support.command_line import call
+
+from lora_scratch.commands import evaluate
 
 
 @pytest.mark.parametrize(("requirement", "words"), [("better", ("better",)), ("not_worse", ("better", "not shown"))])

@@ -8,13 +8,13 @@ import peft
 import pytest
 import safetensors.torch
 import torch
-from lora_scratch.commands import combine, export, train
 from support.adapter_loading import transformers_loads_adapters
 from support.command_line import call, train_arguments
 from support.folders import save_rows
 from transformers import AutoModelForSequenceClassification
 
 from lora_scratch.adapter import adapter_layers
+from lora_scratch.commands import combine, export, train
 from lora_scratch.deploy.merge_check import TOLERANCES, merge_check_rows
 from lora_scratch.runs import open_adapter
 from lora_scratch.serialization import save_adapter

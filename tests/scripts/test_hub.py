@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
-from lora_scratch.commands import export, inspect_adapter, predict
 from support.command_line import call
 
+from lora_scratch.commands import export, inspect_adapter, predict
 from lora_scratch.deploy.serve import open_bank
 from lora_scratch.errors import AdapterFileError
 from lora_scratch.runs import local_adapter, push_adapter

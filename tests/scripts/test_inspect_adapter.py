@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 import torch
-from lora_scratch.commands import inspect_adapter
 from safetensors.torch import load_file, save_file
 from support.command_line import call
 from support.folders import save_base
+
+from lora_scratch.commands import inspect_adapter
 
 
 def test_inspect_prints_every_module_and_writes_the_same(job, tmp_path, capsys):

@@ -5,10 +5,10 @@ import json
 import peft
 import pytest
 import torch
-from lora_scratch.commands import evaluate, export, predict, train
 from support.command_line import call, train_arguments
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from lora_scratch.commands import evaluate, export, predict, train
 from lora_scratch.runs import open_adapter
 
 TEXTS = ["i am so happy today", "my brother is furious but i feel calm"]

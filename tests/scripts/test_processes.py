@@ -6,11 +6,12 @@ import signal
 
 import numpy as np
 import pytest
-from lora_scratch.commands import evaluate, predict, train
-from lora_scratch.commands.study import compare
 from support import rank_work
 from support.command_line import call, train_arguments
 from support.ranks import in_processes
+
+from lora_scratch.commands import evaluate, predict, train
+from lora_scratch.commands.study import compare
 
 DETERMINED = ["--dropout", 0, "--accumulation_steps", 2, "--batch_size", 8]
 

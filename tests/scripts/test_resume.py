@@ -8,9 +8,9 @@ import signal
 
 import pytest
 import torch
-from lora_scratch.commands import train
 from support.command_line import call, train_arguments
 
+from lora_scratch.commands import train
 from lora_scratch.runtime import atomic
 from lora_scratch.runtime.lock import LOCK, sole_writer
 from lora_scratch.training import Checkpoints, loop

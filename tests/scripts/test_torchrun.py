@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from lora_scratch.commands import train
 from support.agents import in_agents
 from support.command_line import call, train_arguments
+
+from lora_scratch.commands import train
 
 WITHIN_S = 30  # the promise; the agent itself waits as long for a worker that does not listen
 

@@ -5,11 +5,11 @@ import json
 import peft
 import pytest
 import torch
-from lora_scratch.commands import train
 from safetensors.torch import load_file
 from support.command_line import call, train_arguments
 from transformers import AutoModelForSequenceClassification
 
+from lora_scratch.commands import train
 from lora_scratch.errors import ConfigError
 from lora_scratch.runs import RunOptions, read_logits
 

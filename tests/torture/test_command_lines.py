@@ -18,7 +18,6 @@ from pathlib import Path
 from threading import Lock
 
 import pytest
-from lora_scratch.commands import train
 from support.alarm import no_hang
 from support.command_damage import KNOWN_GOOD_AND_LONG, Line, command_lines, damage_line, flags_of
 from support.command_line import call, train_arguments
@@ -27,6 +26,7 @@ from support.folders import save_base, save_rows
 from support.typed_flags import COMMANDS, command
 from support.typed_flags import flags_of as flags_in
 
+from lora_scratch.commands import train
 from lora_scratch.errors import LoraScratchError
 from lora_scratch.study import sweep
 

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lora_scratch.commands import predict
 from support.alarm import no_hang
 from support.command_line import call
 from support.damage import told
 from support.folders import save_base
 
 from lora_scratch.adapter import LoRAConfig, inject
+from lora_scratch.commands import predict
 from lora_scratch.deploy.classify import Classifier
 from lora_scratch.runs import open_base
 from lora_scratch.serialization import save_adapter

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from lora_scratch.commands.benchmarks.acceptance import equality, loop_proofs, memory_proofs, parts
 from lora_scratch.commands.benchmarks.acceptance import setup as acceptance_setup
 from lora_scratch.commands.benchmarks.acceptance.recorder import RepeatingRecorder
 from lora_scratch.commands.benchmarks.acceptance.setup import Setup, build_model, random_rows
-
 from lora_scratch.fast.path import FastPath
 from lora_scratch.training import loop, state
 

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from lora_scratch.commands.benchmarks import process
 from lora_scratch.commands.benchmarks.acceptance import gpu_tests, runner, summary
 from lora_scratch.commands.benchmarks.acceptance.finding import Finding, Gate, Part, Result, judge
 from lora_scratch.commands.benchmarks.acceptance.profiling import summarize_trace
 from lora_scratch.commands.benchmarks.acceptance.setup import Setup, choose_device
 from lora_scratch.commands.benchmarks.process import ProcessError, in_a_process
-
 from lora_scratch.errors import ConfigError, LoraScratchError
 
 CPU = Setup(torch.device("cpu"))

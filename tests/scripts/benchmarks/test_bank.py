@@ -1,9 +1,10 @@
 """scripts/benchmarks/bank.py: every contender answers alike, so that only their speed differs."""
 
 import pytest
+from support.command_line import call
+
 from lora_scratch.commands.benchmarks import bank as benchmark_bank
 from lora_scratch.commands.benchmarks.machine import cpu_kind
-from support.command_line import call
 
 
 def test_contenders_answer_alike(job, capsys):

@@ -7,14 +7,14 @@ import sys
 from contextlib import redirect_stdout
 
 import pytest
+from support.command_line import call
+
 from lora_scratch.commands.benchmarks import benchmark, growth, process, rounds, start_up
 from lora_scratch.commands.benchmarks.contenders import CONTENDERS, DEFAULT
 from lora_scratch.commands.benchmarks.figures import Figure, Figures
 from lora_scratch.commands.benchmarks.idle import Idleness
 from lora_scratch.commands.benchmarks.machine import cpu_kind
 from lora_scratch.commands.benchmarks.tables import render_figures
-from support.command_line import call
-
 from lora_scratch.errors import LoraScratchError
 
 IDLE, BUSY = Idleness(0.99, 0.1), Idleness(0.5, 3.0)

@@ -1,8 +1,8 @@
 """scripts/benchmarks/emotion_shape.py: made-up rows of the real data set's lengths."""
 
 import pytest
-from lora_scratch.commands.benchmarks.emotion_shape import COUNTS, SIZES, emotion_lengths, emotion_shaped_splits
 
+from lora_scratch.commands.benchmarks.emotion_shape import COUNTS, SIZES, emotion_lengths, emotion_shaped_splits
 from lora_scratch.demo.tokenizer import demo_tokenizer
 
 

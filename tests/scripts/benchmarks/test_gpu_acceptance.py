@@ -5,11 +5,11 @@ import json
 from contextlib import redirect_stdout
 
 import pytest
+from support.command_line import call
+
 from lora_scratch.commands.benchmarks import gpu_acceptance
 from lora_scratch.commands.benchmarks.acceptance import PARTS, runner, speed
 from lora_scratch.commands.benchmarks.acceptance.finding import Finding, Part
-from support.command_line import call
-
 from lora_scratch.errors import LoraScratchError
 
 NEED_A_GPU = ("no-host-wait", "memory", "gpu-tests")

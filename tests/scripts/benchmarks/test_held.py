@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from lora_scratch.commands.benchmarks import held, training_speed
 from lora_scratch.commands.benchmarks.contenders import Contender
 from lora_scratch.commands.benchmarks.held import HeldMemory

@@ -1,6 +1,7 @@
 """scripts/benchmarks/idle.py: whether a timing has the machine to itself."""
 
 import pytest
+
 from lora_scratch.commands.benchmarks import idle
 from lora_scratch.commands.benchmarks.idle import Idleness, look
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from lora_scratch.commands.benchmarks import machine
 
 FOLDER = Path(machine.__file__).parent

@@ -1,6 +1,7 @@
 """Trainer as a contender, by the names that each transformers gives its settings."""
 
 import pytest
+
 from lora_scratch.commands.benchmarks.peer import _as_spelled
 
 GROUPED = {"bf16": True, "train_sampling_strategy": "group_by_length"}

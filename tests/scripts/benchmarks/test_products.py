@@ -4,10 +4,10 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+
 from lora_scratch.commands.benchmarks import products
 from lora_scratch.commands.benchmarks.products import Operand, ProductRecorder
 from lora_scratch.commands.benchmarks.watch import Clock
-
 from lora_scratch.fast import frozen_weights
 from lora_scratch.fast.frozen_weights import PackedLinear
 

@@ -4,9 +4,10 @@ from itertools import pairwise
 
 import pytest
 import torch
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
 from lora_scratch.commands.benchmarks.peer import sorted_together
 from lora_scratch.commands.benchmarks.watch import Timing
-from transformers.trainer_pt_utils import get_length_grouped_indices
 
 
 def steps_until_the_end(timing, *, seconds=1.0):
