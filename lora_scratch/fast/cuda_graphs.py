@@ -32,6 +32,7 @@ from torch import Tensor
 from ..data import Batch
 from ..model.path import Backward
 from ..runtime.device import is_out_of_memory
+from .forwards import has_own_forward, replaced_forwards
 
 WIDTH_MULTIPLE = 8  # tokens; 19 % more tokens on the emotion data, where 16 would add 36 %
 UNWRITTEN = -1.0  # cross entropy is never negative
@@ -110,6 +111,23 @@ class CudaRecorder:
         except RuntimeError:
             return  # it had ended, and `reset` has released the pool
         torch._C._cuda_releasePool(self.device.index, self.pool)
+
+
+@contextmanager
+def without_host_waits(model: Any) -> Iterator[None]:
+    """Let the model's forward pass not wait for the host inside, for example in prediction."""
+    if has_own_forward(model):
+        yield
+        return
+    original = model.forward
+
+    def forward(*args: Any, **inputs: Any) -> Any:
+        """Run the model's own forward pass; its mask is built without a look at the numbers."""
+        with _answering_as_in_a_capture():
+            return original(*args, **inputs)
+
+    with replaced_forwards({model: forward}):
+        yield
 
 
 @contextmanager

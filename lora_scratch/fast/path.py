@@ -34,7 +34,7 @@ from ..model.path import Backward, ForwardPath
 from ..runtime.distributed import world_size
 from ..runtime.precision import Precision
 from . import onednn
-from .cuda_graphs import WIDTH_MULTIPLE, CudaRecorder, GraphedBackward
+from .cuda_graphs import WIDTH_MULTIPLE, CudaRecorder, GraphedBackward, without_host_waits
 from .dropout import cheap_dropouts
 from .frozen_weights import fast_products
 from .fused_lora import fused_updates
@@ -93,6 +93,8 @@ def fast_path(
             if not is_packed(model):
                 name = type(model).__name__
                 warnings.warn(f"{name} is computed with padding: no packing for it", stacklevel=3)
+        else:
+            levers.enter_context(without_host_waits(model))
         trained = [p for p in model.parameters() if p.requires_grad]
         path = FastPath(_recorder(precision.device) if trained else None, trained)
         levers.callback(path.close)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lora_scratch.data import Encoded
-from lora_scratch.fast.onednn import through_onednn
+from lora_scratch.fast.onednn import is_exact, through_onednn
 
 from .watch import Watch
 from .work import Work
@@ -51,14 +51,14 @@ def train_peer(
     """Train on `rows`. With a `validation`, the model ends as it was in the best epoch by accuracy.
 
     Args:
-        onednn: send float32 matrix products to oneDNN. It is faster than MKL on some CPUs, and as
-            exact without AMX.
+        onednn: send float32 matrix products to oneDNN, which is faster than MKL on some CPUs.
+            With AMX they would be rounded to bfloat16, so there they stay with MKL.
         arguments: of TrainingArguments, beside those that make the work the same as ours.
     """
     from transformers import Trainer
 
     collator = _CountingCollator(work.base.tokenizer)
-    with tempfile.TemporaryDirectory() as folder, through_onednn() if onednn else nullcontext():
+    with tempfile.TemporaryDirectory() as folder, through_onednn() if onednn and is_exact() else nullcontext():
         trainer = Trainer(
             model=model,
             args=_arguments(work, folder, validated=validation is not None, **arguments),

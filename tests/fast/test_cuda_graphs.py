@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora_scratch.adapter import LoRAConfig, inject, quantize_base
 from lora_scratch.data import collate
-from lora_scratch.fast.cuda_graphs import CudaRecorder
+from lora_scratch.fast.cuda_graphs import CudaRecorder, without_host_waits
 from lora_scratch.fast.fused_lora import fused_updates
 from lora_scratch.fast.path import FastPath
+from lora_scratch.model.forward import classify
 from lora_scratch.runtime.precision import resolve_precision
 from lora_scratch.training import MetricsLog, TrainingConfig, step, train
 from lora_scratch.training.step import Stepper
@@ -630,6 +631,22 @@ def test_no_family_makes_the_host_wait_in_a_rehearsal(cuda, family, padded):
     targets = ["c_attn"] if family == "gpt2" else None
     model = inject(tiny(family), LoRAConfig(rank=4, alpha=8, dropout=0.1, targets=targets), seed=0)
     assert waits_of_a_rehearsal(model, padded=padded) == 0
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("family", ["distilbert", *FAMILIES])
+def test_no_family_makes_the_host_wait_in_a_prediction(family, padded):
+    """The mask is built without a look at the numbers; nested or not, afterwards the model has its own forward."""
+    model, batch = tiny(family), collate(ROWS, rows_of_length(12, count=2) + [0] * padded, pad_token_id=0)
+    asked = torch.cuda.is_current_stream_capturing
+    with torch.no_grad(), Waits() as plain:
+        expected = classify(model, batch)
+    with torch.no_grad(), without_host_waits(model), without_host_waits(model), Waits() as waits:
+        logits = classify(model, batch)
+    assert torch.cuda.is_current_stream_capturing is asked
+    assert "forward" not in vars(model)
+    assert (waits.count, plain.count > 0) == (0, True)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", ["lora", "dora"])
