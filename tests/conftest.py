@@ -17,6 +17,8 @@ import pytest
 import torch
 from hypothesis import Phase, settings
 
+from lora_scratch.fast import onednn
+
 # under mutation.py a failure is to be noticed, not to be made small and explained
 phases = [Phase.explicit, Phase.generate] if "MUTANT_UNDER_TEST" in os.environ else list(Phase)
 settings.register_profile("house", deadline=None, derandomize=True, database=None, max_examples=50, phases=phases)
@@ -47,3 +49,24 @@ def _nothing_is_left_in_the_working_folder(_empty_folder):
 def _seeded():
     """Each test starts from the same random state, so that none depends on those before it."""
     torch.manual_seed(0)
+
+
+def _computing():
+    """What decides the last bits of a product in this process, beside its operands."""
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    return {
+        "threads": torch.get_num_threads(),
+        "float32 products": getattr(matmul, "fp32_precision", None),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "AMX": torch.cpu._is_amx_tile_supported,
+        "oneDNN": (onednn.LARGE, onednn._gain, onednn._error),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _the_way_of_computing_is_left_as_it_was():
+    """A test that leaves another one changes the bits of those after it."""
+    before = _computing()
+    yield
+    assert _computing() == before

@@ -41,11 +41,14 @@ pytestmark = pytest.mark.skipif(not hasattr(matmul, "fp32_precision"), reason="t
 
 
 @pytest.fixture
-def fresh(monkeypatch):
-    """A CPU without AMX whose self-test is small and has not been made yet, though every product is float32's own."""
-    with answering(MACHINES["AVX-512 with bfloat16"]):
-        monkeypatch.setattr(onednn, "_error", lambda *_: 1e-6)
-        yield monkeypatch
+def fresh():
+    """A CPU without AMX whose self-test is small and has not been made yet, though every product is float32's own.
+
+    What a test patches is put back before the machine is: in the other order the machine would stay.
+    """
+    with answering(MACHINES["AVX-512 with bfloat16"]), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onednn, "_error", lambda *_: 1e-6)
+        yield patch
 
 
 @pytest.mark.parametrize("name", MACHINES)
