@@ -28,7 +28,7 @@ FORKS = get_context("forkserver")
 @cache
 def start_server() -> None:
     """Once for all tests."""
-    FORKS.set_forkserver_preload(["rank_work"])
+    FORKS.set_forkserver_preload(["support.rank_work"])
     with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)), OMP_NUM_THREADS="1"):
         forkserver.ensure_running()
 
