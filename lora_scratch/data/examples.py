@@ -9,12 +9,20 @@ from dataclasses import dataclass
 from functools import cached_property
 
 
+Label = int | tuple[int, ...] | float  # a class; the classes that apply; a number
+
+
 @dataclass(frozen=True)
 class Example:
-    """A text and the index of its label in `Splits.labels`."""
+    """A text, or a pair of texts, with its label.
+
+    Args:
+        label: an index into `Splits.labels`, or several, or a number, by the task of the splits.
+    """
 
     text: str
-    label: int
+    label: Label
+    pair: str | None = None
 
 
 @dataclass(frozen=True)
@@ -22,9 +30,11 @@ class Splits:
     """The three splits of a data set.
 
     Args:
-        labels: the label names; `Example.label` is an index into them.
+        labels: the label names; `Example.label` is an index into them. For numbers one name, the column's.
         source: the file, folder or hub name of the rows.
         skipped: bad rows that were left out, as `path:line: reason`.
+        task: what is predicted, one of tasks/ (`single_label`, `multi_label` or `regression`).
+        notes: what was decided about the rows, a line each; the commands print them.
     """
 
     train: tuple[Example, ...]
@@ -33,6 +43,8 @@ class Splits:
     labels: tuple[str, ...]
     source: str
     skipped: tuple[str, ...] = ()
+    task: str = "single_label"
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -45,5 +57,13 @@ def rows_digest(rows: Iterable[Example], labels: Sequence[str]) -> str:
     """Return the SHA-256 of texts and label names, for any file format and label numbers."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps([row.text, labels[row.label]]).encode() + b"\n")
+        texts = [row.text] if row.pair is None else [row.text, row.pair]
+        digest.update(json.dumps([*texts, named_label(row.label, labels)]).encode() + b"\n")
     return digest.hexdigest()
+
+
+def named_label(label: Label, labels: Sequence[str]) -> str | list[str] | float:
+    """Return the name of a label, the names of several, or the number itself."""
+    if isinstance(label, tuple):
+        return [labels[index] for index in label]
+    return labels[label] if isinstance(label, int) else label

@@ -14,19 +14,21 @@ SHOWN_NAMES = 12
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the text column and the label column."""
+    """The names of the text column, the label column and, for pairs of texts, the second text column."""
 
     text: str
     label: str
+    pair: str | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A checked row. `label` is the name of the label; integers are in decimal form."""
+    """A checked row. `label` is spelled as in the file; a tuple has the labels of a row with several."""
 
     place: str
     text: str
-    label: str
+    label: str | tuple[str, ...]
+    pair: str | None = None
 
 
 Rows = Iterator[Row | DataError]
