@@ -202,6 +202,8 @@ def describe(job: Job) -> None:
     """Print the base, the rows, and what is left out or cut, before the long work starts."""
     base, splits = job.base, job.splits
     print(f"base   {base.name}; fresh values in {', '.join(base.newly_initialized) or 'nothing'}")
+    for note in base.notes:
+        print(f"       {note}")
     counts = ", ".join(f"{len(rows):,} {name}" for name, rows in job.encoded._asdict().items())
     print(printable(f"data   {splits.source}: {counts} rows; labels {', '.join(splits.labels)}"))
     for name, rows in job.encoded._asdict().items():

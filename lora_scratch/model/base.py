@@ -1,4 +1,4 @@
-"""Load a pretrained classifier. If its labels are other ones, its output layer starts new.
+"""Load a pretrained classifier for a task. If its head is for another one, the head starts new.
 
 Weights are read from safetensors only, and `trust_remote_code` is off: no code of the model runs.
 """
@@ -16,10 +16,11 @@ import transformers  # only as a module: importing its model classes by name tak
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from ..errors import ModelError
+from ..errors import ModelError, printable
 from ..runtime.paths import path_fault, shown_path
 from ..runtime.seeds import named_generator
 from .families import default_heads
+from .own_head import PROBLEM_TYPES, head_order, own_labels, own_task
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Base:
     Args:
         name: the folder or hub name that it was loaded from.
         newly_initialized: the parameters with seeded random values: the new head.
+        notes: what was decided on loading, a line each; the commands print them.
     """
 
     model: Any
     tokenizer: Any
     name: str
     newly_initialized: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def pad_token_id(self) -> int:
@@ -46,47 +49,99 @@ def load_base(
     name: str,
     *,
     labels: Sequence[str] | None = None,
+    task: str | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Base:
     """Load the model `name` (a folder or on the hub) on the CPU, in evaluation mode.
 
-    If its labels are not these, its output layer is drawn again: the weight from a normal
-    distribution with the model's `initializer_range`, seeded by (seed, parameter name); bias zero.
+    Its own head is kept if it is of this task and its labels are these (own_head.py). Otherwise its
+    output layer is drawn again: the weight from a normal distribution with the model's
+    `initializer_range`, seeded by (seed, parameter name); bias zero.
+
+    Args:
+        labels: the label names, in the order of the outputs; the model's own if None.
+        task: `single_label`, `multi_label` or `regression`. If None, the model's own without
+            `labels`, and `single_label` with them.
 
     Raises:
         ModelError: no such model in the folder or on the hub, or no sequence classifier.
     """
+    _check_name(name)
+    try:
+        with _quiet():
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+            task = task or (own_task(config) if labels is None else "single_label")
+            names = own_labels(config) if labels is None else tuple(labels)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            model, info = _load_model(name, names, task, dtype)
+    except Exception as error:  # transformers, tokenizers, safetensors and the hub raise many types
+        raise _cannot_load(name, error) from error
+    absent = {str(key) for key in info["missing_keys"]}
+    new, notes = _fit_head(model, config, names, task, absent=absent)
+    new |= absent | {str(entry[0]) for entry in info["mismatched_keys"]}
+    _initialize(model, new, seed)
+    return Base(model.eval(), tokenizer, name, tuple(sorted(new)), notes)
+
+
+def _check_name(name: str) -> None:
     if not name:
         expected = "a folder or a name on the hub"
         raise ModelError("no model is named", where="--model", expected=expected)
     if fault := path_fault(name, or_hub=True):
         where, remedy = shown_path(name), "pass another --model"
         raise ModelError(fault.found, where=where, expected=fault.expected, remedy=remedy)
-    try:
-        with _quiet():
-            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
-            names = config.id2label if labels is None else dict(enumerate(labels))
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-                name,
-                num_labels=len(names),
-                id2label=names,
-                label2id={label: index for index, label in names.items()},
-                dtype=dtype,
-                ignore_mismatched_sizes=True,
-                use_safetensors=True,
-                output_loading_info=True,
-                trust_remote_code=False,  # None would ask on the terminal
-            )
-    except Exception as error:  # transformers, tokenizers, safetensors and the hub raise many types
-        raise _cannot_load(name, error) from error
-    new = {str(key) for key in info["missing_keys"]}
-    new |= {str(entry[0]) for entry in info["mismatched_keys"]}
-    if config.id2label != names and (head := output_layer(model)):
-        new |= {f"{head}.{key}" for key, _ in model.get_submodule(head).named_parameters()}
-    _initialize(model, new, seed)
-    return Base(model.eval(), tokenizer, name, tuple(sorted(new)))
+
+
+def _load_model(name: str, labels: Sequence[str], task: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+        name,
+        num_labels=len(labels),
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+        problem_type=PROBLEM_TYPES[task],
+        dtype=dtype,
+        ignore_mismatched_sizes=True,
+        use_safetensors=True,
+        output_loading_info=True,
+        trust_remote_code=False,  # None would ask on the terminal
+    )
+    return model, info
+
+
+def _fit_head(
+    model: Any, config: Any, labels: Sequence[str], task: str, *, absent: set[str]
+) -> tuple[set[str], tuple[str, ...]]:
+    """Put the outputs of the base's own head in the order of `labels`, if it is for them.
+
+    Returns:
+        The parameters of the output layer that must be drawn again, and what to tell the user.
+    """
+    head = output_layer(model)
+    if head is None:
+        return set(), ()
+    own = own_labels(config)
+    parameters = {f"{head}.{key}" for key, _ in model.get_submodule(head).named_parameters()}
+    order = head_order(own, labels) if task == own_task(config) else None
+    shown = f"its head is for {_listed(own)} ({own_task(config)})"
+    if order is None:
+        note = f"{shown}; the head for {_listed(labels)} ({task}) starts new"
+        return parameters, () if parameters & absent else (note,)
+    _reorder(model.get_submodule(head), order)
+    kept = own != tuple(labels) and not parameters & absent
+    return set(), (f"{shown}; it is kept for {_listed(labels)}",) if kept else ()
+
+
+def _listed(labels: Sequence[str], limit: int = 6) -> str:
+    more = f" and {len(labels) - limit} more" if len(labels) > limit else ""
+    return printable(", ".join(labels[:limit]) + more)
+
+
+@torch.no_grad()
+def _reorder(layer: nn.Linear, order: Sequence[int]) -> None:
+    """Put the outputs of a linear layer in this order."""
+    for parameter in layer.parameters():
+        parameter.copy_(parameter[list(order)].clone())
 
 
 def output_layer(model: Any) -> str | None:
@@ -110,8 +165,16 @@ def _initialize(model: Any, names: Iterable[str], seed: int) -> None:
         if kind == "bias":
             parameter.zero_()
         else:
-            std, generator = model.config.initializer_range, named_generator(seed, name)
+            std, generator = _head_std(model.config), named_generator(seed, name)
             parameter.copy_(torch.empty(parameter.shape).normal_(std=std, generator=generator))
+
+
+def _head_std(config: Any) -> float:
+    """Return the model's `initializer_range`; BART and XLM call it `init_std`, T5 has none."""
+    for name in ("initializer_range", "init_std"):
+        if isinstance(std := getattr(config, name, None), float):
+            return std
+    return 0.02  # BERT's, which most families have
 
 
 @contextmanager

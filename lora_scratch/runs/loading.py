@@ -73,19 +73,20 @@ def relabel(splits: Splits, labels: Sequence[str]) -> Splits:
     )
 
 
-def open_base(name: str, *, labels: Sequence[str] | None = None, seed: int = 0) -> Base:
+def open_base(name: str, *, labels: Sequence[str] | None = None, task: str | None = None, seed: int = 0) -> Base:
     """Load the pretrained classifier called `name`. The demo's is built on first use.
 
     Args:
-        labels: as for `load_base`.
+        labels, task: as for `load_base`.
 
     Raises:
         ModelError: it can't be loaded.
     """
     with local_rank_zero_first():
         if name != DEMO:
-            return load_base(name, labels=labels, seed=seed)
-        return replace(load_base(str(foundation_folder()), labels=labels, seed=seed), name=DEMO)
+            return load_base(name, labels=labels, task=task, seed=seed)
+        folder = str(foundation_folder())
+        return replace(load_base(folder, labels=labels, task=task, seed=seed), name=DEMO)
 
 
 def encode_rows(rows: Sequence[Example], base: Base, *, max_tokens: int) -> Encoded:
