@@ -18,9 +18,12 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import ConfigError, TrainingError
 from ..layers import AdapterLayer
+from ..model.wrappers import is_distributed, named_parameters, submodule, unwrapped, wrapped_modules
 from ..runtime.seeds import named_generator
 from .config import LoRAConfig
+from .head_dtype import restore_dtype, train_in_float32
 from .plan import Plan, dry_run
+from .saving import update_refusal
 from .state import AdapterState, adapter_layers, adapter_state, base_tensors, is_adapted
 from .targets import is_inside
 
@@ -38,6 +41,7 @@ def inject(
     not matter. With init `peft` one generator draws for all layers in order, as in PEFT.
 
     Args:
+        model: it can be inside torch.compile or DataParallel: the model inside is adapted.
         batches: the data for init `eva`, as keyword arguments of the model's forward.
 
     Returns:
@@ -45,8 +49,10 @@ def inject(
 
     Raises:
         TargetError: a name that matches nothing.
-        ConfigError: a rank above a layer's, an adapted model, or other settings that do not fit.
+        ConfigError: a rank above a layer's, an adapted model, a model inside DistributedDataParallel,
+            or other settings that do not fit.
     """
+    _check_wrappers(model)
     if is_adapted(model):
         fault, remedy = "the model has an adapter already", "call remove_adapter(model) first"
         raise ConfigError(fault, where="inject", remedy=remedy)
@@ -54,6 +60,14 @@ def inject(
         fault, remedy = "init eva looks at data and was given none", "pass inject(batches=...)"
         raise ConfigError(fault, where="--init", remedy=remedy)
     plan = dry_run(model, config)
+    _apply(unwrapped(model), plan, seed)
+    if config.init == "eva":
+        _start_from_inputs(model, batches or ())
+    return model
+
+
+def _apply(model: nn.Module, plan: Plan, seed: int) -> None:
+    """Carry out the plan, or leave the model as it is and raise ConfigError."""
     _warn_of_statistics(model, plan)
     required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
     model.requires_grad_(False)
@@ -67,13 +81,10 @@ def inject(
     for name, layer in layers.items():
         replace_module(model, name, layer)
     for head in plan.heads.values():
-        # GradScaler refuses float16 gradients, and small steps are lost in bfloat16
-        head.float().requires_grad_(True)
+        train_in_float32(head)
     for bias in plan.biases.values():
         bias.requires_grad_(True)
-    if config.init == "eva":
-        _start_from_inputs(model, batches or ())
-    return model
+    update_refusal(model)
 
 
 @torch.no_grad()
@@ -86,6 +97,17 @@ def remove_adapter(model: nn.Module) -> nn.Module:
         tensors[name].data = first.to(tensors[name].device)
     forget_adapter(model, state)
     return model
+
+
+def _check_wrappers(model: nn.Module) -> None:
+    """Refuse wrappers that would keep their list of the parameters, or stay in the middle of names."""
+    if is_distributed(model):
+        fault = f"{type(model).__name__} keeps its list of the parameters, without the adapter's"
+        remedy = "inject into the model first, then wrap it"
+        raise ConfigError(fault, where="inject", remedy=remedy)
+    for name, wrapper in wrapped_modules(unwrapped(model)).items():
+        fault = f"{name} is inside a {type(wrapper).__name__}"
+        raise ConfigError(fault, where="inject", remedy="inject first, then compile or wrap parts of the model")
 
 
 def check_trainable(model: nn.Module) -> None:
@@ -140,24 +162,27 @@ def _warn_of_statistics(model: nn.Module, plan: Plan) -> None:
         warnings.warn(
             f"{', '.join(outside[:3])}: running statistics change in training and are no part of "
             "the adapter; name these modules in head_modules, or keep them in eval()",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
     """Put `module` in the place of the module called `name`, and in the same mode."""
     parent, _, child = name.rpartition(".")
-    module.train(model.get_submodule(name).training)
-    setattr(model.get_submodule(parent), child, module)
+    module.train(submodule(model, name).training)
+    setattr(submodule(model, parent), child, module)
 
 
 def _restore_grad(model: nn.Module, required_grad: Mapping[str, bool]) -> None:
-    for name, parameter in model.named_parameters():
+    for name, parameter in named_parameters(model).items():
         # a dequantized weight was no parameter before
         parameter.requires_grad_(required_grad.get(name, False))
 
 
 def forget_adapter(model: nn.Module, state: AdapterState) -> None:
-    """Remove the record of `inject` from the model and restore `requires_grad`."""
+    """Remove what `inject` left on the model, and restore `requires_grad` and the heads' dtype."""
+    model = unwrapped(model)
     _restore_grad(model, state.required_grad)
+    restore_dtype(model)
     del model._adapter_state
+    update_refusal(model)

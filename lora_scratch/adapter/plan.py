@@ -21,6 +21,7 @@ from ..layers import (
     initialize,
 )
 from ..model.families import default_heads
+from ..model.wrappers import unwrapped
 from .config import ALL_LINEAR, LoRAConfig, alpha_of, fits, rank_of
 from .targets import check_rank, check_untied, default_targets, find_heads, find_targets, no_match
 
@@ -116,6 +117,7 @@ def dry_run(model: nn.Module, config: LoRAConfig) -> Plan:
         TargetError: a name, pattern or layer number that matches nothing.
         ConfigError: a rank above a layer's, a tied weight, or settings that do not fit the model.
     """
+    model = unwrapped(model)
     config = resolve(model, config)
     heads = find_heads(model, config.head_modules or [])
     targets = _targets(model, config)

@@ -17,6 +17,8 @@ from torch import nn
 from ..errors import ConfigError
 from ..layers import NF4Linear
 from ..model.families import default_heads
+from ..model.language import language_heads
+from .saving import update_refusal
 from .state import is_adapted
 from .targets import is_inside, shared_names
 
@@ -68,7 +70,8 @@ class QuantizationReport:
 def quantize_base(model: nn.Module, *, heads: Sequence[str] | None = None) -> QuantizationReport:
     """Replace every `nn.Linear` outside the head modules by its NF4 version, in place.
 
-    Embeddings, norms and biases stay. So does a linear layer with a tied weight.
+    Embeddings, norms and biases stay. So do a linear layer with a tied weight and a language model's
+    output layer.
 
     Args:
         heads: the modules to be trained in full; by default those outside the encoder.
@@ -80,7 +83,7 @@ def quantize_base(model: nn.Module, *, heads: Sequence[str] | None = None) -> Qu
     if is_adapted(model) or base_precision(model) == NF4:
         fault = "the model is adapted or quantized already"
         raise ConfigError(fault, where="quantize_base", expected="a plain model")
-    excluded = default_heads(model) if heads is None else heads
+    excluded = [*(default_heads(model) if heads is None else heads), *language_heads(model)]
     linears = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
     linears = {name: m for name, m in linears.items() if not is_inside(name, excluded)}
     linears = {name: m for name, m in linears.items() if not shared_names(model, name)}
@@ -90,6 +93,7 @@ def quantize_base(model: nn.Module, *, heads: Sequence[str] | None = None) -> Qu
     report = _compare(linears, quantized)
     for name, layer in quantized.items():
         model.set_submodule(name, layer.train(linears[name].training))
+    update_refusal(model)
     return report
 
 
@@ -107,6 +111,7 @@ def dequantize_base(model: nn.Module) -> list[str]:
         linear.weight = nn.Parameter(layer.weight, requires_grad=False)
         linear.bias = layer.bias
         model.set_submodule(name, linear.train(layer.training))
+    update_refusal(model)
     return list(layers)
 
 

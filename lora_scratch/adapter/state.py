@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..layers import AdapterLayer
+from ..model.wrappers import named_modules, named_parameters, plain_name, unwrapped
 
 if TYPE_CHECKING:
     from .config import LoRAConfig
@@ -44,7 +45,7 @@ class ParameterCount:
 
 def is_adapted(model: nn.Module) -> bool:
     """Return whether the model has an adapter, from `inject` or `load_adapter`."""
-    return isinstance(getattr(model, "_adapter_state", None), AdapterState)
+    return isinstance(getattr(unwrapped(model), "_adapter_state", None), AdapterState)
 
 
 def adapter_state(model: nn.Module) -> AdapterState:
@@ -52,12 +53,13 @@ def adapter_state(model: nn.Module) -> AdapterState:
     if not is_adapted(model):
         remedy = "call inject(model, config) or load_adapter(model, folder) first"
         raise ConfigError("the model has no adapter", remedy=remedy)
-    return model._adapter_state  # type: ignore[return-value]
+    state: AdapterState = unwrapped(model)._adapter_state
+    return state
 
 
 def adapter_layers(model: nn.Module) -> dict[str, AdapterLayer]:
     """Return the adapter layers by module name, in the model's order."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, AdapterLayer)}
+    return {name: m for name, m in named_modules(model).items() if isinstance(m, AdapterLayer)}
 
 
 def base_name(name: str, layers: dict[str, AdapterLayer]) -> str:
@@ -70,8 +72,9 @@ def base_name(name: str, layers: dict[str, AdapterLayer]) -> str:
 def base_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and buffers by their names in the base. Adapter tensors keep theirs."""
     layers = adapter_layers(model)
-    named = (*model.named_parameters(), *model.named_buffers())
-    return {base_name(name, layers): tensor for name, tensor in named}
+    buffers = {plain_name(name): buffer for name, buffer in unwrapped(model).named_buffers()}
+    named: dict[str, Tensor] = {**named_parameters(model), **buffers}
+    return {base_name(name, layers): tensor for name, tensor in named.items()}
 
 
 def trained_biases(model: nn.Module) -> dict[str, Tensor]:

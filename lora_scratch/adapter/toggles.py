@@ -14,6 +14,7 @@ from torch import nn
 
 from ..errors import ConfigError, MergeError
 from ..layers import AdapterLayer
+from .head_dtype import base_dtypes
 from .inject import forget_adapter, replace_module
 from .state import adapter_layers, adapter_state, base_tensors
 
@@ -26,9 +27,10 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
     """
     state, tensors = adapter_state(model), base_tensors(model)
     trained = {name: tensors[name].data for name in state.trained_base}
+    dtypes = base_dtypes(model)
     try:
         for name, first in state.trained_base.items():
-            tensors[name].data = first.to(trained[name])
+            tensors[name].data = first.to(trained[name].device, dtypes.get(name, trained[name].dtype))
         with _changed(dict.fromkeys(adapter_layers(model).values(), False), "enabled"):
             yield model
     finally:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..adapter.config import LoRAConfig
 from ..adapter.state import adapter_layers, adapter_state, trained_biases
 from ..layers import AdapterLayer, stored_tensors, stores_in_out
+from ..model.wrappers import named_modules, plain_name, submodule, unwrapped
 from .fingerprint import Fingerprint, fingerprint
 from .peft_format import BASE_BIAS, IN_PEFT, PREFIX
 from .provenance import Settings, settings_by_module
@@ -49,6 +50,7 @@ class AdapterContents:
         Raises:
             ConfigError: the model has no adapter.
         """
+        model = unwrapped(model)
         state, layers = adapter_state(model), adapter_layers(model)
         names = state.config.head_modules or []
         adapter = {
@@ -103,12 +105,12 @@ def _bias_key(name: str, layers: Iterable[str]) -> str:
 
 
 def _module_tensors(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
-    states = {name: model.get_submodule(name).state_dict() for name in names}
-    return {f"{PREFIX}{name}.{key}": t for name in states for key, t in states[name].items()}
+    states = {name: submodule(model, name).state_dict() for name in names}
+    return {f"{PREFIX}{name}.{plain_name(key)}": t for name in states for key, t in states[name].items()}
 
 
 def _companions(model: nn.Module, heads: list[str]) -> list[str]:
-    names = [name for name, _ in model.named_modules() if name.endswith(tuple(heads))]
+    names = [name for name in named_modules(model) if name.endswith(tuple(heads))]
     inside = tuple(f"{head}." for head in heads)
     return [name for name in names if name not in heads and not name.startswith(inside)]
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..adapter.state import adapter_layers, adapter_state, base_name, is_adapted
 from ..layers import NF4Linear
+from ..model.wrappers import named_modules, named_parameters
 
 Fingerprint = dict[str, dict[str, str]]  # tensor name -> dtype name -> SHA-256
 
@@ -61,8 +62,8 @@ def _frozen(model: nn.Module) -> dict[str, Tensor]:
     layers = adapter_layers(model)
     trained = adapter_state(model).trained_base if is_adapted(model) else {}
     own = {id(p) for layer in layers.values() for p in layer.adapter_tensors().values()}
-    base: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if id(p) not in own}
-    quantized = {n: m for n, m in model.named_modules() if isinstance(m, NF4Linear)}
+    base: dict[str, Tensor] = {n: p for n, p in named_parameters(model).items() if id(p) not in own}
+    quantized = {n: m for n, m in named_modules(model).items() if isinstance(m, NF4Linear)}
     base |= {f"{name}.weight": module.weight for name, module in quantized.items()}
     base = {base_name(name, layers): tensor for name, tensor in base.items()}
     return {name: base[name] for name in sorted(base) if name not in trained}

@@ -21,6 +21,7 @@ from ..adapter.inject import inject, remove_adapter
 from ..adapter.quantize import base_precision
 from ..errors import AdapterFileError, BaseMismatchError, LoraScratchError
 from ..layers import NoRandomNumbers
+from ..model.wrappers import named_modules
 from .adapter_folder import WEIGHTS, read_config, read_provenance, read_tensors, read_unchecked_tensors
 from .contents import AdapterContents
 from .fingerprint import differing
@@ -89,7 +90,7 @@ def _inject_saved(
     model: nn.Module, folder: Path, tensors: Mapping[str, Tensor], provenance: Provenance | None
 ) -> LoRAConfig:
     config = read_config(folder, tensors, provenance)
-    names = {name for name, _ in model.named_modules() if name}
+    names = {name for name in named_modules(model) if name}
     # The tensors of a module that is not in the model are reported by name, as unexpected.
     config = replace(config, head_modules=[head for head in config.head_modules or () if head in names])
     # All tensors of ours come from the file; a registered variant may keep a random one outside it.
