@@ -22,7 +22,7 @@ from lora_scratch.arithmetic.compress import (
     save_compression,
 )
 from lora_scratch.errors import ConfigError
-from lora_scratch.evaluation import WORSE, Predictor, Table, markdown_table
+from lora_scratch.evaluation import Predictor, Table, markdown_table
 from lora_scratch.runs import (
     add_adapter,
     add_shared,
@@ -39,8 +39,9 @@ from lora_scratch.runs import (
 from lora_scratch.runtime.atomic import write_json
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.precision import resolve_precision
+from lora_scratch.tasks.task import WORSE
 
-COLUMNS = ["energy kept", "modules", "ranks", "numbers", "bytes", "accuracy", "change", "fixed", "broken", "p", "verdict"]
+COLUMNS = ["energy kept", "modules", "ranks", "numbers", "bytes", "score", "change", "fixed", "broken", "p", "verdict"]
 
 
 def main() -> None:
@@ -106,7 +107,7 @@ def row(candidate: Candidate, *, chosen: bool) -> list[str]:
         *shape(candidate.ranks),
         f"{size.parameters:,}",
         f"{size.file_bytes:,}",
-        f"{test.accuracy:.4f}",
+        f"{test.score:.4f}",
         f"{test.change:+.4f}",
         str(test.fixed),
         str(test.broken),

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from lora_scratch.adapter import count_parameters, disabled
-from lora_scratch.data import Splits
+from lora_scratch.data import Splits, shown_text
 from lora_scratch.errors import ConfigError, printable
 from lora_scratch.evaluation import REQUIREMENTS, Predictor, Report, render, require
 from lora_scratch.model.sharding import shard_base
@@ -66,20 +66,19 @@ def compare(saved: TrainedAdapter, splits: Splits, options: argparse.Namespace, 
     with disabled(model):
         baseline = predictor.logits(encoded, progress="baseline")
     adapted = predictor.logits(encoded, progress="adapted")
-    validation = None
+    task = saved.task
     if options.temperature:
         others = encode_rows(splits.validation, base, max_tokens=max_tokens)
-        validation = (predictor.logits(others, progress="validation"), others.labels)
+        task = task.fitted(predictor.logits(others, progress="validation"), others.labels)
     return Report.compare(
         baseline,
         adapted,
         encoded.labels,
-        names=saved.labels,
+        task=task,
         parameters=count_parameters(model),
         command=command_line(),
-        texts=[row.text for row in rows],
+        texts=[shown_text(row) for row in rows],
         lengths=encoded.lengths,
-        validation=validation,
     )
 
 

@@ -26,10 +26,9 @@ import torch
 from torch import Tensor
 
 from lora_scratch.adapter import NF4, LoRAConfig, QuantizationReport, count_parameters, disabled, is_adapted, quantize_base
-from lora_scratch.data import Encoded, Splits, collate, plan_batches
+from lora_scratch.data import Encoded, Splits, collate, plan_batches, shown_text
 from lora_scratch.errors import printable
 from lora_scratch.evaluation import (
-    Metrics,
     Predictor,
     ProbeCost,
     Report,
@@ -73,6 +72,7 @@ from lora_scratch.runtime.extras import check_extra
 from lora_scratch.runtime.precision import Precision, resolve_precision
 from lora_scratch.serialization import fingerprint, read_provenance, save_adapter
 from lora_scratch.study.anatomy import summarize_adapter
+from lora_scratch.tasks import Metrics, Task, task_of
 from lora_scratch.training import (
     Checkpoints,
     MetricsLog,
@@ -83,7 +83,7 @@ from lora_scratch.training import (
 )
 
 IN_PROCESSES = True
-HISTORY = ("labels", "data", "training", "trainable", "versions", "command")  # in config.json and provenance.json
+HISTORY = ("labels", "task", "data", "training", "trainable", "versions", "command")  # in config.json and provenance.json
 
 
 class Options(NamedTuple):
@@ -114,6 +114,11 @@ class Job:
     encoded: EncodedSplits
     base: Base
     quantized: QuantizationReport | None
+
+    @property
+    def task(self) -> Task:
+        """What is predicted; nothing is fitted to validation rows yet."""
+        return task_of(self.base.model)
 
     @property
     def predictor(self) -> Predictor:
@@ -152,7 +157,10 @@ def main() -> None:
     with run_folder(run, record) as folder:
         result, events = train_adapter(job, folder, record=recorded or record)
         adapted = job.predictor.logits(job.encoded.test, progress="adapted")
-        report = compare(job, baseline, adapted, result)
+        task = fit_decision(job)
+        report = compare(job, task, baseline, adapted, result)
+        if is_main():
+            save_best(job, saved_folder(job, folder), result.best, record=recorded or record, task=task)
         page_line = write_results(job, folder, report, events, baseline=baseline, adapted=adapted) if is_main() else ""
     place = saved_folder(job, folder)
     print(f"{render(report)}\n\n{place.name}: {place}    report: {folder / 'report.json'}")
@@ -174,7 +182,7 @@ def load(options: Options, precision: Precision) -> Job:
     """Read the rows and the base, quantize the base if asked to, and encode the rows."""
     four_bits, seed = options.model.base_precision, options.training.seed
     splits = open_splits(options.data, seed=seed)
-    base = open_base(str(options.model.model), labels=splits.labels, seed=seed)
+    base = open_base(str(options.model.model), labels=splits.labels, task=splits.task, seed=seed)
     adapter = resolve_trainable(base, options.run.trainable, options.adapter, base_precision=four_bits)
     quantized = quantize_base(base.model, heads=adapter.head_modules) if four_bits == NF4 else None
     texts = (splits.train, splits.validation, splits.test)
@@ -188,6 +196,7 @@ def run_record(job: Job) -> dict[str, Any]:
     return {
         **{type(part).__name__: asdict(part) for part in options},
         "labels": list(splits.labels),
+        "task": splits.task,
         "data": {**asdict(options.data), "source": splits.source, "digests": splits.digests},
         "training": asdict(options.training),
         "trainable": options.run.trainable,
@@ -208,13 +217,18 @@ def describe(job: Job) -> None:
     print(printable(f"data   {splits.source}: {counts} rows; labels {', '.join(splits.labels)}"))
     for name, rows in job.encoded._asdict().items():
         if rows.truncated:
-            print(f"       {rows.truncated:,} of {len(rows):,} {name} rows are cut to {rows.max_tokens} tokens")
-    for line in left_out(splits):
+            print(f"       {rows.truncated:,} of {len(rows):,} {name} rows are cut to {rows.max_tokens} tokens{sides(rows)}")
+    for line in (*splits.notes, *left_out(splits)):
         print(f"       {line}")
     if job.quantized:
         print(f"nf4    {job.quantized}")
     if job.options.run.trainable == ALL:
         print("train  every parameter; there is no adapter; --rank and other adapter flags have no effect")
+
+
+def sides(rows: Encoded) -> str:
+    """Return how many first and second texts of pairs were cut."""
+    return "" if rows.truncated_sides is None else " ({:,} first, {:,} second texts)".format(*rows.truncated_sides)
 
 
 def measure_and_adapt(job: Job) -> tuple[Baseline, dict[str, Any]]:
@@ -257,7 +271,7 @@ def first_batches(rows: Encoded, pad_token_id: int, device: torch.device) -> Ite
     """Yield some training rows for --init eva, which needs the inputs of the layers."""
     for numbers in plan_batches(rows.lengths, batch_size=32, seed=0, epoch=0)[:16]:
         batch = collate(rows, numbers, pad_token_id=pad_token_id).to(device)
-        yield {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        yield batch.inputs
 
 
 def train_adapter(job: Job, folder: Path, *, record: dict[str, Any]) -> tuple[TrainResult, list[dict[str, Any]]]:
@@ -288,30 +302,39 @@ def saved_folder(job: Job, folder: Path) -> Path:
     return folder / ("model" if job.options.run.trainable == ALL else "adapter")
 
 
-def save_best(job: Job, place: Path, metrics: Metrics, *, record: dict[str, Any]) -> None:
-    """Save the adapter with its history and validation scores; without one, the whole model."""
+def fit_decision(job: Job) -> Task:
+    """Return the task with what its decision fits on the validation rows: thresholds, or a temperature."""
+    rows = job.encoded.validation
+    return job.task.fitted(job.predictor.logits(rows, progress="validation"), rows.labels)
+
+
+def save_best(job: Job, place: Path, metrics: Metrics, *, record: dict[str, Any], task: Task | None = None) -> None:
+    """Save the adapter with its history and validation scores; without one, the whole model.
+
+    `task`, at the end of the training, has what was fitted on the validation rows.
+    """
     base = job.base
     if not is_adapted(base.model):
         save_whole(base, place)
         return
     notes = {**{name: record[name] for name in HISTORY}, "validation": asdict(metrics)}
+    notes["decision"] = {} if task is None else task.settings()
     save_adapter(base.model, place, base_model=base.name, base=record["base"]["tensors"], notes=notes)
 
 
-def compare(job: Job, baseline: Baseline, adapted: Tensor, result: TrainResult) -> Report:
+def compare(job: Job, task: Task, baseline: Baseline, adapted: Tensor, result: TrainResult) -> Report:
     """Compare the adapted model with the frozen base on the test rows."""
-    model, test, validation = job.base.model, job.encoded.test, job.encoded.validation
+    model, test = job.base.model, job.encoded.test
     report = Report.compare(
         baseline.logits,
         adapted,
         test.labels,
-        names=job.splits.labels,
+        task=task,
         parameters=count_parameters(model),
         command=command_line(),
-        texts=[row.text for row in job.splits.test],
+        texts=[shown_text(row) for row in job.splits.test],
         lengths=test.lengths,
         probe_logits=baseline.probe_logits,
-        validation=(job.predictor.logits(validation, progress="validation"), validation.labels),
         train=training_cost(result),
     )
     sharded = any(is_sharded(p) for p in model.parameters())  # a shard has no norm of the whole tensor

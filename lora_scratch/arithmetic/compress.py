@@ -19,11 +19,12 @@ from tqdm import tqdm
 from ..adapter import remove_adapter
 from ..data import Encoded
 from ..errors import ConfigError
-from ..evaluation import Interval, Paired, measure, paired, paired_intervals, versions
-from ..evaluation.verdict import BETTER, WORSE
+from ..evaluation import versions
 from ..runs.model_card import compressed_card
 from ..runs.trained_adapter import TrainedAdapter
 from ..serialization import AdapterContents, save_adapter
+from ..tasks import TITLES, Interval, Paired
+from ..tasks.task import BETTER, WORSE
 from .truncation import choose_ranks, decompose, kept_energy, truncate
 from .update import AdapterUpdate, install_update, take_update
 
@@ -63,12 +64,14 @@ class Compression:
     """The result of a search.
 
     Args:
-        ranks, size, validation, test: of the whole adapter; the last two are its accuracies.
+        score: the name of the task's headline score.
+        ranks, size, validation, test: of the whole adapter; the last two are its scores.
         candidates: in the order of the search; the last can be the one that is worse.
         rows: the number of test rows.
         tested, interval: the chosen adapter on these rows, and the 95 % interval of its change.
     """
 
+    score: str
     ranks: dict[str, int]
     size: Size
     validation: float
@@ -109,24 +112,26 @@ def compress(
         if candidates and ranks == candidates[-1].ranks:
             continue
         _replace_adapter(saved, smaller)
-        verdict = paired(whole, predict(validation), validation.labels)
+        verdict = saved.task.paired(whole, predict(validation), validation.labels)
         kept = kept_energy(spectra, ranks)
         candidates.append(Candidate(energy, kept, ranks, _size(saved), verdict))
         if verdict.word == WORSE:
             break
     chosen = _choose(candidates)
     _replace_adapter(saved, truncate(update, spectra, chosen.ranks))
-    logits = predict(test)
+    logits, task = predict(test), saved.task
+    name = task.metrics_type.headline_name
     return Compression(
+        score=TITLES[name],
         ranks=_ranks(update),
         size=size,
-        validation=measure(whole, validation.labels).accuracy,
-        test=measure(whole_test, test.labels).accuracy,
+        validation=task.measure(whole, validation.labels).headline,
+        test=task.measure(whole_test, test.labels).headline,
         candidates=candidates,
         chosen=chosen,
         rows=len(test),
-        tested=paired(whole_test, logits, test.labels),
-        interval=paired_intervals(whole_test, logits, test.labels).accuracy,
+        tested=task.paired(whole_test, logits, test.labels),
+        interval=task.intervals(whole_test, logits, test.labels)[name],
     )
 
 
@@ -141,7 +146,7 @@ def save_compression(
     base, origin = saved.base, str(saved.folder)
     selected = saved.provenance.select("adapter_sha256", "validation", "combined", "compressed")
     history = {
-        **saved.provenance.select("labels", "data", "training"),
+        **saved.provenance.select("labels", "task", "decision", "data", "training"),
         "versions": versions(),
         "command": command,
         "compressed": {"from": {"folder": origin, **selected}, **compression.as_json()},
@@ -160,8 +165,8 @@ def describe(compression: Compression) -> str:
         f"({whole.parameters:,} -> {size.parameters:,}), "
         f"a file {whole.file_bytes / size.file_bytes:.1f} times smaller "
         f"({whole.file_bytes:,} -> {size.file_bytes:,} bytes).\n"
-        f"On the {compression.rows:,} test rows, which took no part in the choice, the accuracy "
-        f"goes from {compression.test:.4f} to {tested.accuracy:.4f}, a change of "
+        f"On the {compression.rows:,} test rows, which took no part in the choice, the {compression.score} "
+        f"goes from {compression.test:.4f} to {tested.score:.4f}, a change of "
         f"{tested.change:+.4f} (95 % interval {interval.low:+.4f} to {interval.high:+.4f}),\n"
         f"with {tested.fixed} rows fixed and {tested.broken} broken (p = {tested.p_value:.2g}): "
         f"{endings.get(tested.word, 'a difference is not shown')}."

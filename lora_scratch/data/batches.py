@@ -6,6 +6,7 @@ run and every process compute the same one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,7 @@ from ..errors import ConfigError
 from ..runtime.seeds import named_generator
 from .encode import Encoded
 
-IGNORED = -100  # the label that cross entropy ignores
+IGNORED = -100  # the class that cross entropy ignores; of labels that are floats, NaN
 POOL_BATCHES = 50  # more: rows of a batch closer in length; fewer: batches more random
 
 
@@ -24,25 +25,34 @@ POOL_BATCHES = 50  # more: rows of a batch closer in length; fewer: batches more
 class Batch:
     """Rows padded on the right; `rows` are their numbers in the data set.
 
-    Shape: input_ids, attention_mask (B, T) int64; labels, rows (B,) int64.
+    Shape: input_ids, attention_mask, token_type_ids (B, T) int64; labels (B,) or (B, C); rows (B,) int64.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
     rows: Tensor
+    token_type_ids: Tensor | None = None
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What a model of transformers is called with."""
+        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        return inputs if self.token_type_ids is None else {**inputs, "token_type_ids": self.token_type_ids}
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name, without those that the batch does not have."""
+        return {"labels": self.labels, "rows": self.rows, **self.inputs}
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`."""
-        return Batch(*(field.to(device) for field in self._fields()))
+        return Batch(**{name: tensor.to(device) for name, tensor in self.tensors.items()})
 
     def chunk(self, count: int) -> list[Batch]:
         """Return the rows in at most `count` batches of similar size."""
-        parts = (field.chunk(count) for field in self._fields())
-        return [Batch(*fields) for fields in zip(*parts, strict=True)]
-
-    def _fields(self) -> tuple[Tensor, ...]:
-        return self.input_ids, self.attention_mask, self.labels, self.rows
+        parts = zip(*(tensor.chunk(count) for tensor in self.tensors.values()), strict=True)
+        return [Batch(**dict(zip(self.tensors, part, strict=True))) for part in parts]
 
 
 def plan_batches(lengths: Tensor, *, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -68,13 +78,21 @@ def plan_batches(lengths: Tensor, *, batch_size: int, seed: int, epoch: int) -> 
     return [batches[index].tolist() for index in order]
 
 
-def plan_eval_batches(lengths: Tensor, *, batch_tokens: int) -> list[list[int]]:
+def plan_eval_batches(lengths: Tensor, *, batch_tokens: int, equal_lengths: bool = False) -> list[list[int]]:
     """Return the row numbers of batches of about `batch_tokens` tokens, padding included.
 
     The longest rows come first, so that memory is too small at the start or never. A batch has at
     least one row. Shape: lengths (n,).
+
+    Args:
+        equal_lengths: whether a batch has rows of one length alone, for models that read the padding.
     """
-    order = lengths.argsort(descending=True, stable=True).tolist()
+    order = lengths.argsort(descending=True, stable=True)  # (n,)
+    groups = order.split(lengths[order].unique_consecutive(return_counts=True)[1].tolist()) if equal_lengths else [order]
+    return [batch for group in groups for batch in _in_token_batches(group.tolist(), lengths, batch_tokens)]
+
+
+def _in_token_batches(order: list[int], lengths: Tensor, batch_tokens: int) -> list[list[int]]:
     batches, start = [], 0
     while start < len(order):
         rows = max(1, batch_tokens // max(1, int(lengths[order[start]])))
@@ -93,7 +111,9 @@ def shard_batch(
     """
     own = rows[rank::world]
     batch = collate(encoded, own or rows[:1], pad_token_id=pad_token_id, multiple=multiple)
-    return batch if own else replace(batch, labels=torch.full_like(batch.labels, IGNORED))
+    if own:
+        return batch
+    return replace(batch, labels=torch.full_like(batch.labels, math.nan if batch.labels.is_floating_point() else IGNORED))
 
 
 def collate(encoded: Encoded, rows: Sequence[int], *, pad_token_id: int, multiple: int = 1) -> Batch:
@@ -114,4 +134,5 @@ def collate(encoded: Encoded, rows: Sequence[int], *, pad_token_id: int, multipl
     mask = position < lengths[:, None]  # (B, T)
     place = (starts[:, None] + position).mul_(mask)  # (B, T); padding reads token 0
     input_ids = encoded.tokens[place].long().masked_fill_(~mask, pad_token_id)
-    return Batch(input_ids, mask.long(), encoded.labels[index], index)
+    types = None if encoded.token_types is None else encoded.token_types[place].long().mul_(mask)
+    return Batch(input_ids, mask.long(), encoded.labels[index], index, types)

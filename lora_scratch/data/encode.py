@@ -1,4 +1,4 @@
-"""Texts to token ids, in one flat tensor for all rows, with the offset of every row."""
+"""Texts, or pairs of texts, to token ids, in one flat tensor for all rows, with the offset of every row."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ CHUNK_ROWS = 512  # texts in one call: a tokenizer needs about 1 kB of memory fo
 class Encoded:
     """Token ids and labels. Row i is `tokens[offsets[i] : offsets[i + 1]]`.
 
-    Shape: tokens (total,) int32; offsets (n + 1,) int64, always on the CPU; labels (n,) int64.
+    Shape: tokens (total,) int32; offsets (n + 1,) int64, always on the CPU; labels (n,) or (n, C), by the
+        task; token_types (total,) uint8, None if the model has none.
 
     Args:
-        truncated: how many texts were cut to `max_tokens`. `select` does not change it.
+        truncated: how many rows were cut to `max_tokens`. `select` does not change it.
+        truncated_sides: for pairs, how many first and how many second texts were cut.
     """
 
     tokens: Tensor
@@ -30,6 +32,8 @@ class Encoded:
     labels: Tensor
     truncated: int
     max_tokens: int
+    token_types: Tensor | None = None
+    truncated_sides: tuple[int, int] | None = None
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -37,11 +41,12 @@ class Encoded:
         return self.offsets.diff()
 
     def __len__(self) -> int:
-        return self.labels.numel()
+        return len(self.labels)
 
     def to(self, device: torch.device | str) -> Encoded:
         """Return tokens and labels on `device`, where `collate` builds batches. Offsets stay."""
-        return replace(self, tokens=self.tokens.to(device), labels=self.labels.to(device))
+        types = None if self.token_types is None else self.token_types.to(device)
+        return replace(self, tokens=self.tokens.to(device), labels=self.labels.to(device), token_types=types)
 
     def select(self, rows: Sequence[int]) -> Encoded:
         """Return these rows in this order."""
@@ -50,51 +55,95 @@ class Encoded:
         offsets = _offsets(lengths)
         # position j of the result is position j - (new start of its row) + (old start)
         shift = (self.offsets[:-1][index] - offsets[:-1]).repeat_interleave(lengths)  # (total,)
-        tokens = self.tokens[torch.arange(len(shift)) + shift]
-        return Encoded(tokens, offsets, self.labels[index], self.truncated, self.max_tokens)
+        place = torch.arange(len(shift)) + shift
+        types = None if self.token_types is None else self.token_types[place]
+        return replace(self, tokens=self.tokens[place], offsets=offsets, labels=self.labels[index], token_types=types)
 
 
-def encode(texts: Sequence[str], labels: Sequence[int], tokenizer: Any, *, max_tokens: int) -> Encoded:
+def encode(
+    texts: Sequence[str],
+    labels: Sequence[int] | Tensor,
+    tokenizer: Any,
+    *,
+    max_tokens: int,
+    pairs: Sequence[str] | None = None,
+) -> Encoded:
     """Return the token ids of `texts` with special tokens, cut to `max_tokens`.
 
     Args:
+        labels: class numbers, or a task's tensor of labels.
         tokenizer: a fast tokenizer of transformers.
         max_tokens: at least 3 (two special tokens and one of the text), at most the model's limit.
+        pairs: the second texts. Both are joined by the tokenizer's own template; the longer one is cut first.
 
     Raises:
         ConfigError: `max_tokens` out of range, or a slow tokenizer.
-        DataError: a text that is no valid Unicode, or not as many labels as texts.
+        DataError: a text that is no valid Unicode, or not as many labels or second texts as texts.
     """
-    _check(texts, labels, tokenizer, max_tokens)
-    tokens: list[Tensor] = []
+    labels = labels if isinstance(labels, Tensor) else torch.tensor(labels, dtype=torch.int64)
+    _check(texts, labels, pairs, tokenizer, max_tokens)
+    tokens, types, cut = [torch.empty(0, dtype=torch.int32)], [torch.empty(0, dtype=torch.uint8)], _Cut()
     lengths: list[int] = []
-    truncated = 0
     for start in range(0, len(texts), CHUNK_ROWS):
-        encodings = _tokenize(texts, start, tokenizer, max_tokens)
-        ids = [encoding.ids for encoding in encodings]
-        tokens.append(torch.tensor([token for row in ids for token in row], dtype=torch.int32))
-        lengths += [len(row) for row in ids]
-        # `overflowing` copies the tokens that were cut off: read it only where there can be some
-        full = [encoding for encoding in encodings if len(encoding) >= max_tokens]
-        truncated += sum(bool(encoding.overflowing) for encoding in full)
-    flat = torch.cat(tokens) if tokens else torch.empty(0, dtype=torch.int32)
-    offsets = _offsets(torch.tensor(lengths, dtype=torch.int64))
-    return Encoded(flat, offsets, torch.tensor(labels, dtype=torch.int64), truncated, max_tokens)
+        rows = slice(start, start + CHUNK_ROWS)
+        encodings = _tokenize(texts[rows], pairs[rows] if pairs else None, start, tokenizer, max_tokens)
+        tokens.append(torch.tensor([token for e in encodings for token in e.ids], dtype=torch.int32))
+        if pairs:
+            types.append(torch.tensor([number for e in encodings for number in e.type_ids], dtype=torch.uint8))
+        lengths += [len(encoding) for encoding in encodings]
+        cut.count(encodings, max_tokens)
+    has_types = pairs is not None and "token_type_ids" in tokenizer.model_input_names
+    return Encoded(
+        torch.cat(tokens),
+        _offsets(torch.tensor(lengths, dtype=torch.int64)),
+        labels,
+        cut.rows,
+        max_tokens,
+        token_types=torch.cat(types) if has_types else None,
+        truncated_sides=(cut.sides[0], cut.sides[1]) if pairs else None,
+    )
 
 
-def _tokenize(texts: Sequence[str], start: int, tokenizer: Any, max_tokens: int) -> list[Any]:
-    chunk = list(texts[start : start + CHUNK_ROWS])
-    for row, text in enumerate(chunk, start=start):
+class _Cut:
+    """Counts the rows that were cut, and the sides of pairs."""
+
+    def __init__(self) -> None:
+        self.rows, self.sides = 0, [0, 0]
+
+    def count(self, encodings: Sequence[Any], max_tokens: int) -> None:
+        """Count those of these rows. `overflowing` copies what was cut off: read it only where there can be some."""
+        for encoding in encodings:
+            if len(encoding) < max_tokens or not (rest := encoding.overflowing):
+                continue
+            self.rows += 1
+            kept = {(side, *offset) for side, offset in _places(encoding)}
+            lost = {side for part in rest for side, offset in _places(part) if (side, *offset) not in kept}
+            for side in lost:
+                self.sides[side] += 1
+
+
+def _places(encoding: Any) -> list[tuple[int, tuple[int, int]]]:
+    """Return (side, place in the text) of every token that is not a special one."""
+    places = zip(encoding.sequence_ids, encoding.offsets, strict=True)
+    return [(side, offset) for side, offset in places if side is not None]
+
+
+def _tokenize(texts: Sequence[str], pairs: Sequence[str] | None, start: int, tokenizer: Any, max_tokens: int) -> list[Any]:
+    for row, text in [*enumerate(texts, start=start), *enumerate(pairs or (), start=start)]:
         try:
             text.encode()
         except UnicodeEncodeError as error:  # from the command line; the tokenizer names no row
             problem = f"not valid Unicode at character {error.start + 1}"
             raise DataError(problem, where=f"text {row + 1}", expected="UTF-8") from error
     unused = {"return_attention_mask": False, "return_token_type_ids": False}
-    return list(tokenizer(chunk, truncation=True, max_length=max_tokens, **unused).encodings)
+    both = (list(texts),) if pairs is None else (list(texts), list(pairs))
+    return list(tokenizer(*both, truncation=True, max_length=max_tokens, **unused).encodings)
 
 
-def _check(texts: Sequence[str], labels: Sequence[int], tokenizer: Any, max_tokens: int) -> None:
+def _check(texts: Sequence[str], labels: Tensor, pairs: Sequence[str] | None, tokenizer: Any, max_tokens: int) -> None:
+    if pairs is not None and len(texts) != len(pairs):
+        problem = f"{len(texts)} texts and {len(pairs)} second texts"
+        raise DataError(problem, expected="as many second texts as texts")
     if len(texts) != len(labels):
         problem = f"{len(texts)} texts and {len(labels)} labels"
         raise DataError(problem, expected="as many labels as texts")

@@ -53,6 +53,11 @@ class Splits:
         return {name: rows_digest(rows, self.labels) for name, rows in splits.items()}
 
 
+def shown_text(row: Example) -> str:
+    """Return the text of a row, or both texts of a pair, for a table."""
+    return row.text if row.pair is None else f"{row.text} | {row.pair}"
+
+
 def rows_digest(rows: Iterable[Example], labels: Sequence[str]) -> str:
     """Return the SHA-256 of texts and label names, for any file format and label numbers."""
     digest = hashlib.sha256()

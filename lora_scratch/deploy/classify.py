@@ -24,23 +24,23 @@ WINDOW_ROWS = 2048  # texts of a window: enough to sort by length, few enough fo
 WINDOW_CHARACTERS = 2**22  # the same for long texts
 KERNELS = 16  # a batch has four shapes, and the next one others: a larger cache only fills up
 
-Text = str | DataError  # an error in place of a text that could not be read
+Pair = tuple[str, str]
+Text = str | Pair | DataError  # an error in place of a text that could not be read
 Window = list[Text]
 
 
 @dataclass(frozen=True)
 class Classified:
-    """A text, its label, and the probability of every label."""
+    """A text, perhaps with its second one, and the task's answer: a label or labels, and scores."""
 
     text: str
-    label: str
-    scores: dict[str, float]
+    answer: dict[str, Any]
+    pair: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON that the command predict writes."""
-        scores = {label: round(score, 6) for label, score in self.scores.items()}
-        best = {"text": self.text, "label": self.label, "score": scores[self.label]}
-        return {**best, "scores": scores}
+        texts = {"text": self.text} if self.pair is None else {"text": self.text, "pair": self.pair}
+        return {**texts, **self.answer}
 
 
 class Classifier:
@@ -69,7 +69,7 @@ class Classifier:
             # four bits can't hold W + ΔW
             merged = model if base_precision(model) == NF4 else merge_and_remove(model)
             self.model = merged.requires_grad_(False)
-        self.base, self.labels, self.max_tokens = saved.base, saved.labels, saved.max_tokens
+        self.base, self.task, self.max_tokens = saved.base, saved.task, saved.max_tokens
         options: Any = {"plain": plain, "batch_tokens": batch_tokens}
         self.predictor = Predictor(self.model, precision, self.base.pad_token_id, **options)
         self._copies = ExitStack()  # kept, since making them takes a tenth of a second
@@ -84,19 +84,20 @@ class Classifier:
         Read at most one window ahead. Several processes share the texts of the main process.
         """
         for window in from_main_process(windows(texts, rows=rows, characters=characters)):
-            classified = self._classify([text for text in window if isinstance(text, str)])
-            yield from (next(classified) if isinstance(text, str) else text for text in window)
+            classified = self._classify([text for text in window if not isinstance(text, DataError)])
+            yield from (text if isinstance(text, DataError) else next(classified) for text in window)
             trim_heap()
 
-    def _classify(self, texts: Sequence[str]) -> Iterator[Classified]:
+    def _classify(self, texts: Sequence[str | Pair]) -> Iterator[Classified]:
         if not texts:
             return
-        no_labels = [0] * len(texts)
-        encoded = encode(texts, no_labels, self.base.tokenizer, max_tokens=self.max_tokens)
-        logits = self.predictor.logits(encoded)
-        best = logits.argmax(-1).tolist()
-        for text, index, scores in zip(texts, best, logits.softmax(-1).tolist(), strict=True):
-            yield Classified(text, self.labels[index], dict(zip(self.labels, scores, strict=True)))
+        first = [text if isinstance(text, str) else text[0] for text in texts]
+        pairs = [None if isinstance(text, str) else text[1] for text in texts]
+        second = [pair for pair in pairs if pair is not None] or None
+        encoded = encode(first, [0] * len(texts), self.base.tokenizer, max_tokens=self.max_tokens, pairs=second)
+        answers = self.task.answers(self.predictor.logits(encoded))
+        for text, pair, answer in zip(first, pairs, answers, strict=True):
+            yield Classified(text, answer, pair)
 
 
 def from_main_process(windows: Iterator[Window]) -> Iterator[Window]:
@@ -106,11 +107,11 @@ def from_main_process(windows: Iterator[Window]) -> Iterator[Window]:
         return
     while True:
         window = next(windows, None) if is_main() else None
-        texts = None if window is None else [text for text in window if isinstance(text, str)]
+        texts = None if window is None else [text for text in window if not isinstance(text, DataError)]
         texts = json.loads(broadcast(json.dumps(texts).encode()))
         if texts is None:
             return
-        yield texts if window is None else window
+        yield [tuple(text) if isinstance(text, list) else text for text in texts] if window is None else window
 
 
 def windows(texts: Iterable[Text], *, rows: int, characters: int) -> Iterator[Window]:
@@ -119,7 +120,7 @@ def windows(texts: Iterable[Text], *, rows: int, characters: int) -> Iterator[Wi
     length = 0
     for text in texts:
         window.append(text)
-        length += len(text) if isinstance(text, str) else 0
+        length += 0 if isinstance(text, DataError) else sum(map(len, text))
         if len(window) == rows or length >= characters:
             yield window
             window, length = [], 0

@@ -21,6 +21,7 @@ from ..runs.hub import local_adapter
 from ..runs.loading import open_base
 from ..runtime.precision import Precision
 from ..serialization import Provenance, read_provenance
+from ..tasks import Task, task_of
 from .bank import BASE, AdapterBank
 from .classify import Classified
 
@@ -31,11 +32,13 @@ class ServedBank:
 
     Args:
         max_tokens: the length of an adapter's rows, as in its training; for `base` the largest.
+        tasks: what each adapter predicts, and the base with its own head.
     """
 
     base: Base
     bank: AdapterBank
     max_tokens: Mapping[str, int]
+    tasks: Mapping[str, Task]
 
 
 def open_bank(
@@ -68,7 +71,9 @@ def open_bank(
     for name, folder in places.items():
         bank.add(name, folder)
     limits = {name: provenance.data.max_tokens or 0 for name, provenance in recorded.items()}
-    return ServedBank(base, bank, {**limits, BASE: max(limits.values())})
+    tasks = {name: provenance.make_task() for name, provenance in recorded.items()}
+    tasks[BASE] = task_of(base.model)
+    return ServedBank(base, bank, {**limits, BASE: max(limits.values())}, tasks)
 
 
 def classify_rows(
@@ -103,7 +108,7 @@ def classify_rows(
             encoded = encode(contents, no_labels, base.tokenizer, max_tokens=limit)
             logits = predictor.map_rows(partial(_classify, bank, names), encoded)
             for row, name, row_logits in zip(rows, names, logits, strict=True):
-                classified[row] = _classified(texts[row], row_logits, bank.labels[name])
+                classified[row] = _classified(texts[row], row_logits, served.tasks[name])
     return [classified[row] for row in range(len(texts))]
 
 
@@ -113,10 +118,9 @@ def _classify(bank: AdapterBank, names: Sequence[str], batch: Batch) -> Tensor:
         return classify(model, batch)
 
 
-def _classified(text: str, logits: Tensor, labels: Sequence[str]) -> Classified:
-    """Return the label of a row. Shape: logits (widest,), -inf after the adapter's labels."""
-    scores = logits.softmax(-1).tolist()
-    return Classified(text, labels[int(logits.argmax())], dict(zip(labels, scores, strict=False)))
+def _classified(text: str, logits: Tensor, task: Task) -> Classified:
+    """Return the answer to a row. Shape: logits (widest,), -inf after the adapter's own."""
+    return Classified(text, task.answers(logits[None, : len(task.labels)])[0])
 
 
 def _provenance(folder: Path) -> Provenance:

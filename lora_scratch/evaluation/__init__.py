@@ -1,16 +1,6 @@
 """Predictions, metrics, the paired verdict against the frozen baseline, and the report."""
 
-from .bootstrap import Interval as Interval
-from .bootstrap import paired_intervals as paired_intervals
 from .calibration import calibration as calibration
-from .calibration import fit_temperature as fit_temperature
-from .mcnemar import McNemar as McNemar
-from .mcnemar import holm as holm
-from .mcnemar import mcnemar as mcnemar
-from .metrics import Metrics as Metrics
-from .metrics import confusion as confusion
-from .metrics import measure as measure
-from .metrics import per_class as per_class
 from .predict import Predictor as Predictor
 from .probe import linear_probe as linear_probe
 from .report import ProbeCost as ProbeCost
@@ -23,12 +13,7 @@ from .tables import markdown_table as markdown_table
 from .tables import render as render
 from .tables import render_markdown as render_markdown
 from .verdict import REQUIREMENTS as REQUIREMENTS
-from .verdict import WORSE as WORSE
-from .verdict import Paired as Paired
-from .verdict import changed_by_class as changed_by_class
 from .verdict import changed_rows as changed_rows
 from .verdict import judge as judge
 from .verdict import length_slices as length_slices
-from .verdict import paired as paired
 from .verdict import require as require
-from .verdict import word_of as word_of

@@ -6,17 +6,15 @@ Source: Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv:1706.04
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .metrics import correct, measure
+from ..tasks.single_label import correct, measure
 
 BINS = 15  # as in Guo et al.
-TEMPERATURES = (0.02, 50.0)  # rows without a mistake have their minimum at 0, rows at chance at infinity
 
 
 @dataclass(frozen=True)
@@ -69,35 +67,11 @@ def calibration(logits: Tensor, labels: Tensor) -> Calibration:
     return Calibration(ece, (probability - truth).square().sum(-1).mean().item(), bins)
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the T in [0.02, 50] with the lowest cross entropy of logits / T.
-
-    No prediction changes. Fit it on validation rows, never on the rows that are measured.
-    Shape: logits (n, C), labels (n,). Errors as `measure`.
-    """
-    measure(logits, labels)
-    wide = logits.double()
-
-    def loss(log_temperature: float) -> float:
-        """Mean cross entropy."""
-        return F.cross_entropy(wide / math.exp(log_temperature), labels).item()
-
-    from scipy.optimize import minimize_scalar  # slow to import
-
-    # the loss is convex in 1 / T, so it has one minimum in log T too
-    bounds = tuple(map(math.log, TEMPERATURES))
-    minimum = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    return math.exp(minimum.x)
-
-
-def compare_calibration(
-    before: Tensor, after: Tensor, labels: Tensor, validation: tuple[Tensor, Tensor] | None = None
-) -> Calibrations:
-    """Return both models' calibration; `validation` (logits, labels) adds a tempered one."""
+def compare_calibration(before: Tensor, after: Tensor, labels: Tensor, temperature: float | None = None) -> Calibrations:
+    """Return both models' calibration, and that of the adapted model's logits / temperature, if there is one."""
     baseline, adapted = calibration(before, labels), calibration(after, labels)
-    if validation is None:
+    if temperature is None:
         return Calibrations(baseline, adapted)
-    temperature = fit_temperature(*validation)
     cooled = after.double() / temperature
     figures = vars(calibration(cooled, labels))
     tempered = Tempered(**figures, temperature=temperature, loss=measure(cooled, labels).loss)

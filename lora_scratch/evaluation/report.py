@@ -21,32 +21,23 @@ from ..adapter.state import ParameterCount
 from ..errors import ConfigError
 from ..runtime.atomic import read_json
 from ..runtime.json_types import from_json
-from .bootstrap import Differences, paired_intervals
+from ..tasks import Interval, Metrics, Task, make_task
 from .calibration import Calibrations, compare_calibration
-from .mcnemar import McNemar, mcnemar
-from .metrics import ClassRow, Metrics, confusion, correct, measure, per_class
-from .verdict import ChangedRows, LengthSlice, Verdict, changed_by_class, changed_rows, judge, length_slices
+from .classes import ClassScores, Confusions, class_scores, confusions
+from .verdict import (
+    ChangedRows,
+    Constant,
+    LengthSlice,
+    PairedTest,
+    Verdict,
+    against_constant,
+    changed_rows,
+    judge,
+    length_slices,
+)
 
 PACKAGES = ("torch", "transformers", "datasets", "safetensors", "lora-scratch")
 NULL_KEYS = ("train", "text")  # they stay in the JSON as null
-
-
-@dataclass(frozen=True)
-class ClassScores:
-    """Both models' scores of every class, and how many of its rows were fixed and broken. C entries each."""
-
-    baseline: list[ClassRow]
-    adapted: list[ClassRow]
-    fixed: list[int]
-    broken: list[int]
-
-
-@dataclass(frozen=True)
-class Confusions:
-    """Both models' counts, true class by row and predicted class by column. Shape: (C, C) each."""
-
-    baseline: list[list[int]]
-    adapted: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -74,24 +65,28 @@ class ProbeCost:
 class Report:
     """All figures of a run. `train` is None if an adapter is only measured.
 
-    `labels` are the C class names; `anatomy` has an entry for every adapted layer.
+    `labels` are the C names of the outputs; `anatomy` has an entry for every adapted layer. What does not
+    apply to the task is None: `calibration` and `confusion` need one label a row, `per_class` needs labels.
     """
 
+    task: str = "single_label"
     baseline: Metrics
     adapted: Metrics
     linear_probe: Metrics | None = None
+    constant: Constant | None = None
     verdict: Verdict
-    difference: Differences
-    mcnemar: McNemar
+    difference: dict[str, Interval]
+    test: PairedTest
     changed: ChangedRows
-    calibration: Calibrations
+    calibration: Calibrations | None = None
     lengths: list[LengthSlice] | None = None
     parameters: ParameterCount
     train: TrainingCost | None
     probe: ProbeCost | None = None
     labels: list[str]
-    per_class: ClassScores
-    confusion: Confusions
+    thresholds: dict[str, float] | None = None
+    per_class: ClassScores | None = None
+    confusion: Confusions | None = None
     anatomy: list[AdapterSummary] | None = None
     quantization: dict[str, float] | None = None
     versions: dict[str, str]
@@ -104,47 +99,54 @@ class Report:
         adapted: Tensor,
         labels: Tensor,
         *,
-        names: Sequence[str],
+        task: Task,
         parameters: ParameterCount,
         command: str,
         texts: Sequence[str] | None = None,
         lengths: Tensor | None = None,
         probe_logits: Tensor | None = None,
-        validation: tuple[Tensor, Tensor] | None = None,
         train: TrainingCost | None = None,
     ) -> Report:
         """Measure both models on the same rows. (`dataclasses.replace` adds the other fields.)
 
-        Shape: baseline, adapted, probe_logits (n, C) logits; labels and lengths (n,); C names; n texts.
+        Shape: baseline, adapted, probe_logits (n, C) logits; labels as the task has them; lengths (n,); n texts.
 
         Args:
+            task: with what it fitted on validation rows, as thresholds or a temperature.
             lengths: the rows' numbers of tokens, for slices by length.
-            validation: the adapted model's logits of other rows and their labels, to fit a temperature on.
 
         Raises:
             DataError: no rows, logits that are not finite, or shapes that do not fit.
         """
-        before, after = measure(baseline, labels), measure(adapted, labels)
-        test = mcnemar(correct(baseline, labels), correct(adapted, labels))
-        difference = paired_intervals(baseline, adapted, labels)
+        before, after = task.measure(baseline, labels), task.measure(adapted, labels)
+        found, constant = task.paired(baseline, adapted, labels), against_constant(task, adapted, labels)
+        difference = task.intervals(baseline, adapted, labels)
+        settings = task.settings()
         return cls(
+            task=task.name,
             baseline=before,
             adapted=after,
-            linear_probe=None if probe_logits is None else measure(probe_logits, labels),
-            verdict=judge(before, after, test, difference.accuracy),
+            linear_probe=None if probe_logits is None else task.measure(probe_logits, labels),
+            constant=constant,
+            verdict=judge(before, after, found.word, difference[after.headline_name], constant),
             difference=difference,
-            mcnemar=test,
-            changed=changed_rows(baseline, adapted, labels, names, texts=texts),
-            calibration=compare_calibration(baseline, adapted, labels, validation),
-            lengths=None if lengths is None else length_slices(baseline, adapted, labels, lengths),
+            test=PairedTest(task.test_title, found.fixed, found.broken, found.p_value),
+            thresholds=settings.get("thresholds"),
+            changed=changed_rows(task, baseline, adapted, labels, texts=texts),
+            calibration=_calibration(task, baseline, adapted, labels),
+            lengths=None if lengths is None else length_slices(task, baseline, adapted, labels, lengths),
             parameters=parameters,
             train=train,
-            labels=list(names),
-            per_class=_class_scores(baseline, adapted, labels, names),
-            confusion=Confusions(*(confusion(logits, labels).tolist() for logits in (baseline, adapted))),
+            labels=list(task.labels),
+            per_class=class_scores(task, baseline, adapted, labels),
+            confusion=confusions(task, baseline, adapted, labels),
             versions=versions(),
             command=command,
         )
+
+    def make_task(self) -> Task:
+        """Return the task that was measured, with its thresholds."""
+        return make_task(self.task, self.labels).with_settings({"thresholds": self.thresholds})
 
     def as_json(self) -> dict[str, Any]:
         """Return what report.json holds. A ConfigError if a figure is NaN or infinite."""
@@ -167,9 +169,9 @@ class Report:
         return cls.from_json(read_json(path), where=str(path))
 
 
-def _class_scores(before: Tensor, after: Tensor, labels: Tensor, names: Sequence[str]) -> ClassScores:
-    old, new = (per_class(logits, labels, names) for logits in (before, after))
-    return ClassScores(old, new, **changed_by_class(before, after, labels))
+def _calibration(task: Task, baseline: Tensor, adapted: Tensor, labels: Tensor) -> Calibrations | None:
+    temperature = task.settings().get("temperature")
+    return compare_calibration(baseline, adapted, labels, temperature) if task.has_confidence else None
 
 
 def versions() -> dict[str, str]:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 import textwrap
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from .bootstrap import Differences
+from ..tasks import Interval
+from ..tasks.metrics import TITLES
 from .calibration import Calibrations
-from .mcnemar import McNemar
+from .classes import ClassScores
 from .report import Report, TrainingCost
-from .verdict import ChangedRow, LengthSlice
+from .verdict import ChangedRow, PairedTest
 
 WIDTH = 100  # columns of the terminal text, at most
 LABEL_WIDTH = 20  # columns of a label in a table; report.json holds the whole label
 LISTED_ROWS = 5  # changed rows of each kind; report.json holds more
-SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "loss": "loss (nats)"}
 
 
 @dataclass(frozen=True)
@@ -42,20 +43,22 @@ def render_markdown(report: Report) -> str:
 def _parts(report: Report, draw: Callable[[Table], str]) -> Iterator[str]:
     yield report.verdict.sentence
     yield draw(scores_table(report))
-    yield mcnemar_line(report.mcnemar)
+    yield test_line(report.test)
     yield draw(difference_table(report.difference))
-    yield draw(calibration_table(report.calibration))
+    if report.calibration is not None:
+        yield draw(calibration_table(report.calibration))
     if report.lengths is not None:
-        yield draw(length_table(report.lengths))
-    yield "Per class: precision P, recall R and F1 of the baseline and, now, of the adapted model; rows fixed and broken"
-    yield draw(class_table(report))
+        yield draw(length_table(report))
+    if report.per_class is not None:
+        yield "Per class: precision P, recall R and F1 of the baseline and, now, of the adapted model; rows fixed and broken"
+        yield draw(class_table(report.per_class))
     yield draw(parameter_table(report))
     if report.train is not None:
         yield training_line(report.train)
 
 
 def _changed(report: Report) -> Iterator[str]:
-    changed, test = report.changed, report.mcnemar
+    changed, test = report.changed, report.test
     for kind, rows, count in (("fixed", changed.fixed, test.fixed), ("broken", changed.broken, test.broken)):
         if rows:
             shown = rows[:LISTED_ROWS]
@@ -69,20 +72,21 @@ def _changed_line(row: ChangedRow) -> str:
 
 
 def scores_table(report: Report) -> Table:
-    """Return the scores of the models and the change."""
+    """Return the scores of the models and the change. `constant` is the rival that reads no text."""
     models = {"baseline": report.baseline, "linear probe": report.linear_probe, "adapted": report.adapted}
+    if report.constant is not None:
+        models = {report.constant.answer: report.constant.metrics, **models}
     measured = {name: metrics for name, metrics in models.items() if metrics is not None}
+    change = partial(_change, report.baseline, report.adapted)
     rows = [
-        [title, *(f"{getattr(m, score):.4f}" for m in measured.values()), _change(report.baseline, report.adapted, score)]
-        for score, title in SCORES.items()
+        [TITLES[name], *(f"{m.scores[name]:.4f}" for m in measured.values()), change(name)] for name in report.adapted.scores
     ]
     return Table([f"{report.adapted.n:,} rows", *measured, "adapted - baseline"], rows)
 
 
-def difference_table(difference: Differences) -> Table:
+def difference_table(difference: Mapping[str, Interval]) -> Table:
     """Return the 95 % intervals of the change."""
-    intervals = {title: getattr(difference, score) for score, title in SCORES.items()}
-    rows = [[title, *(f"{number:+.4f}" for number in (i.value, i.low, i.high))] for title, i in intervals.items()]
+    rows = [[TITLES[name], *(f"{x:+.4f}" for x in (i.value, i.low, i.high))] for name, i in difference.items()]
     return Table(["95 % interval", "adapted - baseline", "low", "high"], rows)
 
 
@@ -95,27 +99,28 @@ def calibration_table(found: Calibrations) -> Table:
     return Table(["calibration", "ECE", "Brier"], rows)
 
 
-def length_table(slices: Iterable[LengthSlice]) -> Table:
-    """Return both accuracies by the number of tokens."""
+def length_table(report: Report) -> Table:
+    """Return both models' headline score by the number of tokens."""
     rows = []
-    for s in slices:
-        accuracy = (f"{s.baseline:.4f}", f"{s.adapted:.4f}")
-        rows.append([f"{s.shortest} to {s.longest} tokens", f"{s.n:,}", *accuracy, f"{s.fixed:,}", f"{s.broken:,}"])
-    return Table(["length", "rows", "accuracy before", "accuracy after", "fixed", "broken"], rows)
+    for s in report.lengths or ():
+        scores = (f"{s.baseline:.4f}", f"{s.adapted:.4f}")
+        rows.append([f"{s.shortest} to {s.longest} tokens", f"{s.n:,}", *scores, f"{s.fixed:,}", f"{s.broken:,}"])
+    name = TITLES[report.adapted.headline_name]
+    return Table(["length", "rows", f"{name} before", f"{name} after", "fixed", "broken"], rows)
 
 
-def mcnemar_line(test: McNemar) -> str:
+def test_line(test: PairedTest) -> str:
     """Return the test and its figures as a sentence."""
     p = f"p = {test.p_value:.4f}" if test.p_value >= 0.001 else f"p = {test.p_value:.1e}"
     return (
-        f"McNemar's exact test, adapted against baseline: {test.fixed:,} rows fixed, {test.broken:,} broken, "
+        f"{test.title}, adapted against baseline: {test.fixed:,} rows fixed, {test.broken:,} broken, "
         f"{p if test.p_value else 'p < 1e-300'}"  # 0 is an underflow
     )
 
 
-def class_table(report: Report) -> Table:
-    """Return the scores of every class before and after."""
-    found, rows = report.per_class, []
+def class_table(found: ClassScores) -> Table:
+    """Return the scores of every label before and after."""
+    rows = []
     for before, after, *counts in zip(found.baseline, found.adapted, found.fixed, found.broken, strict=True):
         scores = [f"{getattr(row, score):.4f}" for score in ("precision", "recall", "f1") for row in (before, after)]
         changed = [_change(before, after, "f1"), *(f"{count:,}" for count in counts)]

@@ -1,21 +1,21 @@
-"""The verdict in words, the rows that were fixed and broken, and the accuracy by length."""
+"""The verdict in words, the rows that were fixed and broken, and the score by length."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DataError
-from .bootstrap import CONFIDENCE, Interval
-from .mcnemar import McNemar, mcnemar
-from .metrics import Metrics, correct, measure
+from ..tasks import Interval, Metrics, Task
+from ..tasks.bootstrap import CONFIDENCE
+from ..tasks.metrics import TITLES
+from ..tasks.task import BETTER, NOT_SHOWN, WORSE
 
-SIGNIFICANCE = 0.05
-MOST_LISTED = 1000  # rows of each kind in a report; McNemar holds their full number
-BETTER, WORSE, NOT_SHOWN = "better", "worse", "not shown"
+MOST_LISTED = 1000  # rows of each kind in a report
 REQUIREMENTS: Mapping[str, tuple[str, ...]] = {"better": (BETTER,), "not_worse": (BETTER, NOT_SHOWN)}
 CLAIMS = {
     BETTER: "The adapted model is better than the frozen baseline",
@@ -33,8 +33,31 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class PairedTest:
+    """The task's test of two models on the same rows.
+
+    Args:
+        fixed, broken: rows whose answer became better, and worse.
+    """
+
+    title: str
+    fixed: int
+    broken: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The rival that looks at no text, in words, its scores, and the verdict of the adapted model against it."""
+
+    answer: str
+    metrics: Metrics
+    word: str
+
+
+@dataclass(frozen=True)
 class ChangedRow:
-    """A row that exactly one model has right, counted from 0; its text if it is known."""
+    """A row whose answer changed for the better or the worse, counted from 0; its text if it is known."""
 
     row: int
     label: str
@@ -45,7 +68,7 @@ class ChangedRow:
 
 @dataclass(frozen=True)
 class ChangedRows:
-    """The rows `fixed` (wrong, then right) and `broken` (right, then wrong), in data-set order."""
+    """The rows `fixed` (better than before) and `broken` (worse than before), in data-set order."""
 
     fixed: list[ChangedRow]
     broken: list[ChangedRow]
@@ -53,7 +76,7 @@ class ChangedRows:
 
 @dataclass(frozen=True)
 class LengthSlice:
-    """The rows of `shortest` to `longest` tokens: both models' accuracy, rows fixed and broken."""
+    """The rows of `shortest` to `longest` tokens: both models' headline score, rows fixed and broken."""
 
     shortest: int
     longest: int
@@ -64,43 +87,26 @@ class LengthSlice:
     broken: int
 
 
-@dataclass(frozen=True)
-class Paired:
-    """A changed model against the unchanged one; `word` is the verdict's."""
-
-    accuracy: float
-    change: float
-    fixed: int
-    broken: int
-    p_value: float
-    word: str
+def against_constant(task: Task, adapted: Tensor, labels: Tensor) -> Constant:
+    """Compare the adapted model with the best answer that looks at no text. Shape: adapted (n, C) logits."""
+    answer, logits = task.constant(labels)
+    return Constant(answer, task.measure(logits, labels), task.paired(logits, adapted, labels).word)
 
 
-def paired(before: Tensor, after: Tensor, labels: Tensor) -> Paired:
-    """Test two models on the same rows. Shape: before, after (n, C) logits, labels (n,)."""
-    old, new = measure(before, labels).accuracy, measure(after, labels).accuracy
-    test = mcnemar(correct(before, labels), correct(after, labels))
-    return Paired(new, new - old, **vars(test), word=word_of(test))
-
-
-def judge(baseline: Metrics, adapted: Metrics, test: McNemar, accuracy: Interval) -> Verdict:
-    """Return `better` or `worse` in accuracy if McNemar's exact p is below 0.05, else `not shown`.
+def judge(baseline: Metrics, adapted: Metrics, word: str, change: Interval, constant: Constant | None = None) -> Verdict:
+    """Return the verdict: the word of the paired test, but `better` only if the constant answer is beaten too.
 
     "Not shown" is not "equal": the interval says which differences these rows can't exclude.
     """
-    word = word_of(test)
-    return Verdict(
-        word,
-        f"{CLAIMS[word]}: accuracy {baseline.accuracy:.4f} -> {adapted.accuracy:.4f} on {baseline.n:,} rows, "
-        f"a change of {accuracy.value:+.4f} ({CONFIDENCE:.0%} interval {accuracy.low:+.4f} to {accuracy.high:+.4f}).",
+    name = TITLES[adapted.headline_name]
+    figures = (
+        f"{name} {baseline.headline:.4f} -> {adapted.headline:.4f} on {baseline.n:,} rows, "
+        f"a change of {change.value:+.4f} ({CONFIDENCE:.0%} interval {change.low:+.4f} to {change.high:+.4f})."
     )
-
-
-def word_of(test: McNemar) -> str:
-    """Return `better` or `worse` if the exact p is below 0.05, else `not shown`."""
-    if test.p_value >= SIGNIFICANCE:
-        return NOT_SHOWN
-    return BETTER if test.fixed > test.broken else WORSE
+    if word == BETTER and constant is not None and constant.word != BETTER:
+        claim = f"The adapted model is not shown to be better than an answer that reads no text, {constant.answer}"
+        return Verdict(NOT_SHOWN, f"{claim} ({name} {constant.metrics.headline:.4f}): {figures}")
+    return Verdict(word, f"{CLAIMS[word]}: {figures}")
 
 
 def require(word: str, requirement: str) -> None:
@@ -117,55 +123,43 @@ def require(word: str, requirement: str) -> None:
 
 
 def changed_rows(
-    before: Tensor, after: Tensor, labels: Tensor, names: Sequence[str], *, texts: Sequence[str] | None = None
+    task: Task, before: Tensor, after: Tensor, labels: Tensor, *, texts: Sequence[str] | None = None
 ) -> ChangedRows:
     """Return the first 1,000 rows that are fixed, and the first 1,000 that are broken.
 
-    Shape: before, after (n, C) logits, labels (n,), C names, n texts.
+    Shape: before, after (n, C) logits, labels as the task has them, n texts.
     """
     _check_count(texts, labels, "texts")
-    old, new = before.argmax(-1), after.argmax(-1)
 
     def row(i: int) -> ChangedRow:
         """Describe row i."""
-        label, first, second = (names[int(ids[i])] for ids in (labels, old, new))
-        return ChangedRow(i, label, first, second, texts[i] if texts else None)
+        old, new = (task.named(task.answers(logits[i : i + 1])[0]) for logits in (before, after))
+        return ChangedRow(i, task.truth(labels[i]), old, new, texts[i] if texts else None)
 
     def listed(changed: Tensor) -> list[ChangedRow]:
         """Describe the first rows that are true."""
         return [row(i) for i in changed.nonzero().flatten().tolist()[:MOST_LISTED]]
 
-    return ChangedRows(**{kind: listed(rows) for kind, rows in _changes(before, after, labels).items()})
+    fixed, broken = task.changes(before, after, labels)
+    return ChangedRows(listed(fixed), listed(broken))
 
 
-def changed_by_class(before: Tensor, after: Tensor, labels: Tensor) -> dict[str, list[int]]:
-    """Count the `fixed` and the `broken` rows of each class. Shape: C numbers each."""
-    changes = _changes(before, after, labels)
-    return {kind: labels[rows].bincount(minlength=before.shape[-1]).tolist() for kind, rows in changes.items()}
-
-
-def length_slices(before: Tensor, after: Tensor, labels: Tensor, lengths: Tensor) -> list[LengthSlice]:
+def length_slices(task: Task, before: Tensor, after: Tensor, labels: Tensor, lengths: Tensor) -> list[LengthSlice]:
     """Return up to four slices from short to long, cut at the quartiles of the lengths.
 
-    Rows of one length are in one slice. Shape: before, after (n, C) logits, labels and lengths (n,).
+    Rows of one length are in one slice. Shape: before, after (n, C) logits, lengths (n,).
     """
     _check_count(lengths, labels, "lengths")
-    changes = _changes(before, after, labels)
+    fixed, broken = task.changes(before, after, labels)
     cuts = torch.quantile(lengths.double(), torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
     number = torch.bucketize(lengths.double(), cuts)
     slices = []
     for rows in (number == i for i in sorted(set(number.tolist()))):
-        shortest, longest = int(lengths[rows].min()), int(lengths[rows].max())
-        old, new = (correct(logits[rows], labels[rows]).double().mean().item() for logits in (before, after))
-        counts = {kind: int(changed[rows].sum()) for kind, changed in changes.items()}
-        slices.append(LengthSlice(shortest, longest, int(rows.sum()), old, new, **counts))
+        counts: dict[str, Any] = {"shortest": int(lengths[rows].min()), "longest": int(lengths[rows].max())}
+        counts |= {"fixed": int(fixed[rows].sum()), "broken": int(broken[rows].sum())}
+        old, new = (task.measure(logits[rows], labels[rows]).headline for logits in (before, after))
+        slices.append(LengthSlice(n=int(rows.sum()), baseline=old, adapted=new, **counts))
     return slices
-
-
-def _changes(before: Tensor, after: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Return which rows are `fixed` and which are `broken`. Shape: (n,) bool each."""
-    old, new = correct(before, labels), correct(after, labels)
-    return {"fixed": new & ~old, "broken": old & ~new}
 
 
 def _check_count(values: Sequence[str] | Tensor | None, labels: Tensor, kind: str) -> None:

@@ -28,6 +28,7 @@ from .forwards import has_own_forward, replaced_forwards
 from .packing import Packing, pack
 
 NAME = "lora_scratch_packed"
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def packed_attention(
@@ -61,8 +62,8 @@ def packed_attention(
 
 
 def _of_first_tokens(module: Any, q: Tensor, x: Tensor, packing: Packing, **numbers: Any) -> Tensor:
-    parts = FAMILIES[module.config.model_type]
-    key, value = getattr(module, parts.key), getattr(module, parts.value)
+    _, *names = FAMILIES[module.config.model_type].query_key_value
+    key, value = (getattr(module, name) for name in names)
     if can_absorb(key) and can_absorb(value):
         return first_token_attention(q, x, key, value, packing, **numbers)
     k, v = (layer(x).view(-1, q.shape[-1]) for layer in (key, value))
@@ -86,8 +87,10 @@ def _register() -> None:
 def can_pack(model: Any) -> bool:
     """Return whether tests prove that the packed pass of such a model equals the padded one."""
     config = getattr(model, "config", None)
+    family = family_of(model)
     return (
-        family_of(model) is not None
+        family is not None
+        and bool(family.blocks)
         and isinstance(model, transformers.PreTrainedModel)
         and getattr(model, "_supports_attention_backend", False)  # looks attention up by name
         and type(model).__name__.endswith("ForSequenceClassification")
@@ -135,14 +138,15 @@ def is_packed(model: Any) -> bool:
 
 def _forward(model: Any, padded: Any, *args: Any, **inputs: Any) -> Any:
     """Return the model's output, packed if the inputs are ids and a mask padded on the right."""
-    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-    if args or len(inputs) != 2 or ids is None or mask is None or not _right_padded(mask):
+    ids, mask, types = (inputs.get(name) for name in INPUTS)
+    if args or inputs.keys() - {*INPUTS} or ids is None or mask is None or not _right_padded(mask):
         return padded(*args, **inputs)
     real = mask.bool()
     return padded(
         input_ids=ids[real][None],  # (1, N)
         position_ids=_positions(model, ids)[real][None],
         packing=pack(mask, heads=model.config.num_attention_heads),
+        **({} if types is None else {"token_type_ids": types[real][None]}),
     )
 
 

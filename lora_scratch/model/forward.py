@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from ..runtime.precision import Precision
+from .padding import pad_as_family
 from .path import ForwardPath
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def classify(model: Any, batch: Batch) -> Tensor:
     """Return the logits of a batch. Shape: -> (B, C)."""
-    logits: Tensor = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    logits: Tensor = model(**pad_as_family(model, batch.inputs)).logits
     return logits
 
 

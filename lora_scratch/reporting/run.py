@@ -28,11 +28,11 @@ def run_page(report: Report, events: Sequence[Event] = (), *, title: str = "Adap
         Listing("Differences", tables.difference_table(report.difference)),
     ]
     sections = [
-        Section("The answer in figures", [tables.mcnemar_line(report.mcnemar)], listings=listings),
+        Section("The answer in figures", [tables.test_line(report.test)], listings=listings),
         *([_curves(steps, validations)] if steps else []),
-        _classes(report),
+        *([_classes(report)] if report.confusion and report.per_class else []),
         _changed(report),
-        _reliability(report),
+        *([_reliability(report)] if report.calibration else []),
         *_lengths(report),
         *([anatomy_section(report.anatomy)] if report.anatomy else []),
         *dynamics_section(steps),
@@ -106,7 +106,7 @@ def _classes(report: Report) -> Section:
     ]
     table = Table(["truth \\ answer", *map(short, names)], cells)
     drawn = svg(draw, words=words, panels=2, height=min(8.0, 1.9 + 0.28 * len(names)))
-    listing = Listing("Precision P, recall R and F1", tables.class_table(report))
+    listing = Listing("Precision P, recall R and F1", tables.class_table(report.per_class))
     return Section("Class by class", (), [Picture("Confusion matrices", drawn, words, table)], [listing])
 
 
@@ -118,7 +118,7 @@ def _numbers(axes: Any, counts: Sequence[Sequence[int]]) -> None:
 
 def _changed(report: Report) -> Section:
     """Return the rows that exactly one of the models has right."""
-    changed, test = report.changed, report.mcnemar
+    changed, test = report.changed, report.test
     listings = []
     for title, rows, count in (
         ("Fixed: wrong before, right after", changed.fixed, test.fixed),
@@ -162,7 +162,7 @@ def _reliability(report: Report) -> Section:
 def _lengths(report: Report) -> list[Section]:
     if report.lengths is None:
         return []
-    listing = Listing("By number of tokens", tables.length_table(report.lengths))
+    listing = Listing("By number of tokens", tables.length_table(report))
     return [Section("Short rows and long rows", listings=[listing])]
 
 

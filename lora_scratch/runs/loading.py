@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..adapter import LoRAConfig, dry_run
+from ..adapter.config import ALL_LINEAR
+from ..adapter.targets import default_targets, matches
 from ..data import Encoded, Example, Splits, encode, load_splits
 from ..demo import demo_splits, foundation_folder
 from ..errors import ConfigError, DataError, printable
 from ..model.base import Base, load_base
+from ..model.checks import check_base
 from ..runtime.distributed import local_rank_zero_first
+from ..tasks import task_of
 from .options import DataOptions
 
 DEMO = "demo"
@@ -80,35 +84,48 @@ def open_base(name: str, *, labels: Sequence[str] | None = None, task: str | Non
         labels, task: as for `load_base`.
 
     Raises:
-        ModelError: it can't be loaded.
+        ModelError: it can't be loaded, or model and tokenizer do not fit (model/checks.py).
     """
     with local_rank_zero_first():
         if name != DEMO:
-            return load_base(name, labels=labels, task=task, seed=seed)
+            return check_base(load_base(name, labels=labels, task=task, seed=seed))
         folder = str(foundation_folder())
-        return replace(load_base(folder, labels=labels, task=task, seed=seed), name=DEMO)
+        return replace(check_base(load_base(folder, labels=labels, task=task, seed=seed)), name=DEMO)
 
 
 def encode_rows(rows: Sequence[Example], base: Base, *, max_tokens: int) -> Encoded:
     """Encode rows as token ids, cut to `max_tokens`; `truncated` counts the cut ones."""
-    return encode([row.text for row in rows], [row.label for row in rows], base.tokenizer, max_tokens=max_tokens)
+    labels = task_of(base.model).tensor([row.label for row in rows])
+    pairs = [row.pair for row in rows if row.pair is not None]
+    return encode([row.text for row in rows], labels, base.tokenizer, max_tokens=max_tokens, pairs=pairs or None)
 
 
 def resolve_adapter(base: Base, config: LoRAConfig) -> LoRAConfig:
     """Return the config with targets and head modules resolved in this model, which is not changed.
 
+    Default targets and `all-linear` leave out the layers that have no effect on the logits.
+
     Raises:
         ConfigError: a name that matches nothing, a rank above a layer's, or a parameter with random
             values that would not be trained, so that the model would keep noise.
     """
-    config = dry_run(base.model, config).config
+    config = dry_run(base.model, _without_unused(base, config)).config
     _check_covered(base, config.head_modules or [])
     return config
 
 
+def _without_unused(base: Base, config: LoRAConfig) -> LoRAConfig:
+    targets = config.targets or default_targets(base.model)
+    if not base.unused or (config.targets and targets != [ALL_LINEAR]):
+        return config
+    unused = [name for name in base.unused if targets == [ALL_LINEAR] or any(matches(name, t) for t in targets)]
+    return replace(config, exclude=[*(config.exclude or []), *unused] or None)
+
+
 def _check_covered(base: Base, heads: Sequence[str]) -> None:
     trained = tuple(f"{head}." for head in heads)
-    stays = [name for name in base.newly_initialized if not name.startswith(trained)]
+    without_effect = {f"{name}.{kind}" for name in base.unused for kind in ("weight", "bias")}
+    stays = [name for name in base.newly_initialized if not name.startswith(trained) and name not in without_effect]
     if stays:
         owners = sorted({name.rpartition(".")[0] for name in stays})
         raise ConfigError(

@@ -13,6 +13,7 @@ from ..errors import AdapterFileError, LoraScratchError
 from ..model.base import Base
 from ..runtime.ranks import check_same, check_same_tensors
 from ..serialization import Provenance, load_adapter, problems_on, read_provenance
+from ..tasks import Task
 from .hub import local_adapter
 from .loading import open_base, open_splits, relabel
 from .options import DataOptions
@@ -33,6 +34,11 @@ class TrainedAdapter:
     def labels(self) -> tuple[str, ...]:
         """The label names, in the order of the logits."""
         return self.provenance.labels
+
+    @property
+    def task(self) -> Task:
+        """What is predicted, with what was fitted on validation rows."""
+        return self.provenance.make_task()
 
     @property
     def max_tokens(self) -> int:
@@ -115,7 +121,7 @@ def open_base_of(provenance: Provenance, name: str) -> Base:
     Raises:
         ModelError: it can't be loaded.
     """
-    base = open_base(name, labels=provenance.labels, seed=provenance.seed)
+    base = open_base(name, labels=provenance.labels, task=provenance.task, seed=provenance.seed)
     if provenance.base.precision == NF4:
         quantize_base(base.model, heads=provenance.head_modules)
     return base

@@ -18,6 +18,7 @@ from ..adapter.config import LoRAConfig, alpha_of, rank_of
 from ..adapter.quantize import FULL
 from ..errors import AdapterFileError
 from ..layers import lora_scaling
+from ..tasks import SINGLE_LABEL, TASKS, Task, make_task
 from .peft_format import stored_config
 
 FORMAT = 1
@@ -44,6 +45,7 @@ class DataRecord:
     dataset: str | None = None
     source: str | None = None
     text_column: str | None = None
+    pair_column: str | None = None
     label_column: str | None = None
     max_tokens: int | None = None
     skip_bad_rows: bool | None = None
@@ -68,6 +70,8 @@ class Provenance:
         head_modules: the modules that were trained in full.
         modules: rank, alpha and scaling of each adapted module, for the tensors in the file.
         labels: the label names, in the order of the logits; empty if none are recorded.
+        task: what is predicted, a name of tasks/.
+        decision: what the task fitted on validation rows, as `thresholds` or `temperature`.
         trainable, command: how the command train was called.
         document: the whole JSON object, unknown entries too; empty if nothing was saved yet.
     """
@@ -78,6 +82,8 @@ class Provenance:
     head_modules: tuple[str, ...] = ()
     modules: Settings = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    task: str = SINGLE_LABEL
+    decision: Mapping[str, Any] = field(default_factory=dict)
     data: DataRecord = DataRecord()
     training: TrainingRecord = TrainingRecord()
     trainable: str | None = None
@@ -106,12 +112,18 @@ class Provenance:
             head_modules=tuple(document["config"]["head_modules"]),
             modules=document["modules"],
             labels=tuple(document.get("labels") or ()),
+            task=document.get("task", SINGLE_LABEL),
+            decision=document.get("decision", {}),
             trainable=document.get("trainable"),
             command=document.get("command"),
             data=data,
             training=training,
             document=document,
         )
+
+    def make_task(self) -> Task:
+        """Return the task, with what it fitted on validation rows."""
+        return make_task(self.task, self.labels).with_settings(self.decision)
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object that it was read from."""
@@ -163,6 +175,8 @@ def _problems(document: Mapping[str, Any]) -> list[str]:
         "seed": (type(document.get("seed")) is int, "a whole number"),
         "modules": (_is_table(document.get("modules"), (int, float)), "the settings of each module"),
         "labels": (different, "a list of different names"),
+        "task": (document.get("task", SINGLE_LABEL) in TASKS, " or ".join(TASKS)),
+        "decision": (_is_decision(document.get("decision", {})), "thresholds by label, or a temperature"),
         "trainable": (isinstance(document.get("trainable", ""), str), "a text"),
         "command": (isinstance(document.get("command", ""), str), "a text"),
         SEAL: (document.get(SEAL) == sealed(document)[SEAL], "the SHA-256 of the other fields"),
@@ -192,6 +206,13 @@ def _is_base(base: object) -> bool:
     if not isinstance(base, dict) or not _is_table(base.get("tensors"), str):
         return False
     return isinstance(base.get("name"), str) and isinstance(base.get("precision", FULL), str)
+
+
+def _is_decision(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    numbers = [value.get("temperature", 1.0), *dict(value.get("thresholds") or {}).values()]
+    return all(type(number) in (int, float) for number in numbers)
 
 
 def _is_names(value: object) -> bool:

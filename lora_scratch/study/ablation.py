@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from ..adapter import adapter_layers, disabled, scaled, without
 from ..data import Encoded
-from ..evaluation import Paired, measure, paired
 from ..reporting.anatomy import depth, projections
+from ..tasks import TITLES, Paired, Task
 from .comparison import correct_tests
 
 STRENGTHS = tuple(step / 8 for step in range(13))  # 0 to 1.5
@@ -67,16 +67,18 @@ class Trial:
 
 @dataclass(frozen=True)
 class Ablation:
-    """All trials, and accuracies to compare them with.
+    """All trials, and scores to compare them with.
 
     Args:
         rows: the number of rows.
-        baseline: the accuracy of the base model before training.
-        adapted: the accuracy with the whole adapter.
-        bare: the accuracy with the trained head and biases, and no update of a weight.
+        score: the name of the task's headline score, which all figures are.
+        baseline: of the base model before training.
+        adapted: with the whole adapter.
+        bare: with the trained head and biases, and no update of a weight.
     """
 
     rows: int
+    score: str
     baseline: float
     adapted: float
     bare: float
@@ -84,7 +86,7 @@ class Ablation:
 
     @property
     def gain(self) -> float:
-        """The accuracy that the updates of the weights add."""
+        """The score that the updates of the weights add."""
         return self.adapted - self.bare
 
     def as_json(self) -> dict[str, Any]:
@@ -98,7 +100,7 @@ class Ablation:
         """
         if self.gain <= 0 or trial.kind == STRENGTH:
             return None
-        kept = (trial.test.accuracy - self.bare) / self.gain
+        kept = (trial.test.score - self.bare) / self.gain
         return kept if trial.kind == ONLY else 1 - kept
 
 
@@ -114,7 +116,7 @@ def parts(names: Sequence[str]) -> list[Part]:
     return [Part(ALL, "updates", frozenset(names)), *between, *single]
 
 
-def ablate(model: nn.Module, predict: Predict, rows: Encoded, strengths: Strengths) -> Ablation:
+def ablate(model: nn.Module, predict: Predict, rows: Encoded, strengths: Strengths, *, task: Task) -> Ablation:
     """Run every trial; `predict` returns the logits of the model, which is not changed."""
     whole = predict(rows)
     with disabled(model):
@@ -122,16 +124,17 @@ def ablate(model: nn.Module, predict: Predict, rows: Encoded, strengths: Strengt
     toggles, tests = list(_toggles(model, strengths)), list[Paired]()
     for *_, toggle in tqdm(toggles, desc="ablation", unit="run"):
         with toggle():
-            tests.append(paired(whole, predict(rows), rows.labels))
+            tests.append(task.paired(whole, predict(rows), rows.labels))
     trials = [
         Trial(kind, group, name, test, p)
         for (kind, group, name, _), (test, p) in zip(toggles, correct_tests(tests), strict=True)
     ]
     return Ablation(
         rows=len(rows),
-        baseline=measure(baseline, rows.labels).accuracy,
-        adapted=measure(whole, rows.labels).accuracy,
-        bare=trials[0].test.accuracy,  # without all updates
+        score=TITLES[task.metrics_type.headline_name],
+        baseline=task.measure(baseline, rows.labels).headline,
+        adapted=task.measure(whole, rows.labels).headline,
+        bare=trials[0].test.score,  # without all updates
         trials=trials,
     )
 
@@ -139,7 +142,7 @@ def ablate(model: nn.Module, predict: Predict, rows: Encoded, strengths: Strengt
 def describe(ablation: Ablation) -> str:
     """Return sentences: the gain of the updates, and the parts that bring most of it."""
     lines = [
-        f"The updates of the weights take the accuracy from {ablation.bare:.4f}, which the trained "
+        f"The updates of the weights take the {ablation.score} from {ablation.bare:.4f}, which the trained "
         f"head has on the base alone, to {ablation.adapted:.4f} on {ablation.rows:,} rows "
         f"(the base before training: {ablation.baseline:.4f})."
     ]

@@ -51,7 +51,7 @@ def part_bars(trials: Trials) -> Picture:
     sides = {WITHOUT: "accuracy without it", ONLY: "accuracy with only it"}
     accuracy: dict[str, dict[str, float]] = {WITHOUT: {}, ONLY: {}}
     for trial in trials:
-        accuracy[trial.kind][trial.title] = trial.test.accuracy
+        accuracy[trial.kind][trial.title] = trial.test.score
     rows = [(part, value, accuracy[ONLY][part]) for part, value in accuracy[WITHOUT].items()]
     start = "Bars of the accuracy without each projection or layer, and with only that one"
     words = f"{start}: " + ", ".join(f"{part} {a:.4f} and {b:.4f}" for part, a, b in rows)
@@ -70,7 +70,7 @@ def part_bars(trials: Trials) -> Picture:
 
 def strength_curve(trials: Trials) -> Picture:
     """Draw the accuracy over the strength of the adapter."""
-    x, y = [float(trial.name) for trial in trials], [trial.test.accuracy for trial in trials]
+    x, y = [float(trial.name) for trial in trials], [trial.test.score for trial in trials]
     bounds = f"from {min(x):g} to {max(x):g}"
     words = f"Curve of the accuracy over the strength of the adapter, {bounds}; 1 is as trained."
 

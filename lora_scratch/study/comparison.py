@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from ..errors import ConfigError, DataError
-from ..evaluation import McNemar, Paired, Table, holm, paired, word_of
+from ..evaluation import Table
+from ..tasks import TITLES, Paired, holm, word_of
 from .methods import Run, RunResult
 
 NONE = "-"
@@ -19,7 +20,7 @@ class PairedTest:
     """A run against the run of another method with the same seed, on the same test rows.
 
     Args:
-        test: McNemar's exact test; its word is by `p_holm`.
+        test: the task's paired test; its word is by `p_holm`.
         p_holm: the p-value by Holm's correction over all tests of the comparison.
     """
 
@@ -53,10 +54,7 @@ def paired_tests(results: Sequence[RunResult], against: str) -> list[PairedTest]
 def correct_tests(tests: Sequence[Paired]) -> list[tuple[Paired, float]]:
     """Return every test with its word by Holm's correction over all of them, and that p-value."""
     p_values = holm([test.p_value for test in tests])
-    return [
-        (replace(test, word=word_of(McNemar(test.fixed, test.broken, p))), p)
-        for test, p in zip(tests, p_values, strict=True)
-    ]
+    return [(replace(test, word=word_of(test.direction, p)), p) for test, p in zip(tests, p_values, strict=True)]
 
 
 def _partner(result: RunResult, results: Sequence[RunResult], against: str) -> RunResult:
@@ -73,20 +71,20 @@ def _test(before: RunResult, after: RunResult) -> Paired:
         methods = f"{before.run.method} and {after.run.method}, seed {after.run.seed}"
         problem = f"{methods} were measured on different rows"
         raise DataError(problem, where="compare", remedy="choose a new folder")
-    return paired(before.logits, after.logits, after.labels)
+    return after.task.paired(before.logits, after.logits, after.labels)
 
 
 def summarize(results: Sequence[RunResult]) -> Table:
     """Return mean and sample deviation over the seeds, and medians of time and memory."""
-    header = ["seeds", "accuracy", "macro-F1", "trained", "file", "training", "CPU time", "memory"]
+    names = [TITLES[name] for name in results[0].shown_scores]
+    header = ["seeds", *names, "trained", "file", "training", "CPU time", "memory"]
     return _table(header, {key: _summary_cells(runs) for key, runs in _groups(results).items()})
 
 
 def _summary_cells(results: Sequence[RunResult]) -> list[str]:
     return [
         str(len(results)),
-        mean_and_spread(result.metrics.accuracy for result in results),
-        mean_and_spread(result.metrics.macro_f1 for result in results),
+        *(mean_and_spread(r.shown_scores[name] for r in results) for name in results[0].shown_scores),
         f"{results[0].trained:,}",
         _median([result.file_bytes for result in results], lambda size: f"{size / 1e6:.2f} MB"),
         _median([result.seconds for result in results], lambda seconds: f"{seconds:,.0f} s"),
@@ -96,8 +94,8 @@ def _summary_cells(results: Sequence[RunResult]) -> list[str]:
 
 
 def paired_table(tests: Sequence[PairedTest]) -> Table:
-    """Return the change of accuracy, the rows that changed, and the number of each verdict."""
-    against = f"accuracy - {tests[0].against}"
+    """Return the change of the headline score, the rows that changed, and the number of each verdict."""
+    against = f"change from {tests[0].against}"
     header = [against, "rows fixed, broken", "better", "not shown", "worse", "largest p"]
     return _table(header, {key: _paired_cells(runs) for key, runs in _groups(tests).items()})
 
@@ -113,10 +111,10 @@ def _paired_cells(tests: Sequence[PairedTest]) -> list[str]:
 
 
 def curve_table(results: Sequence[RunResult]) -> Table:
-    """Return mean accuracies: a row for each number of training rows, a column for each method."""
+    """Return mean headline scores: a row for each number of training rows, a column for each method."""
     groups = _groups(results)
     counts, methods = (list(dict.fromkeys(column)) for column in zip(*groups, strict=True))
-    cells = {key: mean_and_spread(r.metrics.accuracy for r in g) for key, g in groups.items()}
+    cells = {key: mean_and_spread(r.metrics.headline for r in g) for key, g in groups.items()}
     rows = [[_count(n), *(cells.get((n, method), NONE) for method in methods)] for n in counts]
     return Table(["rows", *methods], rows)
 

@@ -7,9 +7,9 @@ from statistics import mean
 from typing import Any
 
 from ..evaluation import Table
-from ..evaluation.verdict import BETTER
 from ..reporting.drawing import INK, Line, line_panel, svg
 from ..reporting.page import Listing, Page, Picture, Section
+from ..tasks.task import BETTER
 from .comparison import PairedTest, paired_table, summarize
 from .methods import RunResult
 
@@ -27,7 +27,7 @@ def comparison_page(results: Results, tests: Sequence[PairedTest], *, source: st
     last = [result for result in results if result.run.rows == most]
     scores: Scores = {}
     for result in last:
-        scores.setdefault(result.run.method, []).append((result.run.seed, result.metrics.accuracy))
+        scores.setdefault(result.run.method, []).append((result.run.seed, result.metrics.headline))
     means = {method: mean(score for _, score in pairs) for method, pairs in scores.items()}
     best = max(means, key=lambda method: means[method])
     seeds = f"{len(scores[best])} seed{'s' if len(scores[best]) > 1 else ''}"
@@ -81,7 +81,7 @@ def _curve(results: Results) -> Picture:
     scores: dict[str, dict[int, list[float]]] = {}
     for result in results:
         by_rows = scores.setdefault(result.run.method, {})
-        by_rows.setdefault(result.run.rows or 0, []).append(result.metrics.accuracy)
+        by_rows.setdefault(result.run.rows or 0, []).append(result.metrics.headline)
     counts = sorted({n for by_rows in scores.values() for n in by_rows})
     means = {method: [mean(by_rows[n]) for n in counts] for method, by_rows in scores.items()}
     few, many = f"{counts[0]:,}", f"{counts[-1]:,}"

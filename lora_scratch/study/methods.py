@@ -13,9 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..evaluation import Metrics, Report, measure
+from ..evaluation import Report
 from ..runs.logits import read_logits
 from ..runs.resume import REPORT
+from ..tasks import Metrics, Task
 
 FULL_RATE = "5e-5"  # the largest of Devlin et al. 2019 (BERT), A.3; --flags_of sets another
 
@@ -92,6 +93,7 @@ class RunResult:
     """
 
     run: Run
+    task: Task
     metrics: Metrics
     logits: Tensor
     labels: Tensor
@@ -100,6 +102,11 @@ class RunResult:
     seconds: float | None = None
     cpu_seconds: float | None = None
     memory_bytes: int | None = None
+
+    @property
+    def shown_scores(self) -> dict[str, float]:
+        """The first two scores: the headline, and one beside it."""
+        return dict(list(self.metrics.scores.items())[:2])
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures without the rows, because the data can be private."""
@@ -125,7 +132,8 @@ def read_run_result(run: Run, folder: Path) -> RunResult:
         costs |= {"seconds": train.seconds, "cpu_seconds": train.cpu_seconds}
         costs["memory_bytes"] = train.peak_memory_bytes
     labels = logits["labels"]
-    return RunResult(run, measure(logits[model], labels), logits[model], labels, **costs)
+    task = report.make_task()
+    return RunResult(run, task, task.measure(logits[model], labels), logits[model], labels, **costs)
 
 
 def _saved_bytes(place: Path) -> int:

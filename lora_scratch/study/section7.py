@@ -115,10 +115,11 @@ class Plan:
 
 def targets(family: str, kinds: str) -> list[str]:
     """Return the names of these projections. Raises ModelError for an unknown family."""
-    if family not in FAMILIES:
-        expected = f"one of {', '.join(FAMILIES)}"
+    separate = {name: parts for name, parts in FAMILIES.items() if parts.query_key_value}
+    if family not in separate:
+        expected = f"one of {', '.join(separate)}"
         raise ModelError(f"family {family!r}", where="--model", expected=expected)
-    parts = FAMILIES[family]
+    parts = separate[family]
     names = dict(zip(KINDS, [*parts.query_key_value, parts.output], strict=True))
     return [names[kind] for kind in kinds]
 
@@ -172,7 +173,7 @@ def accuracies(folder: Path, variant: Variant, seeds: Sequence[int]) -> Figures:
         "rank": variant.rank,
         "parameters": reports[0].parameters.lora,
         "n": reports[0].adapted.n,
-        "accuracy": [report.adapted.accuracy for report in reports],
+        "accuracy": [report.adapted.headline for report in reports],
     }
 
 

@@ -27,7 +27,7 @@ from ..adapter import check_trainable, is_adapted
 from ..adapter.state import adapter_state
 from ..data import Batch, Encoded, plan_batches, shard_batch
 from ..errors import ConfigError, TrainingError
-from ..evaluation import Metrics, Predictor, measure
+from ..evaluation import Predictor
 from ..model.forward import forward_path
 from ..model.path import ForwardPath
 from ..runtime.device import resolve_device, use_device
@@ -36,6 +36,7 @@ from ..runtime.memory import peak_bytes, trim_heap
 from ..runtime.precision import resolve_precision
 from ..runtime.ranks import check_same_settings, check_same_tensors
 from ..runtime.seeds import named_seed, seed_everything
+from ..tasks import Metrics
 from .checkpoint import Checkpoints, share_state
 from .config import PROBE, TrainingConfig
 from .dynamics import Dynamics
@@ -92,7 +93,7 @@ def train(
 ) -> TrainResult:
     """Train the tensors of `model` that require a gradient. At the end it holds the best ones.
 
-    The best epoch has the highest validation accuracy, and among equals the lowest loss.
+    The best epoch has the highest validation score (the task's headline), and among equals the lowest loss.
 
     Args:
         on_best: called after every new best and once at the end, to save the model.
@@ -250,7 +251,8 @@ class _Loop:
     def _validate(self) -> None:
         """Measure, and keep the tensors if they are the best. This ends the epoch."""
         state, step = self.state, self.stepper.step
-        metrics = measure(self.predictor.logits(self.validation), self.validation.labels)
+        logits, labels = self.predictor.logits(self.validation), self.validation.labels
+        metrics = self.stepper.task.fitted(logits, labels).measure(logits, labels)
         self.log.write(event="validation", step=step, epoch=state.epoch + 1, **asdict(metrics))
         if state.keep_if_best(metrics):
             self.on_best(metrics)

@@ -1,7 +1,7 @@
 r"""Fit the head to the frozen features before training.
 
 A head with random values gives the adapter meaningless gradients until it has learned itself. A
-softmax regression from the head's inputs to the labels (evaluation/regression.py) takes seconds:
+linear model from the head's inputs to the labels (tasks/linear.py) takes seconds:
 
     logits = W h + b        h: inputs of the head's last layer, for up to ROWS training rows
 
@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from ..data import Batch, Encoded
 from ..errors import ConfigError
 from ..evaluation import Predictor
-from ..evaluation.regression import fit_regression
 from ..model.base import output_layer
 from ..model.forward import classify, evaluating
 from ..runtime.distributed import broadcast, is_main
 from ..runtime.seeds import named_generator
+from ..tasks import task_of
 from .config import LOADED
 
 ROWS = 2048  # 1,000 to 16,000 rows of emotion give the same accuracy within the noise
@@ -50,7 +50,7 @@ def fit_head(predictor: Predictor, train_set: Encoded, *, seed: int) -> int:
     features = _inputs_of(layer, predictor, rows)
     values = {}
     if is_main():  # all processes need the same bits, and libraries may round differently
-        _, fitted = fit_regression([features], rows.labels.cpu(), classes=layer.out_features)
+        _, fitted = task_of(predictor.model).fit_linear([features], rows.labels.cpu())
         values = {"weight": fitted.weight, "bias": fitted.bias}
     values = load(broadcast(save(values)))
     with torch.no_grad():

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import CheckpointError
-from ..evaluation import Metrics
 from ..layers import AdapterLayer
 from ..runtime.random_state import random_state, set_random_state
+from ..tasks import Metrics
 from .log import MetricsLog
 from .step import Stepper
 
@@ -36,9 +36,9 @@ class TrainingState:
         self.best_tensors: dict[str, Tensor] = {}
 
     def keep_if_best(self, metrics: Metrics) -> bool:
-        """Keep the trained tensors if they are the best: higher accuracy, then lower loss."""
+        """Keep the trained tensors if they are the best: higher headline score, then lower loss."""
         best = self.best
-        if best is not None and (metrics.accuracy, -metrics.loss) <= (best.accuracy, -best.loss):
+        if best is not None and (metrics.headline, -metrics.loss) <= (best.headline, -best.loss):
             return False
         self.best, self.best_step = metrics, self.stepper.step
         self.best_tensors = {name: p.detach().clone() for name, p in _trained(self.model).items()}
@@ -77,7 +77,7 @@ class TrainingState:
         self.stepper.load_state_dict(_under("stepper", state))
         for name in COUNTERS:
             setattr(self, name, state[name])
-        self.best = None if state["best"] is None else Metrics(**state["best"])
+        self.best = None if state["best"] is None else self.stepper.task.metrics_type(**state["best"])
         best = _under("best_tensors", state)
         self.best_tensors = {name: tensor.to(present[name].device) for name, tensor in best.items()}
         self.log.rewind(state["log_bytes"])

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Batch
@@ -23,6 +22,7 @@ from ..model.path import ForwardPath
 from ..runtime.device import is_out_of_memory
 from ..runtime.distributed import is_sharded, sum_over_processes
 from ..runtime.precision import Precision
+from ..tasks import Task, task_of
 from .config import TrainingConfig
 from .optimizer import build_optimizer
 from .schedule import learning_rate_factor
@@ -51,9 +51,11 @@ class Stepper:
         precision: Precision,
         total_steps: int,
         path: ForwardPath | None = None,
+        task: Task | None = None,
     ) -> None:
         self.model, self.config, self.precision = model, config, precision
         self.total_steps, self.path = total_steps, path or ForwardPath()
+        self.task = (task or task_of(model)).to(precision.device)
         self.optimizer: Any = build_optimizer(model, config)
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = precision.scaler()
@@ -177,7 +179,7 @@ class Stepper:
     def _backward(self, batch: Batch, rows: int) -> Tensor:
         with self.precision.autocast():
             logits = classify(self.model, batch)  # (B, C)
-        loss = F.cross_entropy(logits.float(), batch.labels, reduction="sum") / rows
+        loss = self.task.loss(logits.float(), batch.labels) / rows
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

@@ -14,9 +14,9 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from lora_scratch.data import Splits, encode, load_splits
+from lora_scratch.data import Splits, load_splits
 from lora_scratch.deploy.classify import Classifier
-from lora_scratch.runs import restart_command
+from lora_scratch.runs import encode_rows, restart_command
 from lora_scratch.runtime.memory import peak_bytes
 
 from .ours import build_ours, train_ours
@@ -42,9 +42,7 @@ def training(work: Work, count: int) -> None:
     model = build_ours(work)
     with tempfile.TemporaryDirectory() as folder:
         rows = _write_rows(Path(folder) / "rows.txt", work, count).train
-    texts, labels = [row.text for row in rows], [row.label for row in rows]
-    max_tokens = work.sets["train"].max_tokens
-    encoded = encode(texts, labels, work.base.tokenizer, max_tokens=max_tokens)
+    encoded = encode_rows(rows, work.base, max_tokens=work.sets["train"].max_tokens)
     few = encoded.select(range(min(work.steps * work.training.batch_size, len(encoded))))
     one_epoch = replace(work, training=replace(work.training, epochs=1))
     train_ours(model, one_epoch, few, Clock())

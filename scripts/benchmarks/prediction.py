@@ -43,7 +43,7 @@ def ours(saved: TrainedAdapter, work: Work, *, precision: str) -> Classify:
 
     def label(texts: Sequence[str]) -> list[str]:
         """Return the label of every text."""
-        return [answer.label for answer in classify(texts) if isinstance(answer, Classified)]
+        return [answer.answer["label"] for answer in classify(texts) if isinstance(answer, Classified)]
 
     return label
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lora_scratch.evaluation import measure
+from lora_scratch.tasks import measure
 
 
 class Watch(ABC):

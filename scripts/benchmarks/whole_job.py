@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lora_scratch.evaluation import Predictor, measure
+from lora_scratch.evaluation import Predictor
+from lora_scratch.tasks import measure
 
 from .contenders import CONTENDERS
 from .watch import Clock, Race

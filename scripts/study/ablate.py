@@ -36,7 +36,7 @@ from lora_scratch.runtime.precision import resolve_precision
 from lora_scratch.study.ablation import STRENGTHS, Ablation, Trial, ablate, describe
 from lora_scratch.study.ablation_page import ablation_page
 
-COLUMNS = ["trial", "accuracy", "change", "of the gain", "fixed", "broken", "p", "p (Holm)", "verdict"]
+COLUMNS = ["trial", "score", "change", "of the gain", "fixed", "broken", "p", "p (Holm)", "verdict"]
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
     rows = encode_rows(getattr(splits, options.split), saved.base, max_tokens=max_tokens)
     model = saved.base.model.to(precision.device)
     predict = Predictor(model, precision, saved.base.pad_token_id).logits
-    ablation = ablate(model, predict, rows, strengths=options.strengths)
+    ablation = ablate(model, predict, rows, strengths=options.strengths, task=saved.task)
     trials = table(ablation)
     correction = f"Holm's correction is over all {len(ablation.trials)} trials."
     print(f"{markdown_table(trials)}\n\n{correction}\n{describe(ablation)}")
@@ -94,7 +94,7 @@ def row(trial: Trial, *, share: float | None) -> list[str]:
     test = trial.test
     return [
         f"{trial.kind} {trial.title}",
-        f"{test.accuracy:.4f}",
+        f"{test.score:.4f}",
         f"{test.change:+.4f}",
         "" if share is None else f"{share:.1%}",
         str(test.fixed),

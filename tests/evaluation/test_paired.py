@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lora_scratch.errors import DataError
-from lora_scratch.evaluation import Paired, paired
+from lora_scratch.evaluation import paired
+from lora_scratch.tasks import Paired
 
 LABELS = torch.zeros(20, dtype=torch.int64)
 

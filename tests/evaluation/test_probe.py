@@ -7,9 +7,10 @@ from support.tiny import tiny_distilbert, tiny_rows
 
 from lora_scratch.data import Encoded, collate
 from lora_scratch.errors import DataError
-from lora_scratch.evaluation import Predictor, linear_probe, measure
-from lora_scratch.evaluation.regression import PENALTIES
+from lora_scratch.evaluation import Predictor, linear_probe
 from lora_scratch.runtime.precision import Precision
+from lora_scratch.tasks import measure
+from lora_scratch.tasks.linear import PENALTIES
 
 FP32 = Precision(torch.float32, torch.device("cpu"))
 

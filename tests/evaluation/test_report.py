@@ -11,7 +11,8 @@ from support.report_pages import report as full_report
 
 from lora_scratch.adapter.state import ParameterCount
 from lora_scratch.errors import ConfigError, DataError, LoraScratchError
-from lora_scratch.evaluation import ProbeCost, Report, TrainingCost, confusion, measure, versions
+from lora_scratch.evaluation import ProbeCost, Report, TrainingCost, versions
+from lora_scratch.tasks import confusion, measure
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 0])
 BASELINE = torch.nn.functional.one_hot(torch.tensor([0, 0, 0, 0, 0, 0, 1, 1]), 3).float()  # rows 0 and 3 right

@@ -6,9 +6,6 @@ import torch
 from lora_scratch.adapter.state import ParameterCount
 from lora_scratch.errors import ConfigError, DataError
 from lora_scratch.evaluation import (
-    Interval,
-    McNemar,
-    Metrics,
     Report,
     changed_by_class,
     changed_rows,
@@ -18,6 +15,7 @@ from lora_scratch.evaluation import (
     render_markdown,
     require,
 )
+from lora_scratch.tasks import Interval, McNemar, Metrics
 
 
 def logits(answers):

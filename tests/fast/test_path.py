@@ -10,7 +10,8 @@ from support.tiny import tiny_distilbert, tiny_rows
 from torch import nn
 
 from lora_scratch.adapter import LoRAConfig, inject
-from lora_scratch.evaluation import Predictor, measure
+from lora_scratch.evaluation import Predictor
+from lora_scratch.tasks import measure
 from lora_scratch.fast.packed import is_packed
 from lora_scratch.fast.path import fast_path
 from lora_scratch.layers import LoRALinear

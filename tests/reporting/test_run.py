@@ -3,7 +3,7 @@
 import pytest
 from support.report_pages import EVIL, LABELS, Outline, events, module, report, run_result
 
-from lora_scratch.evaluation import Paired
+from lora_scratch.tasks import Paired
 from lora_scratch.reporting import anatomy_page, page_html, run_page
 from lora_scratch.reporting.drawing import Line, line_panel, short, svg
 from lora_scratch.study.comparison import PairedTest

@@ -6,9 +6,10 @@ from support.families import record
 from support.tiny import tiny_distilbert, tiny_rows
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, scaled, without
-from lora_scratch.evaluation import Paired, Predictor, holm, paired
+from lora_scratch.evaluation import Predictor, paired
 from lora_scratch.runtime.precision import resolve_precision
 from lora_scratch.study.ablation import Ablation, Trial, ablate, parts
+from lora_scratch.tasks import Paired, holm
 from lora_scratch.testing import move_adapter
 
 ROWS = tiny_rows(40)

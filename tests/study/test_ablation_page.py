@@ -1,8 +1,8 @@
 """lora_scratch/study/ablation_page.py: the figures under each picture are those of the trials."""
 
-from lora_scratch.evaluation import Paired
 from lora_scratch.study.ablation import Trial
 from lora_scratch.study.ablation_page import loss_map, part_bars, strength_curve
+from lora_scratch.tasks import Paired
 
 
 def trial(kind, group, name, accuracy, change=0.0):

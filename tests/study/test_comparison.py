@@ -5,9 +5,9 @@ import torch
 from scipy.stats import binomtest
 
 from lora_scratch.errors import ConfigError, DataError
-from lora_scratch.evaluation import measure
 from lora_scratch.study.comparison import curve_table, paired_table, paired_tests, summarize
 from lora_scratch.study.methods import Run, RunResult
+from lora_scratch.tasks import measure
 
 ROWS = 100
 LABELS = torch.arange(ROWS) % 2

@@ -6,7 +6,8 @@ from functools import cache
 
 from support.report_pages import EVIL, events, module, report, run_result
 
-from lora_scratch.evaluation import Paired, Table
+from lora_scratch.evaluation import Table
+from lora_scratch.tasks import Paired
 from lora_scratch.reporting import Page, anatomy_page, run_page
 from lora_scratch.study.ablation import Ablation, Trial
 from lora_scratch.study.ablation_page import ablation_page

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from lora_scratch.adapter.factors import AdapterSummary
 from lora_scratch.adapter.state import ParameterCount
-from lora_scratch.evaluation import Metrics, Report, TrainingCost
+from lora_scratch.evaluation import Report, TrainingCost
+from lora_scratch.tasks import Metrics
 from lora_scratch.study.methods import Run, RunResult
 
 EVIL = "<script>alert(1)</script> & $x_1$ </td>"

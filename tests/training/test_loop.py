@@ -10,10 +10,11 @@ from support.tiny import tiny_distilbert, tiny_rows
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, merge_all
 from lora_scratch.data import Encoded, plan_batches
 from lora_scratch.errors import TrainingError
-from lora_scratch.evaluation import Predictor, measure
+from lora_scratch.evaluation import Predictor
 from lora_scratch.fast import path
 from lora_scratch.runtime.device import use_device
 from lora_scratch.runtime.precision import resolve_precision
+from lora_scratch.tasks import measure
 from lora_scratch.training import MetricsLog, TrainingConfig, loop, train
 from lora_scratch.training.loop import READ_EVERY
 

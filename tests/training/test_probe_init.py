@@ -10,10 +10,11 @@ from support.tiny import tiny_rows
 from lora_scratch.adapter import LoRAConfig, disabled, inject
 from lora_scratch.data import collate
 from lora_scratch.errors import ConfigError
-from lora_scratch.evaluation import Predictor, measure
-from lora_scratch.evaluation.regression import fit_regression
+from lora_scratch.evaluation import Predictor
 from lora_scratch.model.base import output_layer
 from lora_scratch.runtime.precision import Precision
+from lora_scratch.tasks import measure
+from lora_scratch.tasks.linear import fit_regression
 from lora_scratch.training import MetricsLog, TrainingConfig, probe_init, train
 from lora_scratch.training import config as training_config
 

@@ -9,7 +9,7 @@ from support.report_pages import Outline
 
 from lora_scratch.commands import evaluate
 from lora_scratch.commands.study import ablate
-from lora_scratch.evaluation import holm
+from lora_scratch.tasks import holm
 
 
 @pytest.fixture(scope="module")

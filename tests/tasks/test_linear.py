@@ -1,4 +1,4 @@
-"""lora_scratch/evaluation/regression.py: W and b are scikit-learn's, brought back to the features as they are."""
+"""lora_scratch/tasks/linear.py: W and b are scikit-learn's, brought back to the features as they are."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lora_scratch.evaluation.regression import PENALTIES, fit_regression
+from lora_scratch.tasks.linear import PENALTIES, fit_regression
 
 
 def features(count=80, width=5, *, classes=3, seed=0):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_scratch.errors import DataError
-from lora_scratch.evaluation import McNemar, mcnemar
+from lora_scratch.tasks import McNemar, mcnemar
 
 
 def outcomes(fixed: int, broken: int, both_right: int = 0, both_wrong: int = 0):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
 
 from lora_scratch.errors import DataError
-from lora_scratch.evaluation import confusion, measure, per_class
+from lora_scratch.tasks import confusion, measure, per_class
 
 # Four rows, three classes. Predictions 0, 1, 1, 0 for labels 0, 1, 0, 0; class 2 is neither predicted nor there.
 LOGITS = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 2.0, 0.0], [2.0, 0.0, 0.0]])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_scratch.evaluation import holm
+from lora_scratch.tasks import holm
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 

@@ -8,7 +8,7 @@ from scipy.stats import bootstrap
 from sklearn.metrics import f1_score
 
 from lora_scratch.errors import DataError
-from lora_scratch.evaluation import measure, paired_intervals
+from lora_scratch.tasks import measure, paired_intervals
 
 
 def rows(n=300, classes=3, *, seed=0, skill=1.0):
