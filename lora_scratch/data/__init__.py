@@ -11,5 +11,6 @@ from .examples import Example as Example
 from .examples import Splits as Splits
 from .examples import shown_text as shown_text
 from .rows import checked_text as checked_text
+from .sources import load_held_out as load_held_out
 from .sources import load_splits as load_splits
 from .texts import read_texts as read_texts

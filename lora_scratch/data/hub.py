@@ -1,20 +1,33 @@
-"""Open a data set of the Hugging Face hub with `datasets`, which never runs code of a data set."""
+"""Open a data set of the Hugging Face hub with `datasets`, which never runs code of a data set.
+
+A data set can have configurations: `owner/name:configuration`. A local copy in the hub's layout is
+a folder with a dataset card (README.md) whose head names the files of every configuration.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .rows import Columns, Rows, Table, checked_class_names, checked_row, require_columns
+from .cells import listed
+from .parquet import SAMPLE_ROWS
+from .readers import unused_texts
+from .rows import Columns, NoLabelColumn, Rows, Table, checked_class_names, require_columns, row_of
 
 TIMEOUT_S = 10
 REMEDY = "connect to the hub, or pass a local file or folder: --dataset PATH"
+CARD_HEAD = re.compile(r"\A---\n(?:(?!---\n).*\n)*?(configs|dataset_info):", re.MULTILINE)
 
 
-def open_hub(name: str, columns: Columns) -> dict[str, Table]:
-    """Return the splits of the hub's data set `name`, by the hub's names.
+def open_hub(source: str, columns: Columns) -> dict[str, Table | None]:
+    """Return the splits of the hub's data set `name` or `name:configuration`, by the hub's names.
+
+    A split is None if it has no column of labels.
 
     First the hub is asked once. If it does not answer, the copy in the cache of `datasets` is used;
     `datasets` alone would retry for 25 to 83 s.
@@ -22,9 +35,36 @@ def open_hub(name: str, columns: Columns) -> dict[str, Table]:
     Raises:
         DataError: no hub and no cached copy, no such data set, or no such column.
     """
+    name, _, configuration = source.partition(":")
     unreachable = _ask_hub(name)
-    splits = _load(name, unreachable)
-    return {str(split): _table(f"{name}/{split}", rows, columns) for split, rows in splits.items()}
+    splits = _load(name, configuration, unreachable)
+    return {str(split): _table(f"{source}/{split}", rows, columns, str(split)) for split, rows in splits.items()}
+
+
+def has_card(folder: Path) -> bool:
+    """Return whether the folder has a dataset card that describes its files."""
+    try:
+        return bool(CARD_HEAD.match((folder / "README.md").read_text(encoding="utf-8").replace("\r\n", "\n")))
+    except (OSError, ValueError):
+        return False
+
+
+def card_files(folder: Path, configuration: str, label_column: str) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
+    """Return the files of every split of a local copy in the hub's layout, and the declared class names.
+
+    Raises:
+        DataError: the card can't be read, or the configuration is missing or unknown.
+    """
+    from datasets import load_dataset_builder
+
+    try:
+        builder = load_dataset_builder(str(folder), *filter(None, [configuration]))
+    except Exception as error:  # of `datasets`, its readers of YAML, or the file system
+        raise _not_loaded(str(folder), configuration, "its dataset card can't be used", error) from error
+    features = builder.info.features or {}
+    names = checked_class_names(_feature_names(features.get(label_column)), where=str(folder))
+    data_files = builder.config.data_files or {}
+    return {str(split): [Path(file) for file in files] for split, files in data_files.items()}, names
 
 
 def _ask_hub(name: str) -> Exception | None:
@@ -42,18 +82,31 @@ def _ask_hub(name: str) -> Exception | None:
     return None
 
 
-def _load(name: str, unreachable: Exception | None) -> Any:
+def _load(name: str, configuration: str, unreachable: Exception | None) -> Any:
     from datasets import load_dataset
 
     try:
         with _offline() if unreachable else nullcontext():
-            return load_dataset(name)
+            return load_dataset(name, *filter(None, [configuration]))
     except Exception as error:  # of `datasets`, the hub client, pyarrow or the file system
-        problem = "no local file or folder, and the Hugging Face hub could not be reached"
         if not unreachable:
-            problem = "the hub's data set could not be loaded"
-        problem += f" ({_reason(unreachable or error)})"
-        raise DataError(problem, where=name, remedy=REMEDY) from error
+            raise _not_loaded(name, configuration, "the hub's data set could not be loaded", error) from error
+        problem = "no local file or folder, and the Hugging Face hub could not be reached"
+        raise DataError(f"{problem} ({_reason(unreachable)})", where=name, remedy=REMEDY) from error
+
+
+def _not_loaded(name: str, configuration: str, problem: str, error: Exception) -> DataError:
+    """Return the error; where the configuration is missing or unknown, it lists them."""
+    from datasets import get_dataset_config_names
+
+    try:
+        names = [str(each) for each in get_dataset_config_names(name)]
+    except Exception:  # whatever made loading fail can make this fail too
+        names = []
+    if configuration not in names and (configuration or len(names) > 1) and names:
+        found = f"there is no configuration {configuration!r}" if configuration else "it has several configurations"
+        return DataError(found, where=name, expected=f"one of {listed(names)}", remedy=f"pass {name}:{names[0]}")
+    return DataError(f"{problem} ({_reason(error)})", where=name, remedy=REMEDY)
 
 
 @contextmanager
@@ -73,18 +126,28 @@ def _offline() -> Iterator[None]:
             module.HF_HUB_OFFLINE = value
 
 
-def _table(place: str, rows: Any, columns: Columns) -> Table:
-    require_columns(rows.column_names, columns, where=place)
-    declared = getattr(rows.features[columns.label], "names", None)  # of a ClassLabel
-    names = checked_class_names(declared, where=place)
-    rows = rows.select_columns([columns.text, columns.label])
-    return Table(_rows(place, rows, columns, names), names)
+def _table(place: str, rows: Any, columns: Columns, split: str) -> Table | None:
+    try:
+        require_columns(rows.column_names, columns, where=place)
+    except NoLabelColumn:
+        if split == "train":
+            raise
+        return None
+    names = checked_class_names(_feature_names(rows.features[columns.label]), where=place)
+    sample = list(islice(rows, SAMPLE_ROWS))
+    chosen = rows.select_columns(columns.names)
+    return Table(_rows(place, chosen, columns, names), names, unused_texts=unused_texts(sample, columns))
 
 
 def _rows(place: str, rows: Any, columns: Columns, names: tuple[str, ...]) -> Rows:
     for number, row in enumerate(rows, start=1):
-        text, label = row[columns.text], row[columns.label]
-        yield checked_row(f"{place}:{number}", text, label, class_names=names)
+        yield row_of(f"{place}:{number}", row, columns, class_names=names)
+
+
+def _feature_names(feature: Any) -> Any:
+    """Return the names of a ClassLabel, or of a list of them; None of another feature."""
+    inner = feature[0] if isinstance(feature, list) and feature else getattr(feature, "feature", feature)
+    return getattr(inner, "names", None)
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Readers of .csv, .tsv, .jsonl, .txt (`text;label`, no header) and .parquet.
+"""Readers of .csv, .tsv, .jsonl, .json (a list), .txt (`text;label`, no header) and .parquet; text files also as .gz.
 
 A reader yields every row of its file: a good one as `Row`, a bad one as an error. Blank lines at
 the end of a file are no rows; a blank line in the middle is a bad one.
@@ -6,84 +6,143 @@ the end of a file are no rows; a blank line in the middle is a bad one.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from ..errors import DataError
-from .rows import Columns, Row, Rows, Table, bad_row, checked_class_names, checked_row, listed, require_columns, shown
+from .cells import number_of
+from .delimited import Dialect, Record, swallowed_lines, unquoted_reason
+from .parquet import open_parquet
+from .rows import Columns, Rows, Table, bad_row, checked_row, require_columns, row_of, shown
+from .text_files import open_text
 
-EXTENSIONS = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
+TEXT_KINDS = (".csv", ".tsv", ".jsonl", ".json", ".txt")
+EXTENSIONS = (*TEXT_KINDS, ".parquet")
+SPREADSHEETS = (".xlsx", ".xls", ".ods")
 EMPTY = "the line is empty"
-FIELD_LIMIT = 64 * 2**20  # characters; csv's limit of 131,072 is too small for long documents
+SAMPLE_ROWS = 100
+FEW_WORDS = 3  # a column of texts has at least so many words in most rows
 
 Content = TypeVar("Content")
-Reader = Callable[[str, TextIO, Columns], Rows]
+Fields = tuple[str, dict[str, Any] | DataError]  # (place, the record by column, or what is wrong with it)
 
 
-def open_table(path: Path, columns: Columns) -> Table:
+def file_kind(path: Path) -> str:
+    """Return the extension that says how to read the file: `.csv` for `rows.csv.gz`; empty for no data file."""
+    name = path.name.removesuffix(".gz")
+    kind = Path(name).suffix.lower()
+    return kind if kind in (TEXT_KINDS if name != path.name else EXTENSIONS) else ""
+
+
+def file_stem(path: Path) -> str:
+    """Return the name without the extension: `train` for `train.csv.gz`."""
+    return Path(path.name.removesuffix(".gz")).stem
+
+
+def open_table(path: Path, columns: Columns, *, quoted: bool | None = None, class_names: tuple[str, ...] = ()) -> Table:
     """Return the rows of a local file, which are read while iterating.
+
+    Args:
+        class_names: the label names that stand for the numbers from 0 on; a parquet file can declare its own.
+        quoted: whether a quote in a .tsv quotes; None to decide by its quotes.
 
     Raises:
         DataError: no regular file, an unknown extension, an unreadable file, or no such column.
     """
+    kind = _checked_kind(path)
+    if kind == ".parquet":
+        return open_parquet(path, columns, unused_texts=unused_texts, class_names=class_names)
+    if kind == ".txt":
+        return _open_txt(path, columns)
+    reason = unquoted_tsv(path) if quoted is None and kind == ".tsv" else ""
+    dialect = _dialect(kind, quoted=quoted is not False and not reason)
+    if dialect is not None:
+        require_columns(_header(path, dialect), columns, where=f"{path}:1")
+    sample = [fields for _, fields in islice(_records(path, kind, dialect), SAMPLE_ROWS) if isinstance(fields, dict)]
+    rows = _delimited_rows(path, dialect, columns, class_names) if dialect else None
+    rows = rows or _rows(_records(path, kind, None), columns, class_names)
+    notes = (reason,) if reason else ()
+    return Table(rows, class_names, notes, unused_texts(sample, columns))
+
+
+def unquoted_tsv(path: Path) -> str:
+    """Return a line that says why the quotes of a .tsv file do not quote; empty if they do, or for another file."""
+    if file_kind(path) != ".tsv":
+        return ""
+    with open_text(path) as file:
+        reason = unquoted_reason(file, Dialect("\t"))
+    return f"{path} is read without quoting, a quote is a character of its text: {reason}" if reason else ""
+
+
+def _checked_kind(path: Path) -> str:
     where = str(path)
     if not os.path.isfile(path):  # Path.is_file raises for a NUL in the name or a long name
         exists = os.path.exists(path)
         raise DataError("not a regular file" if exists else "there is no such file", where=where)
-    if path.suffix not in EXTENSIONS:
-        problem = f"unknown file extension {path.suffix!r}"
-        raise DataError(problem, where=where, expected=f"one of {' '.join(EXTENSIONS)}")
-    if path.suffix == ".parquet":
-        return _parquet(path, columns)
-    readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".txt": _txt}
-    return Table(_read_text(path, columns, readers[path.suffix]))
+    if kind := file_kind(path):
+        return kind
+    expected = f"one of {' '.join(EXTENSIONS)}, or .gz of a text file"
+    if path.suffix.lower() in SPREADSHEETS:
+        remedy = "open it in its program and save the sheet as CSV (UTF-8)"
+        raise DataError("a spreadsheet", where=where, expected=expected, remedy=remedy)
+    raise DataError(f"unknown file extension {path.suffix!r}", where=where, expected=expected)
 
 
-def _read_text(path: Path, columns: Columns, reader: Reader) -> Rows:
-    try:
-        with open(path, "rb") as head:
-            if head.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-                raise DataError("the file is UTF-16", where=str(path), expected="UTF-8")
-        # surrogateescape: a bad byte makes its row bad (rows.py), not the file
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            yield from reader(str(path), file, columns)
-    except OSError as error:
-        problem = f"the file could not be read ({error.strerror})"
-        raise DataError(problem, where=str(path)) from error
+def _dialect(kind: str, *, quoted: bool) -> Dialect | None:
+    delimiter = {".csv": ",", ".tsv": "\t"}.get(kind)
+    return Dialect(delimiter, quoted) if delimiter else None
 
 
-def _txt(path: str, file: TextIO, columns: Columns) -> Rows:
-    for number, line in _without_trailing_blanks(_lines(file)):
-        text, semicolon, label = (line or "").rpartition(";")
-        if semicolon:
-            yield checked_row(f"{path}:{number}", text, label)
-        else:
-            problem = EMPTY if line is None else f"no ';' in {shown(line)}"
-            yield bad_row(f"{path}:{number}", problem, "text;label")
+def _open_txt(path: Path, columns: Columns) -> Table:
+    if columns.pair is not None:
+        remedy = "write the pairs to a .csv or .jsonl file"
+        raise DataError("a .txt file has one text a line, and no second one", where=str(path), remedy=remedy)
+    return Table(_txt(path))
 
 
-def _jsonl(path: str, file: TextIO, columns: Columns) -> Rows:
-    for number, line in _without_trailing_blanks(_lines(file)):
-        yield _json_row(f"{path}:{number}", line, columns)
+def _txt(path: Path) -> Rows:
+    with open_text(path) as file:
+        for number, line in _without_trailing_blanks(_lines(file)):
+            text, semicolon, label = (line or "").rpartition(";")
+            if semicolon:
+                yield checked_row(f"{path}:{number}", text, label)
+            else:
+                problem = EMPTY if line is None else f"no ';' in {shown(line)}"
+                yield bad_row(f"{path}:{number}", problem, "text;label")
 
 
-def _json_row(place: str, line: str | None, columns: Columns) -> Row | DataError:
-    if line is None:
-        return bad_row(place, EMPTY, "a JSON object")
+def _rows(records: Iterable[Fields], columns: Columns, class_names: tuple[str, ...]) -> Rows:
+    for place, fields in records:
+        yield row_of(place, fields, columns, class_names=class_names) if isinstance(fields, dict) else fields
+
+
+def _records(path: Path, kind: str, dialect: Dialect | None) -> Iterator[Fields]:
+    """Yield every record as (place, its fields by column)."""
+    if dialect is not None:
+        return ((f"{path}:{record.first}", fields) for record, fields in _delimited(path, dialect))
+    return _json_list(path) if kind == ".json" and _holds_a_list(path) else _jsonl(path)
+
+
+def _jsonl(path: Path) -> Iterator[Fields]:
+    with open_text(path) as file:
+        for number, line in _without_trailing_blanks(_lines(file)):
+            place = f"{path}:{number}"
+            yield place, bad_row(place, EMPTY, "a JSON object") if line is None else _json_fields(place, line)
+
+
+def _json_fields(place: str, line: str) -> dict[str, Any] | DataError:
     try:
         fields = json.loads(line, object_pairs_hook=_json_object)
     except (ValueError, RecursionError) as error:  # also a number of 4,300 digits
         return bad_row(place, f"malformed JSON ({error})", "a JSON object on one line")
     if not isinstance(fields, dict):
         return bad_row(place, f"JSON of type {type(fields).__name__}", "a JSON object")
-    for column in (columns.text, columns.label):
-        if column not in fields:
-            return bad_row(place, f"no {column!r} among {listed(list(fields))}")
-    return checked_row(place, fields[columns.text], fields[columns.label])
+    return fields
 
 
 def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -93,45 +152,134 @@ def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _csv(path: str, file: TextIO, columns: Columns) -> Rows:
-    records = _csv_records(file, delimiter="\t" if path.endswith(".tsv") else ",")
-    records = _without_trailing_blanks(records)
-    first, header = next(records, (1, []))
-    where = f"{path}:{first}"
-    if not isinstance(header, list):
-        raise DataError(f"broken header: {header or EMPTY}", where=where, expected="column names")
-    if not header:
-        return
-    require_columns(header, columns, where=where)
-    text, label = header.index(columns.text), header.index(columns.label)
-    for number, record in records:
+def _holds_a_list(path: Path) -> bool:
+    with open_text(path) as file:
+        for line in file:
+            if line.strip():
+                return line.lstrip().startswith("[")
+    return False
+
+
+def _json_list(path: Path) -> Iterator[Fields]:
+    """Yield the objects of a list, numbered from 1. The list is read as a whole."""
+    try:
+        with open_text(path) as file:
+            entries = json.load(file, object_pairs_hook=_json_object)
+    except (ValueError, RecursionError) as error:
+        problem, expected = f"malformed JSON ({error})", "a list of objects"
+        if isinstance(error, DataError):
+            raise
+        raise DataError(problem, where=str(path), expected=expected) from error
+    for number, entry in enumerate(entries, start=1):
         place = f"{path}:{number}"
-        if not isinstance(record, list):
-            yield bad_row(place, record or EMPTY)
-        elif len(record) != len(header):
-            yield bad_row(place, f"{len(record)} fields", f"{len(header)} as in the header")
+        problem = f"JSON of type {type(entry).__name__}"
+        yield place, entry if isinstance(entry, dict) else bad_row(place, problem, "a JSON object")
+
+
+def _header(path: Path, dialect: Dialect) -> list[str]:
+    """Return the column names of a .csv or .tsv file, which are its first record."""
+    with open_text(path) as file:
+        record = next(dialect.records(file), None)
+    if record is None:
+        raise DataError("the file is empty", where=str(path), expected="a header with the column names")
+    if not record.fields:
+        problem = f"broken header: {record.problem or EMPTY}"
+        raise DataError(problem, where=f"{path}:1", expected="column names")
+    return record.fields
+
+
+def _delimited(path: Path, dialect: Dialect) -> Iterator[tuple[Record, dict[str, Any] | DataError]]:
+    """Yield every record after the header with its fields by column; a broken one once for each of its lines."""
+    with open_text(path) as file:
+        numbered = ((record, record if record.fields or record.problem else None) for record in dialect.records(file))
+        records = _without_trailing_blanks(numbered)
+        header = next(records)[0].fields
+        for blank_or_record, record in records:
+            yield from _by_column(str(path), blank_or_record, record, header)
+
+
+def _by_column(
+    path: str, blank: Record, record: Record | None, header: list[str]
+) -> Iterator[tuple[Record, dict[str, Any] | DataError]]:
+    if record is None:
+        yield blank, bad_row(f"{path}:{blank.first}", EMPTY)
+    elif record.problem:
+        yield from _every_line(path, record, record.problem)
+    elif len(record.fields) != len(header):
+        problem = f"{len(record.fields)} fields"
+        yield record, bad_row(f"{path}:{record.first}", problem, f"{len(header)} as in the header")
+    else:
+        yield record, dict(zip(header, record.fields, strict=True))
+
+
+def _every_line(path: str, record: Record, problem: str, remedy: str = "") -> Iterator[tuple[Record, DataError]]:
+    for number, line in enumerate(record.lines, start=record.first):
+        error = bad_row(f"{path}:{number}", problem, remedy=remedy)
+        yield Record(number, (line,), []), error
+
+
+def _delimited_rows(path: Path, dialect: Dialect, columns: Columns, class_names: tuple[str, ...]) -> Rows:
+    """Yield the rows; a record that swallowed other rows is an error for each of its lines."""
+    header = _header(path, dialect)
+    position = header.index(columns.label)
+    labels: set[str] = set()
+
+    def looks_like_row(fields: list[str]) -> bool:
+        """Return whether a line has the header's fields and, between commas, a label of the file."""
+        if len(fields) != len(header):
+            return False
+        return dialect.delimiter == "\t" or _is_label(fields[position].strip(), labels)
+
+    for record, fields in _delimited(path, dialect):
+        if len(record.lines) > 1 and not record.problem:
+            labels = labels or _labels_of_lines(path, dialect, columns.label)
+            if lines := swallowed_lines(record, dialect, looks_like_row):
+                for _, error in _every_line(str(path), record, *_swallowed(record, lines)):
+                    yield error
+                continue
+        if isinstance(fields, dict):
+            fields[columns.label] = _class_number(fields[columns.label], class_names)
+            yield row_of(f"{path}:{record.first}", fields, columns, class_names=class_names)
         else:
-            yield checked_row(place, record[text], record[label])
+            yield fields
 
 
-def _csv_records(file: TextIO, *, delimiter: str) -> Iterator[tuple[int, list[str] | str | None]]:
-    """Yield (first line, fields) of every record; for fields, None if blank, a reason if broken.
+def _class_number(label: str, class_names: tuple[str, ...]) -> str | int:
+    """Return the number that a text cell spells, where numbers stand for names."""
+    is_number = class_names and label not in class_names and re.fullmatch("-?[0-9]{1,9}", label.strip())
+    return int(label) if is_number else label
 
-    A broken record of several lines (a quote that is never closed) is yielded once for every line.
-    """
-    csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
-    while True:
-        first = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            reason = f"broken quoting in lines {first} to {reader.line_num} ({error})"
-            yield from ((line, reason) for line in range(first, reader.line_num + 1))
-        else:
-            yield first, fields or None
+
+def _labels_of_lines(path: Path, dialect: Dialect, column: str) -> set[str]:
+    """Return the labels of the records that have one line."""
+    records = (fields for record, fields in _delimited(path, dialect) if len(record.lines) == 1)
+    return {fields[column].strip() for fields in records if isinstance(fields, dict)}
+
+
+def _is_label(name: str, labels: set[str]) -> bool:
+    return bool(name) and (name in labels or (number_of(name) is not None and all(map(_is_score, labels))))
+
+
+def _is_score(name: str) -> bool:
+    return number_of(name) is not None
+
+
+def _swallowed(record: Record, lines: list[int]) -> tuple[str, str]:
+    some = ", ".join(map(str, lines[:20])) + (", ..." if len(lines) > 20 else "")
+    problem = f"a quote makes one row of lines {record.first} to {record.last}, of which {some} alone look like rows"
+    remedy = f'write a quote within a text twice ("") and the text between quotes, or remove it in lines {record.first}'
+    return problem, f"{remedy} and {record.last}; --skip_bad_rows leaves these lines out"
+
+
+def unused_texts(sample: Iterable[dict[str, Any]], columns: Columns) -> tuple[str, ...]:
+    """Return the columns that are not read and hold texts of several words in most rows of the sample."""
+    rows = list(sample)
+    names = [name for name in (rows[0] if rows else ()) if name not in columns.names]
+    return tuple(name for name in names if 2 * sum(_is_text(row.get(name)) for row in rows) > len(rows))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(re.findall(r"[^\W\d_]{2,}", value[:400])) >= FEW_WORDS
 
 
 def _lines(file: TextIO) -> Iterator[tuple[int, str | None]]:
@@ -140,10 +288,11 @@ def _lines(file: TextIO) -> Iterator[tuple[int, str | None]]:
         yield number, line.rstrip("\r\n") if line.strip() else None
 
 
-def _without_trailing_blanks(
-    lines: Iterable[tuple[int, Content | None]],
-) -> Iterator[tuple[int, Content | None]]:
-    blanks: list[int] = []
+Place = TypeVar("Place")
+
+
+def _without_trailing_blanks(lines: Iterable[tuple[Place, Content | None]]) -> Iterator[tuple[Place, Content | None]]:
+    blanks: list[Place] = []
     for number, content in lines:
         if content is None:
             blanks.append(number)
@@ -151,59 +300,3 @@ def _without_trailing_blanks(
         yield from ((blank, None) for blank in blanks)
         blanks.clear()
         yield number, content
-
-
-def _parquet(path: Path, columns: Columns) -> Table:
-    import pyarrow as pa  # slow to import
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
-        schema = file.schema_arrow
-        names = list(schema.names)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _broken_parquet(path, error) from error
-    require_columns(names, columns, where=str(path))
-    class_names = _class_names(schema, columns.label, where=str(path))
-    return Table(_parquet_rows(path, file, columns, class_names), class_names)
-
-
-def _parquet_rows(path: Path, file: Any, columns: Columns, names: tuple[str, ...]) -> Rows:
-    """Yield the rows, numbered from 1."""
-    import pyarrow as pa
-
-    number = 0
-    try:
-        for batch in file.iter_batches(columns=[columns.text, columns.label]):
-            for text, label in zip(batch[columns.text], batch[columns.label], strict=True):
-                number += 1
-                yield _parquet_row(f"{path}:{number}", text, label, names)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _broken_parquet(path, error) from error
-    if number != (declared := file.metadata.num_rows):
-        raise _broken_parquet(path, ValueError(f"it holds {number} rows and says {declared}"))
-
-
-def _parquet_row(place: str, text: Any, label: Any, names: tuple[str, ...]) -> Row | DataError:
-    try:
-        return checked_row(place, text.as_py(), label.as_py(), class_names=names)
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        return bad_row(place, f"not UTF-8: byte 0x{byte:02x} at byte {error.start + 1}", "UTF-8")
-    except (ValueError, OverflowError) as error:  # a date that Python has no object for
-        problem = f"a value that can't be read ({error})"
-        return bad_row(place, problem, "a string, and a string or an integer")
-
-
-def _class_names(schema: Any, label_column: str, *, where: str) -> tuple[str, ...]:
-    """Return the names of a ClassLabel column, from the metadata that `datasets` writes, if any."""
-    try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        names = features[label_column]["names"]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return ()
-    return checked_class_names(names, where=where)
-
-
-def _broken_parquet(path: Path, error: Exception) -> DataError:
-    return DataError(f"not a readable parquet file ({str(error)[:200]})", where=str(path))

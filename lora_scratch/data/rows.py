@@ -1,15 +1,16 @@
-"""Check a row: a usable text with a label, or an error that says where and why."""
+"""Check a row: a usable text, or pair of texts, with a label, or an error that says where and why."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import DataError
+from .cells import is_missing, label_fault, spelled_label, text_fault
+from .cells import listed as listed
+from .cells import shown as shown
 
-SHOWN_CHARACTERS = 60
-SHOWN_NAMES = 12
+MEND = "mend the row, or leave such rows out (--skip_bad_rows of train and predict)"
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,11 @@ class Columns:
     text: str
     label: str
     pair: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The columns that are read, that of the label last."""
+        return [self.text, *([self.pair] if self.pair is not None else []), self.label]
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,14 @@ class Row:
     pair: str | None = None
 
 
+class UnlabelledRow(DataError):
+    """A row whose text can be used and whose label is missing, as in the test file of a competition."""
+
+
+class NoLabelColumn(DataError):
+    """A table that has the texts and no column of labels."""
+
+
 Rows = Iterator[Row | DataError]
 
 
@@ -40,46 +54,70 @@ class Table:
 
     Args:
         class_names: the label names that the source declares (a ClassLabel feature), in its order.
+        notes: what was decided about the file, a line each.
+        unused_texts: columns that hold texts of several words and are not read.
     """
 
     rows: Iterable[Row | DataError]
     class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    unused_texts: tuple[str, ...] = ()
 
 
-def checked_row(place: str, text: object, label: object, *, class_names: Sequence[str] = ()) -> Row | DataError:
+def row_of(
+    place: str, fields: Mapping[str, object], columns: Columns, *, class_names: Sequence[str] = ()
+) -> Row | DataError:
+    """Return the row that the columns of a record make, or an error that says what is wrong with it."""
+    for column in columns.names:
+        if column not in fields:
+            error = bad_row(place, f"no {column!r} among {listed(list(fields))}")
+            return _unlabelled(error) if column == columns.label else error
+    text, label = fields[columns.text], fields[columns.label]
+    if columns.pair is None:
+        return checked_row(place, text, label, class_names=class_names)
+    if fault := text_fault(fields[columns.pair], "second text"):
+        return bad_row(place, *fault)
+    return checked_row(place, text, label, class_names=class_names, pair=str(fields[columns.pair]))
+
+
+def checked_row(
+    place: str, text: object, label: object, *, class_names: Sequence[str] = (), pair: str | None = None
+) -> Row | DataError:
     """Return the row, or an error that says what is wrong with it."""
-    problem = _text_problem(text) or _label_problem(label, class_names)
-    if problem:
-        return bad_row(place, *problem)
-    numbered = class_names and isinstance(label, int)
-    name = class_names[int(str(label))] if numbered else str(label).strip()
-    return Row(place, str(text), name)
+    if fault := text_fault(text):
+        return bad_row(place, *fault)
+    if fault := label_fault(label, class_names):
+        error = bad_row(place, *fault)
+        return _unlabelled(error) if is_missing(label, class_names) else error
+    return Row(place, str(text), spelled_label(label, class_names), pair)
 
 
 def checked_text(place: str, text: str) -> str | DataError:
     """Return the text, or an error that says what is wrong with it."""
-    problem = _text_problem(text)
-    return bad_row(place, *problem) if problem else text
+    fault = text_fault(text)
+    return bad_row(place, *fault) if fault else text
 
 
-def bad_row(place: str, problem: str, expected: str = "") -> DataError:
+def bad_row(place: str, problem: str, expected: str = "", remedy: str = "") -> DataError:
     """Return the error for a row at `place`, which is `path:line`."""
-    remedy = "mend the row, or leave such rows out (--skip_bad_rows of train and predict)"
-    return DataError(problem, where=place, expected=expected, remedy=remedy)
+    return DataError(problem, where=place, expected=expected, remedy=remedy or MEND)
 
 
 def require_columns(names: Sequence[str], columns: Columns, *, where: str) -> None:
-    """Check that both columns exist once.
+    """Check that all columns exist once.
 
     Raises:
+        NoLabelColumn: only the column of the labels is missing.
         DataError: a column is missing or exists twice; the message lists the columns.
     """
-    flags = {"--text_column": columns.text, "--label_column": columns.label}
+    pair_flag = ["--pair_column"] if columns.pair is not None else []
+    flags = dict(zip(["--text_column", *pair_flag, "--label_column"], columns.names, strict=True))
     missing = {flag: column for flag, column in flags.items() if column not in names}
     if missing:
         problem = f"no column {' and none '.join(map(repr, missing.values()))} among {listed(names)}"
         remedy = f"name {'it' if len(missing) == 1 else 'them'} with {' and '.join(missing)}"
-        raise DataError(problem, where=where, remedy=remedy)
+        kind = NoLabelColumn if list(missing) == ["--label_column"] else DataError
+        raise kind(problem, where=where, remedy=remedy)
     for flag, column in flags.items():
         if names.count(column) > 1:
             problem = f"more than one column {column!r} among {listed(names)}"
@@ -94,53 +132,14 @@ def checked_class_names(names: object, *, where: str) -> tuple[str, ...]:
     """
     if names is None:
         return ()
-    valid = isinstance(names, list | tuple) and not any(_label_problem(name, ()) for name in names)
-    strings = tuple(map(str, names)) if isinstance(names, list | tuple) else ()
+    entries = list(names) if isinstance(names, list | tuple) else [None]
+    valid = all(isinstance(name, str | int) and not label_fault(name, ()) for name in entries)
+    strings = tuple(map(str, entries))
     if not valid or len(set(strings)) < len(strings):
         problem, expected = f"its label names are {listed([names])}", "a list of different names"
         raise DataError(problem, where=where, expected=expected)
     return strings
 
 
-def shown(value: object) -> str:
-    """Return `repr`, cut to fit a line. Control characters and lone bytes are escapes."""
-    if isinstance(value, str | bytes) and len(value) > SHOWN_CHARACTERS:
-        return f"{value[:SHOWN_CHARACTERS]!r}..."
-    return repr(value)
-
-
-def listed(names: Sequence[object]) -> str:
-    """Return the first names, as many as fit a line."""
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return ", ".join(shown(name) for name in names[:SHOWN_NAMES]) + more if names else "nothing"
-
-
-def _text_problem(text: object) -> tuple[str, str] | None:
-    if text is None:
-        return "the row has no text", ""
-    if not isinstance(text, str):
-        return f"the text is of type {type(text).__name__}", "a string"
-    return _character_problem(text, "text") or (None if text.strip() else ("the text is empty", ""))
-
-
-def _label_problem(label: object, class_names: Sequence[str]) -> tuple[str, str] | None:
-    if label is None or (isinstance(label, str) and not label.strip()):
-        return "the row has no label", ""
-    if isinstance(label, bool) or not isinstance(label, str | int):
-        return f"the label is of type {type(label).__name__}", "a string or an integer"
-    if class_names and isinstance(label, int) and not 0 <= label < len(class_names):
-        return f"the label is {label}", f"0 to {len(class_names) - 1}: {listed(class_names)}"
-    return _character_problem(label, "label") if isinstance(label, str) else None
-
-
-def _character_problem(value: str, field: str) -> tuple[str, str] | None:
-    """Refuse NUL and lone surrogates; `surrogateescape` turns a bad byte b into U+DC00 + b."""
-    match = re.search("[\0\ud800-\udfff]", value)
-    if not match:
-        return None
-    code, position = ord(match[0]), match.start() + 1
-    if code == 0:
-        return f"the {field} holds a NUL byte at character {position}", ""
-    is_byte = 0xDC80 <= code <= 0xDCFF
-    name = f"byte 0x{code - 0xDC00:02x}" if is_byte else f"lone surrogate U+{code:04X}"
-    return f"the {field} is not UTF-8: {name} at character {position}", "UTF-8"
+def _unlabelled(error: DataError) -> UnlabelledRow:
+    return UnlabelledRow(error.found, where=error.where, expected=error.expected, remedy=error.remedy)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+import shlex
+from collections.abc import Mapping, Sequence
 
 from ..errors import DataError
-from ..runtime.paths import path_fault, shown_path
+from .cells import listed, shown
+from .checked_rows import CheckedRows, are_hidden
 from .examples import Example, Splits
 from .holdout import hold_out
-from .hub import open_hub
-from .readers import EXTENSIONS, open_table
-from .rows import Columns, Row, Table, bad_row, listed, shown
+from .labels import AUTO, MULTI_LABEL, REGRESSION, decide_task, label_names, lookalikes_note
+from .rows import Columns, Row
+from .split_tables import WHOLE, SplitTables, open_source
 
-SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
 HELD_OUT_SHARE = 0.1  # of all rows, for every split that the source does not have
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
+OTHERS = ("test", "validation")
+IN_TRAIN, IN_ADAPTER = "in the training rows", "in the labels of the adapter"
 
 
 def load_splits(
@@ -25,153 +24,204 @@ def load_splits(
     *,
     text_column: str = "text",
     label_column: str = "label",
+    pair_column: str | None = None,
+    task: str = AUTO,
     seed: int = 0,
     skip_bad_rows: bool = False,
 ) -> Splits:
     """Return the train, validation and test rows of `source`.
 
     A folder has `train.*`, `test.*` and perhaps `validation.*` (or `val`, `valid`, `dev`); if not,
-    a tenth of the training rows is held out. A single file is split 80/10/10. Held-out rows have
-    the same share of every label and depend only on `seed`. Labels are those of the training rows,
-    in alphabetical or numerical order, or those that the source declares (a ClassLabel feature).
+    a tenth of the training rows is held out. A single file is split 80/10/10. Where the test rows
+    have no labels, the validation rows become the test. Held-out rows are alike in their labels
+    and depend only on `seed`. Labels are those of the training rows, spelled as in the file, in
+    alphabetical or numerical order, or those that the source declares (a ClassLabel feature).
 
     Args:
-        source: a .csv, .tsv, .jsonl, .parquet or .txt (`text;label`) file, a folder of them, or a
-            name on the hub.
+        source: a file (.csv, .tsv, .jsonl, .json, .parquet, or .txt with `text;label`), a folder of
+            them, or a name on the hub; `name:configuration` where there are several.
+        pair_column: the column of the second text, for pairs.
+        task: single_label, multi_label or regression; auto decides from the labels (labels.py).
         skip_bad_rows: list bad rows in `Splits.skipped` instead of raising the first.
 
     Raises:
         DataError: anything wrong with the source or a row.
     """
-    if text_column == label_column:
-        problem = f"text and label are both column {text_column!r}"
-        raise DataError(problem, where=source, remedy="name two columns")
-    checked = _CheckedRows(skip_bad_rows=skip_bad_rows)
-    tables = _open(source, Columns(text_column, label_column))
-    rows = {name: checked.usable(t.rows, where=f"{source} ({name})") for name, t in tables.items()}
-    class_names = next(iter(tables.values())).class_names
-    try:
-        splits = _complete(rows, seed=seed)
-    except DataError as error:
-        raise DataError(error.found, where=source, remedy=error.remedy) from error
-    labels = class_names or label_names([row.label for row in splits["train"]])
-    train = checked.numbered(splits["train"], labels)
-    if len({example.label for example in train}) < 2:
-        problem = f"every training row has the label {shown(labels[train[0].label])}"
-        raise DataError(problem, where=source, expected="at least two labels")
-    validation, test = (checked.numbered(splits[name], labels) for name in ("validation", "test"))
-    if not validation or not test:
+    columns = _checked_columns(source, text_column, label_column, pair_column)
+    checked = CheckedRows(skip_bad_rows=skip_bad_rows)
+    opened = open_source(source, columns)
+    rows = _labelled_rows(opened, checked, source)
+    decision = decide_task(rows[_training(rows)], task)
+    rows = {name: checked.in_task(part, decision.task, where=f"{source} ({name})") for name, part in rows.items()}
+    splits, split_note = _complete(rows, opened, source=source, seed=seed, task=decision.task)
+    class_names = opened.tables[_training(rows)].class_names
+    labels = _labels(splits["train"], decision.task, class_names, columns)
+    examples = {name: checked.numbered(part, labels, decision.task, known=IN_TRAIN) for name, part in splits.items()}
+    _check_training(examples["train"], labels, decision.task, source)
+    if not examples["validation"] or not examples["test"]:
         raise DataError("no row with a label of the training rows is left", where=source)
-    skipped = tuple(checked.skipped)
-    return Splits(train, validation, test, labels=labels, source=source, skipped=skipped)
+    lookalikes = "" if decision.task == REGRESSION else lookalikes_note(labels)
+    notes = (*opened.notes, *_unused_texts_notes(opened, columns), decision.note, lookalikes, split_note)
+    skipped, said = tuple(checked.skipped), tuple(filter(None, notes))
+    return Splits(**examples, labels=labels, source=source, skipped=skipped, task=decision.task, notes=said)
 
 
-def label_names(values: Iterable[str]) -> tuple[str, ...]:
-    """Return the different labels, in numerical order if all are integers, else alphabetical."""
-    names = {integer_name(value) or value for value in values}
-    integers = all(integer_name(name) for name in names)
-    return tuple(sorted(names, key=int) if integers else sorted(names))
+def load_held_out(
+    source: str,
+    *,
+    labels: Sequence[str],
+    task: str,
+    text_column: str = "text",
+    label_column: str = "label",
+    pair_column: str | None = None,
+    skip_bad_rows: bool = False,
+) -> Splits:
+    """Return the rows that an adapter is measured on: all of a file, or the test rows of a folder.
+
+    They are `test` of the splits. Without test rows with labels they are the validation rows;
+    else these are `validation`. `train` is empty.
+
+    Args:
+        labels: of the adapter; a row with another label is bad.
+        task: of the adapter.
+
+    Raises:
+        DataError: anything wrong with the source or a row.
+    """
+    columns = _checked_columns(source, text_column, label_column, pair_column)
+    checked = CheckedRows(skip_bad_rows=skip_bad_rows)
+    opened = open_source(source, columns)
+    rows, note = _held_out_rows(opened, checked, source, labels)
+    examples = {}
+    for name, part in rows.items():
+        in_task = checked.in_task(part, task, where=f"{source} ({name})")
+        examples[name] = checked.numbered(in_task, labels, task, known=IN_ADAPTER)
+    if not examples["test"]:
+        raise DataError("no row with a label of the adapter is left", where=source)
+    notes, skipped = tuple(filter(None, (*opened.notes, note))), tuple(checked.skipped)
+    return Splits((), examples.get("validation", ()), examples["test"], tuple(labels), source, skipped, task, notes)
 
 
-def integer_name(value: str) -> str | None:
-    """Return the standard form of an integer (`1` for `+01`); None if `value` is none."""
-    return str(int(value)) if re.fullmatch(r"[+-]?[0-9]{1,18}", value) else None
+def _checked_columns(source: str, text: str, label: str, pair: str | None) -> Columns:
+    named = {"text": text, "label": label, **({"pair": pair} if pair is not None else {})}
+    for column in named.values():
+        twice = [other for other in named if named[other] == column]
+        if len(twice) > 1:
+            problem = f"{' and '.join(twice)} are both column {column!r}"
+            raise DataError(problem, where=source, remedy="name different columns")
+    return Columns(text, label, pair)
 
 
-class _CheckedRows:
-    """Raises bad rows, or lists them in `skipped` if `skip_bad_rows`."""
-
-    def __init__(self, *, skip_bad_rows: bool) -> None:
-        self.skip_bad_rows = skip_bad_rows
-        self.skipped: list[str] = []
-
-    def usable(self, rows: Iterable[Row | DataError], *, where: str) -> list[Row]:
-        """Return the good rows, at least one."""
-        before, usable = len(self.skipped), []
-        for row in rows:
-            if isinstance(row, Row):
-                usable.append(row)
-            else:
-                self._refuse(row)
-        if not usable:
-            bad, problem = self.skipped[before:], "the data set has no rows"
-            if bad:
-                problem = f"none of the {len(bad)} rows is usable: {bad[0]}"
-            raise DataError(problem, where=where)
-        return usable
-
-    def numbered(self, rows: Sequence[Row], labels: Sequence[str]) -> tuple[Example, ...]:
-        """Return the rows as examples. A row with another label than `labels` is bad."""
-        numbers = {label: number for number, label in enumerate(labels)}
-        examples = []
-        for row in rows:
-            number = numbers.get(row.label, numbers.get(integer_name(row.label) or row.label))
-            if number is None:
-                problem = f"label {shown(row.label)} is not in the training rows"
-                self._refuse(bad_row(row.place, problem, listed(labels)))
-            else:
-                examples.append(Example(row.text, number))
-        return tuple(examples)
-
-    def _refuse(self, error: DataError) -> None:
-        if not self.skip_bad_rows:
-            raise error
-        self.skipped.append(f"{error.where}: {error.found}")
+def _training(rows: Mapping[str, object]) -> str:
+    return WHOLE if WHOLE in rows else "train"
 
 
-def _open(source: str, columns: Columns) -> dict[str, Table]:
-    """Return the tables by split name, train first. A single file is one table, `all`."""
-    if not source:
-        expected = "a file, a folder or a name on the hub"
-        raise DataError("no data set is named", where="--dataset", expected=expected)
-    if fault := path_fault(source, or_hub=True):
-        raise DataError(fault.found, where=shown_path(source), expected=fault.expected)
-    if os.path.isdir(source):
-        files = _split_files(Path(source))
-        return {name: open_table(path, columns) for name, path in files.items()}
-    local = os.path.exists(source) or Path(source).suffix in EXTENSIONS
-    if local or not HUB_NAME.fullmatch(source):
-        return {"all": open_table(Path(source), columns)}
-    tables = open_hub(source, columns)
-    names = _by_split([(name, name) for name in tables], where=source)
-    return {split: tables[name] for split, name in names.items()}
-
-
-def _split_files(folder: Path) -> dict[str, Path]:
-    where = str(folder)
-    try:
-        files = sorted(path for path in folder.iterdir() if path.suffix in EXTENSIONS)
-    except OSError as error:
-        raise DataError(f"the folder could not be read ({error.strerror})", where=where) from error
-    names = _by_split([(path.stem, path.name) for path in files], where=where)
-    return {split: folder / name for split, name in names.items()}
-
-
-def _by_split(names: Sequence[tuple[str, str]], *, where: str) -> dict[str, str]:
-    """Return the source of every split, from pairs of (name, source)."""
-    by_split: dict[str, str] = {}
-    for split, aliases in SPLITS.items():
-        sources = [source for name, source in names if name in aliases]
-        if len(sources) > 1:
-            problem = f"{listed(sources)} are all {split}"
-            raise DataError(problem, where=where, expected="one of them")
-        if not sources and split != "validation":
-            problem = f"no {split} split among {listed([source for _, source in names])}"
-            expected = "train, test and perhaps validation"
-            remedy = "pass a single file to have it split 80/10/10" if split == "test" else ""
-            raise DataError(problem, where=where, expected=expected, remedy=remedy)
-        if sources:
-            by_split[split] = sources[0]
-    return by_split
-
-
-def _complete(rows: dict[str, list[Row]], *, seed: int) -> dict[str, list[Row]]:
-    """Return all three splits. Missing ones are held out from the training rows."""
-    rows = dict(rows)
-    if "all" in rows:
-        rows["train"] = rows.pop("all")
-    n = max(1, round(HELD_OUT_SHARE * len(rows["train"])))
-    for name in ("test", "validation"):
-        if name not in rows:
-            rows["train"], rows[name] = hold_out(rows["train"], n, seed=seed, name=name)
+def _labelled_rows(opened: SplitTables, checked: CheckedRows, source: str) -> dict[str, list[Row]]:
+    """Return the rows of every split that has labels; train, or the rows of the file, must be one."""
+    training = _training(opened.tables)
+    if training not in opened.tables:
+        problem = f"no train split among {listed(opened.names)}"
+        raise DataError(problem, where=source, expected="train, test and perhaps validation")
+    rows = {training: checked.usable(opened.tables[training].rows, where=f"{source} ({training})")}
+    known = {row.label for row in rows[training] if isinstance(row.label, str)}
+    for name, table in opened.tables.items():
+        if name != training:
+            part = checked.labelled(table.rows, where=f"{source} ({name})")
+            if part and not are_hidden(part, known=known):
+                rows[name] = part
     return rows
+
+
+def _held_out_rows(
+    opened: SplitTables, checked: CheckedRows, source: str, labels: Sequence[str]
+) -> tuple[dict[str, list[Row]], str]:
+    """Return the rows to measure as `test`, perhaps those of `validation`, and a line where these are the test."""
+    rows: dict[str, list[Row]] = {}
+    for name in (WHOLE, "test", "validation"):
+        if name in opened.tables:
+            part = checked.labelled(opened.tables[name].rows, where=f"{source} ({name})")
+            if part and not are_hidden(part, known=labels):
+                rows[name] = part
+    if WHOLE in rows:
+        return {"test": rows[WHOLE]}, ""
+    if "test" in rows:
+        return rows, ""
+    if "validation" in rows:
+        return {"test": rows["validation"]}, f"{_why_no_test(opened)}: the validation rows are measured"
+    problem = f"no test or validation rows with labels among {listed(opened.names or [source])}"
+    remedy = "the command predict gives the labels of rows without them"
+    raise DataError(problem, where=source, expected="rows to measure", remedy=remedy)
+
+
+def _complete(
+    rows: Mapping[str, list[Row]], opened: SplitTables, *, source: str, seed: int, task: str
+) -> tuple[dict[str, list[Row]], str]:
+    """Return all three splits, and a line that says which of them are not the source's own.
+
+    Missing ones are held out of the training rows; first the validation rows become a missing test.
+    """
+    splits = {"train": rows[_training(rows)], **{name: part for name, part in rows.items() if name in OTHERS}}
+    lacking = [name for name in OTHERS if name not in splits]
+    if lacking == ["test"]:
+        splits["test"] = splits.pop("validation")
+    n = max(1, round(HELD_OUT_SHARE * len(splits["train"])))
+    for name in OTHERS:
+        if name not in splits:
+            try:
+                splits["train"], splits[name] = hold_out(splits["train"], n, seed=seed, name=name, task=task)
+            except DataError as error:
+                raise DataError(error.found, where=source, remedy=error.remedy) from error
+    return {name: splits[name] for name in ("train", "validation", "test")}, _split_note(splits, lacking, opened)
+
+
+def _split_note(splits: Mapping[str, Sequence[Row]], lacking: Sequence[str], opened: SplitTables) -> str:
+    test, validation = len(splits["test"]), len(splits["validation"])
+    if WHOLE in opened.tables:
+        return ""
+    if lacking == ["test"]:
+        new = f"the {test:,} validation rows are the test, and {validation:,} rows held out of train the validation"
+        return f"{_why_no_test(opened)}: {new}"
+    if "test" in lacking:
+        return f"{_why_no_test(opened)}: {test:,} and {validation:,} rows held out of train are test and validation"
+    if lacking and _exists("validation", opened):
+        return f"the validation rows have no labels: {validation:,} rows held out of train take their place"
+    return ""
+
+
+def _why_no_test(opened: SplitTables) -> str:
+    if _exists("test", opened):
+        return "the test rows have no labels"
+    return f"there is no test split among {listed(opened.names)}"
+
+
+def _exists(split: str, opened: SplitTables) -> bool:
+    return split in opened.tables or split in opened.unlabelled
+
+
+def _labels(train: Sequence[Row], task: str, class_names: tuple[str, ...], columns: Columns) -> tuple[str, ...]:
+    if task == REGRESSION:
+        return (columns.label,)
+    if task == MULTI_LABEL:
+        return class_names or label_names(name for row in train for name in row.label)
+    return class_names or label_names(str(row.label) for row in train)
+
+
+def _check_training(train: Sequence[Example], labels: Sequence[str], task: str, source: str) -> None:
+    """Raise DataError if all training rows have one answer, which nothing can be learned from."""
+    different = {example.label for example in train}
+    if task == MULTI_LABEL and len(labels) < 2:
+        problem, expected = f"the lists hold no label but {listed(labels)}", "at least two labels"
+        raise DataError(problem, where=source, expected=expected)
+    if len(different) < 2:
+        label = next(iter(different), None)
+        named = labels[label] if isinstance(label, int) else label
+        expected = "at least two numbers" if task == REGRESSION else "at least two labels"
+        raise DataError(f"every training row has the label {shown(named)}", where=source, expected=expected)
+
+
+def _unused_texts_notes(opened: SplitTables, columns: Columns) -> tuple[str, ...]:
+    """Return a line for every column of texts that is not read, where no pairs are asked for."""
+    if columns.pair is not None:
+        return ()
+    names = opened.tables[_training(opened.tables)].unused_texts
+    return tuple(f"column {name!r} is not used; --pair_column {shlex.quote(name)} makes pairs" for name in names)

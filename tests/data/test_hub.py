@@ -52,11 +52,12 @@ def test_hub_data_set_without_validation_gets_one(monkeypatch: pytest.MonkeyPatc
     assert (len(splits.train), len(splits.validation)) == (36, 4)
 
 
-def test_hub_data_set_without_test_or_column_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message lists the splits or columns found."""
-    hub_holds(monkeypatch, train=rows(("a", 0), ("b", 1)), validation=rows(("c", 0)))
-    with pytest.raises(DataError, match="owner/name: no test split among 'train', 'validation'"):
+def test_hub_data_set_without_train_or_column_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message lists the splits or columns of the data set."""
+    hub_holds(monkeypatch, test=rows(("a", 0), ("b", 1)), validation=rows(("c", 0)))
+    with pytest.raises(DataError, match="owner/name: no train split among 'test', 'validation'"):
         load_splits("owner/name")
+    hub_holds(monkeypatch, train=rows(("a", 0), ("b", 1)), validation=rows(("c", 0)))
     with pytest.raises(DataError, match=r"owner/name/train: no column 'sentence' among 'text', 'label'; .* --text_column"):
         load_splits("owner/name", text_column="sentence")
 

@@ -1,5 +1,6 @@
 """Laws of lora_scratch/data/readers.py and rows.py: every row comes out, as a row or as an error with its place."""
 
+import gzip
 import json
 import os
 from collections.abc import Callable
@@ -9,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lora_scratch.data.readers import _parquet_rows, open_table
+from lora_scratch.data.parquet import _parquet_rows
+from lora_scratch.data.readers import open_table
 from lora_scratch.data.rows import Columns, Row, checked_row
 from lora_scratch.errors import DataError
 
@@ -37,6 +39,80 @@ def read(path: Path) -> list[tuple[str, str] | str]:
     ]
 
 
+SPELLINGS = [("1", 1), ("-2", -2), ("1.0", 1.0), ("2.5", 2.5), ("true", True), ("false", False), ("01", "01")]
+
+
+@pytest.mark.parametrize(("spelled", "value"), SPELLINGS)
+def test_label_has_the_same_name_in_every_format(write: Write, tmp_path: Path, spelled: str, value: object) -> None:
+    """The name is what the file says; a number or boolean is spelled as JSON spells it."""
+    write_parquet(tmp_path / "a.parquet", text=["a"], label=[value])
+    write_parquet(tmp_path / "b.parquet", text=["a"], label=pa.array([value]).dictionary_encode())
+    names = ["a.parquet", "b.parquet"]
+    for name, content in [
+        ("a.csv", f"text,label\na,{spelled}\n"),
+        ("a.tsv", f"text\tlabel\na\t{spelled}\n"),
+        ("a.txt", f"a;{spelled}\n"),
+        ("a.jsonl", json.dumps({"text": "a", "label": value})),
+        ("a.json", json.dumps([{"text": "a", "label": value}])),
+    ]:
+        write(name, content)
+        names.append(name)
+    assert {name: read(tmp_path / name) for name in names} == {name: [("a", spelled)] for name in names}
+
+
+def test_short_floats_of_parquet_are_spelled_as_they_were_written(tmp_path: Path) -> None:
+    """0.1 as float32 is not 0.10000000149011612; a null among them has no label."""
+    path = write_parquet(tmp_path / "a.parquet", text=["a", "b"], label=pa.array([0.1, None], pa.float32()))
+    assert read(path)[0] == ("a", "0.1")
+    assert str(read(path)[1]).startswith("2: the row has no label")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json", "a.parquet"])
+def test_pair_column_gives_the_second_text(write: Write, tmp_path: Path, name: str) -> None:
+    """Of every format; a row whose second text is empty is bad."""
+    fields = {"one": ["a b", "c"], "two": ["d, e", " "], "label": ["x", "y"]}
+    records = [dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True)]
+    contents = {
+        "a.csv": 'one,two,label\na b,"d, e",x\nc, ,y\n',
+        "a.jsonl": "".join(json.dumps(record) + "\n" for record in records),
+        "a.json": json.dumps(records, indent=1),
+    }
+    path = write(name, contents[name]) if name in contents else write_parquet(tmp_path / name, **fields)
+    good, bad = open_table(path, Columns("one", "label", "two")).rows
+    assert isinstance(good, Row)
+    assert (good.text, good.pair, good.label) == ("a b", "d, e", "x")
+    assert "the second text is empty" in str(bad)
+    with pytest.raises(
+        DataError, match=r"no column 'three' among 'one', 'two', 'label'; name it with --pair_column|no 'three'"
+    ):
+        raise next(row for row in open_table(path, Columns("one", "label", "three")).rows if isinstance(row, DataError))
+
+
+def test_text_file_without_columns_has_no_pairs(write: Write) -> None:
+    """`text;label` has no place for a second text."""
+    with pytest.raises(DataError, match=r"a\.txt: a \.txt file has one text a line.*; write the pairs to a \.csv"):
+        open_table(write("a.txt", "a;b\n"), Columns("text", "label", "pair"))
+
+
+def test_lists_of_labels_come_out_as_their_names(write: Write, tmp_path: Path) -> None:
+    """Of JSON and of parquet; an empty list is a row without labels."""
+    labels = [["joy", "love"], [], ["joy"]]
+    lines = "".join(json.dumps({"text": "a", "label": names}) + "\n" for names in labels)
+    expected = [("a", ("joy", "love")), ("a", ()), ("a", ("joy",))]
+    assert read(write("a.jsonl", lines)) == expected
+    assert read(write_parquet(tmp_path / "a.parquet", text=["a"] * 3, label=labels)) == expected
+
+
+def test_lists_of_class_numbers_get_the_declared_names(tmp_path: Path) -> None:
+    """`datasets` describes a list of ClassLabel in its own metadata."""
+    feature = {"feature": {"names": ["anger", "joy"], "_type": "ClassLabel"}, "_type": "List"}
+    table = pa.table({"text": ["a", "b"], "label": [[1, 0], []]})
+    metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+    assert open_table(tmp_path / "a.parquet", COLUMNS).class_names == ("anger", "joy")
+    assert read(tmp_path / "a.parquet") == [("a", ("joy", "anger")), ("b", ())]
+
+
 def write_parquet(path: Path, **columns: object) -> Path:
     pq.write_table(pa.table(columns), path)
     return path
@@ -59,10 +135,18 @@ GOOD = [("i am glad", "joy"), ("so; sad", "sadness")]
         ("windows.txt", "i am glad;joy\r\nso; sad;sadness\r\n"),
         ("blank_end.txt", "i am glad;joy\nso; sad;sadness\n\n  \n"),
         ("blank_end.csv", "text,label\ni am glad,joy\nso; sad,sadness\n\n\n"),
+        ("pandas.csv", ",text,label\n0,i am glad,joy\n1,so; sad,sadness\n"),
+        ("utf-16.csv", "text,label\r\ni am glad,joy\r\nso; sad,sadness\r\n".encode("utf-16")),
+        ("utf-16.tsv", "\ufefftext\tlabel\ni am glad\tjoy\nso; sad\tsadness\n".encode("utf-16-be")),
+        ("a.csv.gz", gzip.compress(b"text,label\ni am glad,joy\nso; sad,sadness\n")),
+        ("a.txt.gz", gzip.compress("\ufeffi am glad;joy\nso; sad;sadness\n".encode())),
+        ("a.JSONL", '{"text": "i am glad", "label": "joy"}\n{"label": "sadness", "text": "so; sad"}\n'),
+        ("a.json", '[{"text": "i am glad", "label": "joy"},\n {"label": "sadness", "text": "so; sad"}]\n'),
+        ("lines.json", '{"text": "i am glad", "label": "joy"}\n{"label": "sadness", "text": "so; sad"}\n'),
     ],
 )
-def test_reader_gives_text_and_label_of_every_row(write: Write, name: str, content: str) -> None:
-    """All formats hold the same rows, with a BOM, Windows line ends or blank lines at the end too."""
+def test_reader_gives_text_and_label_of_every_row(write: Write, name: str, content: str | bytes) -> None:
+    """All formats hold the same rows, also with a BOM, Windows line ends, an index column, gzip or UTF-16."""
     assert read(write(name, content)) == GOOD
 
 
@@ -104,8 +188,21 @@ def test_csv_takes_a_field_above_the_library_limit(write: Write) -> None:
         ("a.jsonl", '{"text": "a", "label": 1}\n{"txt": "b", "label": 1}\n', "2: no 'text' among 'txt', 'label'"),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": null}\n', "2: the row has no label"),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": 7, "label": 1}\n', "2: the text is of type int"),
-        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": true}\n', "2: the label is of type bool"),
-        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": NaN}\n', "2: the label is of type float"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": {"a": 1}}\n', "2: the label is of type dict"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": NaN}\n', "2: the row has no label"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": Infinity}\n', "2: .* inf; expected a finite number"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": ["c", null]}\n', "2: in its list of labels"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 1}\n{"text": "b", "label": [0, 1, 0]}\n',
+            "2: label '0' stands twice .* each once",
+        ),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n', "2: no 'label' among 'text'"),
+        (
+            "a.csv",
+            b"text,label\nfine,joy\ncaf\xe9,joy\n",
+            "3: .*; expected UTF-8; .* 'é' in cp1252.*: iconv -f CP1252 -t UTF-8",
+        ),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "\\ud800", "label": 1}\n', "2: .* lone surrogate U.D800"),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "a", "text": "b", "label": 1}\n', "2: .*a key stands twice"),
         ("a.jsonl", '{"text": "a", "label": 1}\n' + "[" * 10**6 + "\n", "2: malformed JSON"),
@@ -217,7 +314,14 @@ def test_parquet_value_that_python_has_no_object_for_is_a_bad_row(tmp_path: Path
         ("a.csv", "text,label,text\na,joy,b\n", "more than one column 'text' among .*; name another with --text_column"),
         ("a.csv", "\ntext,label\n", r"a\.csv:1: broken header: the line is empty"),
         ("a.csv", '"text,label\n', r"a\.csv:1: broken header: broken quoting"),
-        ("a.csv", "text,label\na,b\n".encode("utf-16"), "the file is UTF-16; expected UTF-8"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16")[:-1], "the file is broken UTF-16 .*; expected UTF-8"),
+        ("a.csv", "text,label\na,b\n".encode("utf-32"), "the file is UTF-32; expected UTF-8; .* iconv -f UTF-32"),
+        ("a.csv", "", r"a\.csv: the file is empty; expected a header"),
+        ("a.xlsx", "PK", r"a\.xlsx: a spreadsheet; expected one of .*; open it in its program and save the sheet as CSV"),
+        ("a.parquet.gz", "PAR1", r"unknown file extension '\.gz'; expected one of .* or \.gz of a text file"),
+        ("a.csv.gz", "no gzip", r"a\.csv\.gz: the gzip file is broken"),
+        ("a.csv.gz", gzip.compress(b"text,label\na,b\n" * 99)[:-9], r"a\.csv\.gz: the gzip file is broken"),
+        ("a.json", '[{"text": "a", "label": 1},', r"a\.json: malformed JSON .*; expected a list of objects"),
         ("a.doc", "text", r"a\.doc: unknown file extension '\.doc'; expected one of \.csv \.tsv"),
         ("a.parquet", "no parquet", r"a\.parquet: not a readable parquet file"),
         ("a.parquet", "", r"a\.parquet: not a readable parquet file"),

@@ -74,21 +74,25 @@ def test_single_file_is_split_80_10_10(tmp_path: Path) -> None:
     [
         (["joy", "anger", "joy"], ("anger", "joy")),
         (["10", "9", "-1"], ("-1", "9", "10")),
-        (["01", "1", "+2"], ("1", "2")),
+        (["01", "1", "001", "0"], ("0", "001", "01", "1")),
+        (["10", "2.5", "-1"], ("-1", "2.5", "10")),
         (["10", "9", "joy"], ("10", "9", "joy")),
         (["9" * 5000, "1"], ("1", "9" * 5000)),
     ],
 )
-def test_label_names_are_in_numerical_order_when_all_are_integers(values: list[str], names: tuple[str, ...]) -> None:
-    """Integers, also when written as strings, sort as numbers; anything else sorts as text."""
+def test_label_names_are_in_numerical_order_when_all_are_numbers(values: list[str], names: tuple[str, ...]) -> None:
+    """Numbers, also when written as strings, sort as numbers, spelled as they are; anything else sorts as text."""
     assert label_names(values) == names
 
 
-def test_integer_labels_match_across_files_when_written_differently(tmp_path: Path) -> None:
-    """`01` in one file is `1` in another."""
-    splits = load_splits(folder(tmp_path, train="a;0\nb;1\n", validation="c;01\n", test="d;00\n"))
-    assert splits.labels == ("0", "1")
-    assert (splits.validation[0].label, splits.test[0].label) == (1, 0)
+def test_number_written_in_two_ways_is_two_labels_and_a_note(tmp_path: Path) -> None:
+    """`01` and `1` are what the file says. One line names them, and one that only the test rows have is refused."""
+    train = "".join(f"text {i};{label}\n" for i, label in enumerate(["1", "01", "001", "2"] * 5))
+    splits = load_splits(folder(tmp_path, train=train, validation="c;01\n", test="d;1\n"))
+    assert splits.labels == ("001", "01", "1", "2")
+    assert splits.notes == ("labels that differ in spelling alone are different labels: '001', '01', '1'",)
+    with pytest.raises(DataError, match=r"label '02' is not in the training rows; .*; spell it '2' as the training rows do"):
+        load_splits(folder(tmp_path, test="d;02\n"))
 
 
 def test_declared_class_names_keep_their_order(tmp_path: Path) -> None:
@@ -107,14 +111,13 @@ def test_column_flags_choose_the_columns(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("id,body,mood\n" + "".join(f"{i},body {i},{i % 2}\n" for i in range(20)))
     splits = load_splits(str(tmp_path / "rows.csv"), text_column="body", label_column="mood")
     assert ("body 3", "1") in all_rows(splits)
-    with pytest.raises(DataError, match="text and label are both column 'body'"):
+    with pytest.raises(DataError, match="text and label are both column 'body'; name different columns"):
         load_splits(str(tmp_path / "rows.csv"), text_column="body", label_column="body")
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"train": TRAIN}, r"no test split among 'train\.txt'; expected train, test .* 80/10/10"),
         ({"test": TRAIN}, r"no train split among 'test\.txt'"),
         ({}, "no train split among nothing"),
         ({"train": TRAIN, "test": TRAIN, "val": TRAIN, "dev": TRAIN}, r"'dev\.txt', 'val\.txt' are all validation"),

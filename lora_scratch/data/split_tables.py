@@ -1,0 +1,158 @@
+"""Open a data set by its name: a local file, a local folder, or a name on the hub; find its splits."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import DataError
+from ..runtime.paths import path_fault, shown_path
+from .cells import listed
+from .hub import card_files, has_card, open_hub
+from .readers import EXTENSIONS, file_kind, file_stem, open_table, unquoted_tsv
+from .rows import Columns, NoLabelColumn, Row, Table
+
+WHOLE = "all"  # the table of a single file
+SPLITS = {
+    "train": ("train",),
+    "validation": ("validation", "val", "valid", "dev", "validation_matched", "dev_matched"),
+    "test": ("test", "test_matched"),
+}
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class SplitTables:
+    """The tables of a data set by split.
+
+    Args:
+        tables: `train`, `validation` and `test` as far as they exist, train first; or `all` of a single file.
+        unlabelled: the splits whose tables have no column of labels.
+        names: how the source calls its splits, or its files.
+        notes: what was decided, a line each.
+    """
+
+    tables: Mapping[str, Table]
+    unlabelled: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def open_source(source: str, columns: Columns) -> SplitTables:
+    """Return the tables of a data set. `DIR:name` and `owner/data:name` name one of its configurations.
+
+    Raises:
+        DataError: anything wrong with the source.
+    """
+    if not source:
+        expected = "a file, a folder or a name on the hub"
+        raise DataError("no data set is named", where="--dataset", expected=expected)
+    if fault := path_fault(source, or_hub=True):
+        raise DataError(fault.found, where=shown_path(source), expected=fault.expected)
+    if os.path.isdir(source):
+        return _open_folder(Path(source), columns)
+    name, colon, configuration = source.rpartition(":")
+    if colon and os.path.isdir(name):
+        return _open_configuration(Path(name), configuration, columns)
+    if os.path.exists(source) or file_kind(Path(source)) or not HUB_NAME.fullmatch(source):
+        return _open_files({WHOLE: [Path(source)]}, columns)
+    return _by_split(open_hub(source, columns), where=source)
+
+
+def _open_folder(folder: Path, columns: Columns) -> SplitTables:
+    """Open the folder's own files of splits, or those that its dataset card names."""
+    if has_card(folder):
+        return _open_card(folder, "", columns)
+    try:
+        files = sorted(path for path in folder.iterdir() if file_kind(path))
+    except OSError as error:
+        raise DataError(f"the folder could not be read ({error.strerror})", where=str(folder)) from error
+    names = [(file_stem(path), path.name) for path in files]
+    if not any(name in aliases for aliases in SPLITS.values() for name, _ in names) and _has_shards(folder):
+        return _open_card(folder, "", columns)
+    chosen, unused = _choose(names, where=str(folder))
+    opened = _open_files({split: [folder / name] for split, name in chosen.items()}, columns)
+    return replace(opened, names=tuple(path.name for path in files), notes=(*opened.notes, *_unused_note(unused)))
+
+
+def _open_configuration(folder: Path, name: str, columns: Columns) -> SplitTables:
+    """Open `DIR:name`: a configuration of its card, or without a card the folder `DIR/name`."""
+    if not has_card(folder) and (folder / name).is_dir():
+        return _open_folder(folder / name, columns)
+    return _open_card(folder, name, columns)
+
+
+def _has_shards(folder: Path) -> bool:
+    """Return whether the folder holds parts of splits as the hub names them: `train-00000-of-00002.parquet`."""
+    return any(True for places in ("*-of-*", "data/*-of-*") for _ in folder.glob(places))
+
+
+def _open_card(folder: Path, configuration: str, columns: Columns) -> SplitTables:
+    """Open a copy of a data set in the hub's layout, with the class names that its card declares."""
+    files, declared = card_files(folder, configuration, columns.label)
+    where = f"{folder}:{configuration}" if configuration else str(folder)
+    chosen, unused = _choose([(name, name) for name in files], where=where)
+    opened = _open_files({split: files[name] for split, name in chosen.items()}, columns, class_names=declared)
+    return replace(opened, names=tuple(files), notes=(*opened.notes, *_unused_note(unused)))
+
+
+def _open_files(files: Mapping[str, Sequence[Path]], columns: Columns, *, class_names: tuple[str, ...] = ()) -> SplitTables:
+    """Open the files of every split. All tab files are quoted, or none is."""
+    tables: dict[str, Table] = {}
+    unlabelled = []
+    present = [path for paths in files.values() for path in paths if os.path.isfile(path)]
+    reason = next(filter(None, map(unquoted_tsv, present)), "")
+    for split, paths in files.items():
+        try:
+            parts = [open_table(path, columns, quoted=not reason, class_names=class_names) for path in paths]
+        except NoLabelColumn:
+            if split in ("train", WHOLE):
+                raise
+            unlabelled.append(split)
+        else:
+            tables[split] = _joined(parts)
+    return SplitTables(tables, tuple(unlabelled), notes=(reason,) if reason else ())
+
+
+def _joined(parts: Sequence[Table]) -> Table:
+    """Return the rows of several files, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def rows() -> Iterator[Row | DataError]:
+        """Yield the rows of every file."""
+        for part in parts:
+            yield from part.rows
+
+    return replace(parts[0], rows=rows())
+
+
+def _by_split(tables: Mapping[str, Table | None], *, where: str) -> SplitTables:
+    chosen, unused = _choose([(name, name) for name in tables], where=where)
+    labelled = {split: table for split, name in chosen.items() if (table := tables[name]) is not None}
+    unlabelled = tuple(split for split in chosen if split not in labelled)
+    return SplitTables(labelled, unlabelled, names=tuple(tables), notes=_unused_note(unused))
+
+
+def _choose(names: Sequence[tuple[str, str]], *, where: str) -> tuple[dict[str, str], list[str]]:
+    """Return the source of every split, from pairs of (name, source), and the sources that are no split."""
+    chosen: dict[str, str] = {}
+    for split, aliases in SPLITS.items():
+        sources = [source for name, source in names if name in aliases]
+        if len(sources) > 1:
+            problem = f"{listed(sources)} are all {split}"
+            raise DataError(problem, where=where, expected="one of them")
+        if sources:
+            chosen[split] = sources[0]
+    if not chosen:
+        problem = f"no train split among {listed([source for _, source in names])}"
+        expected = f"files such as train.csv, validation.csv and test.csv ({' '.join(EXTENSIONS)})"
+        raise DataError(problem, where=where, expected=expected)
+    return chosen, [source for _, source in names if source not in chosen.values()]
+
+
+def _unused_note(unused: Sequence[str]) -> tuple[str, ...]:
+    return (f"not used, since the names are no splits: {listed(unused)}",) if unused else ()

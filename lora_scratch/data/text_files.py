@@ -1,0 +1,52 @@
+"""Open a text file as people have it: UTF-8 with or without a mark, UTF-16 with one, gzip of either."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TextIO, cast
+
+from ..errors import DataError
+
+MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+UTF32_REMEDY = "convert it: iconv -f UTF-32 -t UTF-8 FILE > NEW"
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """Open a text file for reading; a byte that is not UTF-8 becomes a lone surrogate of its row.
+
+    Raises:
+        DataError: it can't be read, here or while the caller iterates over its lines.
+    """
+    where = str(path)
+    try:
+        encoding = _encoding(path)
+        # surrogateescape: a bad byte makes its row bad (cells.py), not the file
+        errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
+        with _open_bytes(path) as content, io.TextIOWrapper(content, encoding, errors=errors, newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise DataError(f"the file is broken UTF-16 ({error.reason})", where=where, expected="UTF-8") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"the gzip file is broken ({error})", where=where) from error
+    except OSError as error:
+        raise DataError(f"the file could not be read ({error.strerror or error})", where=where) from error
+
+
+def _encoding(path: Path) -> str:
+    with _open_bytes(path) as content:
+        start = content.read(4)
+    if start in UTF32_MARKS:
+        raise DataError("the file is UTF-32", where=str(path), expected="UTF-8", remedy=UTF32_REMEDY)
+    return MARKS.get(start[:2], "utf-8-sig")
+
+
+def _open_bytes(path: Path) -> BinaryIO:
+    return cast("BinaryIO", gzip.open(path, "rb")) if path.suffix == ".gz" else open(path, "rb")
