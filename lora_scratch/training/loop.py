@@ -36,7 +36,7 @@ from ..runtime.memory import peak_bytes, trim_heap
 from ..runtime.precision import resolve_precision
 from ..runtime.ranks import check_same_settings, check_same_tensors
 from ..runtime.seeds import named_seed, seed_everything
-from ..tasks import Metrics
+from ..tasks import Metrics, task_of
 from .checkpoint import Checkpoints, share_state
 from .config import PROBE, TrainingConfig
 from .dynamics import Dynamics
@@ -160,7 +160,7 @@ class _Loop:
         self.steps_per_epoch = len(self._groups(epoch=0))
         model, config, path = self.model, self.config, self.path
         steps = config.epochs * self.steps_per_epoch
-        self.stepper = Stepper(model, config, precision=precision, total_steps=steps, path=path)
+        self.stepper = Stepper(model, config, task=task_of(model), precision=precision, total_steps=steps, path=path)
         self.dynamics = Dynamics(model, self.stepper)
         self.movement: MovementCheck | None = MovementCheck(model)
         self.on_best: Callable[[Metrics], object]

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,12 @@ from ..model.path import ForwardPath
 from ..runtime.device import is_out_of_memory
 from ..runtime.distributed import is_sharded, sum_over_processes
 from ..runtime.precision import Precision
-from ..tasks import Task, task_of
 from .config import TrainingConfig
 from .optimizer import build_optimizer
 from .schedule import learning_rate_factor
+
+if TYPE_CHECKING:
+    from ..tasks import Task
 
 COUNTERS = ("step", "skipped_in_a_row", "pieces")
 
@@ -48,14 +50,14 @@ class Stepper:
         model: Any,
         config: TrainingConfig,
         *,
+        task: Task,
         precision: Precision,
         total_steps: int,
         path: ForwardPath | None = None,
-        task: Task | None = None,
     ) -> None:
         self.model, self.config, self.precision = model, config, precision
         self.total_steps, self.path = total_steps, path or ForwardPath()
-        self.task = (task or task_of(model)).to(precision.device)
+        self.task = task.to(precision.device)
         self.optimizer: Any = build_optimizer(model, config)
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = precision.scaler()

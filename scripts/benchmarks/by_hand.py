@@ -14,6 +14,7 @@ from lora_scratch.model.forward import forward_path
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.precision import resolve_precision
 from lora_scratch.runtime.seeds import seed_everything
+from lora_scratch.tasks import task_of
 from lora_scratch.training import TrainingConfig
 from lora_scratch.training.step import Stepper
 
@@ -50,7 +51,7 @@ def train_by_hand(
     steps = [step for n in range(config.epochs) for step in plan_groups(rows, config, epoch=n)]
     with forward_path(model, precision, plain=config.plain) as path:
         # without the path, whose recordings would be replayed
-        stepper = Stepper(model, config, precision=precision, total_steps=len(steps))
+        stepper = Stepper(model, config, task=task_of(model), precision=precision, total_steps=len(steps))
         shape = {"pad_token_id": pad_token_id, "multiple": path.width_multiple}
         for group in steps:
             start = time.perf_counter()

@@ -18,6 +18,7 @@ from lora_scratch.fast.fused_lora import fused_updates
 from lora_scratch.fast.path import FastPath
 from lora_scratch.model.forward import classify
 from lora_scratch.runtime.precision import resolve_precision
+from lora_scratch.tasks import task_of
 from lora_scratch.training import MetricsLog, TrainingConfig, step, train
 from lora_scratch.training.step import Stepper
 
@@ -98,7 +99,8 @@ def stepper(*, device="cpu", precision="fp32", dropout=0.0):
     torch.manual_seed(0)
     model = inject(tiny_distilbert(dropout=dropout), LoRAConfig(rank=4, alpha=8, dropout=dropout), seed=0).train().to(device)
     config = TrainingConfig(learning_rate=1e-2, warmup_ratio=0)
-    return Stepper(model, config, precision=resolve_precision(precision, torch.device(device)), total_steps=100)
+    chosen = resolve_precision(precision, torch.device(device))
+    return Stepper(model, config, task=task_of(model), precision=chosen, total_steps=100)
 
 
 def batches(device="cpu", *, times=4):
@@ -147,7 +149,8 @@ def test_the_losses_of_two_replays_are_kept_apart_though_they_are_in_the_same_me
     one, other = batches()[1]
     losses = [run.backward(one, 5), run.backward(other, 5)]
     eager = copy.deepcopy(run.model)
-    expected = [Stepper(eager, run.config, precision=run.precision, total_steps=1).backward(b, 5) for b in (one, other)]
+    alone = Stepper(eager, run.config, task=run.task, precision=run.precision, total_steps=1)
+    expected = [alone.backward(b, 5) for b in (one, other)]
     assert losses == expected
     assert losses[0] != losses[1]
 
@@ -615,7 +618,8 @@ class Waits(TorchDispatchMode):
 
 def waits_of_a_rehearsal(model, *, padded):
     """How often the host waits in the second batch of a shape, with the fused update as on a GPU."""
-    run = Stepper(model.train(), TrainingConfig(), precision=resolve_precision("bf16", torch.device("cpu")), total_steps=9)
+    bf16 = resolve_precision("bf16", torch.device("cpu"))
+    run = Stepper(model.train(), TrainingConfig(), task=task_of(model), precision=bf16, total_steps=9)
     batch = collate(ROWS, rows_of_length(12, count=2) + [0] * padded, pad_token_id=0)
     with fused_updates(model):
         CudaRecorder(SECOND).run(lambda: run.backward(batch, 3))

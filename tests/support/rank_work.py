@@ -27,6 +27,7 @@ from lora_scratch.runtime.distributed import broadcast, gather, is_main, is_shar
 from lora_scratch.runtime.precision import Precision
 from lora_scratch.runtime.ranks import check_same, check_same_settings
 from lora_scratch.serialization import fingerprint, save_adapter
+from lora_scratch.tasks import task_of
 from lora_scratch.training import Checkpoints, MetricsLog, TrainingConfig, train
 from lora_scratch.training.step import Stepper
 
@@ -181,7 +182,7 @@ def messages_of_a_step(*, accumulation_steps, sharded=False):
     model = adapted()
     if sharded:
         shard_base(model, FP32.device)
-    stepper = Stepper(model, TrainingConfig(), precision=FP32, total_steps=1)
+    stepper = Stepper(model, TrainingConfig(), task=task_of(model), precision=FP32, total_steps=1)
     batches = [collate(tiny_rows(), [row], pad_token_id=0) for row in range(accumulation_steps)]
     with Messages() as messages:
         stepper(batches, rows=6)

@@ -12,6 +12,7 @@ from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
 from lora_scratch.data import collate
 from lora_scratch.layers import LoRALinear
 from lora_scratch.runtime.precision import resolve_precision
+from lora_scratch.tasks import task_of
 from lora_scratch.training import MetricsLog, TrainingConfig, dynamics, train
 from lora_scratch.training.dynamics import FIGURES, LAYERS_AT_ONCE, Dynamics, delta_weight_norms
 from lora_scratch.training.step import Stepper
@@ -29,7 +30,8 @@ def adapted(**settings):
 
 def stepper(model, **settings):
     settings = TrainingConfig(learning_rate=1e-2, warmup_ratio=0, precision="fp32", **settings)
-    return Stepper(model, settings, precision=resolve_precision("fp32", torch.device("cpu")), total_steps=20)
+    fp32 = resolve_precision("fp32", torch.device("cpu"))
+    return Stepper(model, settings, task=task_of(model), precision=fp32, total_steps=20)
 
 
 def batch():

@@ -16,16 +16,18 @@ from lora_scratch.data import collate
 from lora_scratch.errors import TrainingError
 from lora_scratch.fast.packed import packed
 from lora_scratch.runtime.precision import resolve_precision
+from lora_scratch.tasks import SINGLE_LABEL, make_task
 from lora_scratch.training import TrainingConfig, step
 from lora_scratch.training.step import Stepper
 
 CPU = torch.device("cpu")
 aten = torch.ops.aten
+THREE = make_task(SINGLE_LABEL, "abc")
 
 
 def stepper(model, *, precision="fp32", **settings):
     config = TrainingConfig(learning_rate=1e-2, warmup_ratio=0, **settings)
-    return Stepper(model, config, precision=resolve_precision(precision, CPU), total_steps=100)
+    return Stepper(model, config, task=THREE, precision=resolve_precision(precision, CPU), total_steps=100)
 
 
 def batches(*sizes):

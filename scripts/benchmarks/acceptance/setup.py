@@ -17,6 +17,7 @@ from lora_scratch.errors import ConfigError
 from lora_scratch.fast.cuda_graphs import CudaRecorder
 from lora_scratch.fast.path import FastPath
 from lora_scratch.runtime.precision import Precision
+from lora_scratch.tasks import task_of
 from lora_scratch.training import TrainingConfig
 from lora_scratch.training.step import Stepper
 
@@ -109,7 +110,7 @@ def new_stepper(
     path = FastPath(recorder, [p for p in model.parameters() if p.requires_grad])
     config = TrainingConfig(learning_rate=LEARNING_RATE, warmup_ratio=0)
     options: dict[str, Any] = {"precision": precision, "total_steps": total_steps, "path": path}
-    return Stepper(model, config, **options), path
+    return Stepper(model, config, task=task_of(model), **options), path
 
 
 def build_model(setup: Setup, *, dropout: float) -> Any:
