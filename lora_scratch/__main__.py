@@ -56,7 +56,8 @@ def main() -> None:
     sys.argv = [_started_as(options.modules, options.command), *options.words]
     from .runs import run_command  # slow to import, and --help does without it
 
-    run_command(command.main, in_processes=getattr(command, "IN_PROCESSES", False))
+    how = {name: getattr(command, name.upper(), False) for name in ("in_processes", "needs_reader")}
+    run_command(command.main, **how)
 
 
 def _parser() -> argparse.ArgumentParser:

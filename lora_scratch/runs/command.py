@@ -1,6 +1,7 @@
 """How a command starts, alone or as one of several processes, and ends.
 
-Exit codes: 0 done, 1 the work failed (one line on stderr), 2 wrong usage, 130 interrupted (143: by SIGTERM).
+Exit codes: 0 done, 1 the work failed (one line on stderr), 2 wrong usage, 130 interrupted (143: by SIGTERM), 141 done
+or stopped when the reader of standard output had gone.
 """
 
 from __future__ import annotations
@@ -17,19 +18,28 @@ from ..errors import Interrupted, LoraScratchError
 from ..runtime.device import is_out_of_memory
 from ..runtime.distributed import check_one_process, is_main, process_group, processes_started
 from ..runtime.ranks import check_same_settings
+from .streams import READER_GONE, lasting_streams
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
 
 
-def run_command(main: Callable[[], None], *, in_processes: bool = False) -> None:
+def run_command(main: Callable[[], None], *, in_processes: bool = False, needs_reader: bool = False) -> None:
     """Call `main` and exit. An error of the project is one line; any other exception is a defect and keeps its traceback.
 
     Args:
         in_processes: whether several processes may share the work. Only the main one prints; `main` decides who writes.
+        needs_reader: whether the work is for nothing once nobody reads standard output (streams.py).
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without these letters
+    with lasting_streams(needs_reader=needs_reader) as output:
+        _run(main, in_processes=in_processes)
+    if output.gone:
+        sys.exit(READER_GONE)
+
+
+def _run(main: Callable[[], None], *, in_processes: bool) -> None:
     try:
         with _one_of_several() if in_processes else _alone():
             main()
@@ -49,8 +59,7 @@ def run_command(main: Callable[[], None], *, in_processes: bool = False) -> None
         _say("error", "out of memory; lower --batch_size or --max_tokens, or choose another --device")
         sys.exit(1)
     except BrokenPipeError:
-        # The reader of our output (head, less) has gone; Python would complain again when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(READER_GONE)
 
 
 def command_line() -> str:
