@@ -35,8 +35,10 @@ def hold_out(rows: Sequence[Row], n: int, *, seed: int, name: str, task: str = S
         strata = _bins(rows) if task == REGRESSION else [row.label for row in rows]
         held_out = set(_same_shares(strata, shuffled, n))
     if not held_out:
-        problem = f"{len(rows)} rows are too few to set some aside for {name}"
-        raise DataError(problem, remedy=f"give {name} a file of its own")
+        problem = f"{len(rows)} rows are too few to set some aside for {name}: no label has two rows"
+        are_numbers = all(isinstance(row.label, str) and number_of(row.label) is not None for row in rows)
+        other = " or, if the labels are numbers to predict, pass --task regression" if are_numbers else ""
+        raise DataError(problem, remedy=f"give {name} a file of its own{other}")
     others = [row for i, row in enumerate(rows) if i not in held_out]
     return others, [rows[i] for i in sorted(held_out)]
 

@@ -45,3 +45,38 @@ def test_hold_out_depends_on_seed_and_name() -> None:
     ]
     assert draws[0] == draws[1]
     assert len(set(draws)) == 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-5, 5).map(str), min_size=2, max_size=60), st.integers(1, 20))
+def test_hold_out_of_numbers_takes_a_share_of_high_and_low_ones(labels: list[str], n: int) -> None:
+    """No number needs a second row like it, and every tenth keeps a row."""
+    rows = rows_of(labels)
+    stay, aside = hold_out(rows, n, seed=0, name="test", task="regression")
+    assert sorted(stay + aside, key=rows.index) == rows
+    assert len(aside) == min(n, len(rows) - min(10, max(1, len(rows) // 2)))
+
+
+def test_held_out_numbers_are_spread_as_all_are() -> None:
+    """Ten of a hundred: one of every tenth of the numbers."""
+    _, aside = hold_out(rows_of([f"{i / 100}" for i in range(100)]), 10, seed=3, name="test", task="regression")
+    assert [int(float(row.label) * 10) for row in sorted(aside, key=lambda row: float(row.label))] == list(range(10))
+
+
+sets_of_labels = st.lists(st.lists(st.sampled_from("abcd"), unique=True).map(tuple), min_size=2, max_size=40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sets_of_labels, st.integers(1, 20))
+def test_hold_out_of_several_labels_loses_no_label(labels: list[tuple[str, ...]], n: int) -> None:
+    """The last row of a label is never held out; rows without labels can be."""
+    rows = [Row(f"p:{number}", f"text {number}", names) for number, names in enumerate(labels)]
+    try:
+        stay, aside = hold_out(rows, n, seed=0, name="test", task="multi_label")
+    except DataError:
+        counts = [sum(name in names for names in labels) for name in "abcd"]
+        assert all(any(counts["abcd".index(name)] == 1 for name in names) for names in labels)
+        return
+    assert stay
+    assert sorted(stay + aside, key=rows.index) == rows
+    assert {name for row in stay for name in row.label} == {name for names in labels for name in names}

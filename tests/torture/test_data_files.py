@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import pyarrow.parquet as pq
 import pytest
@@ -24,7 +24,7 @@ from support.damage import told
 from support.data_damage import FORMATS, damage_data, good_file
 
 from lora_scratch.data import load_splits
-from lora_scratch.data.readers import open_table
+from lora_scratch.data.readers import open_table, unquoted_tsv
 from lora_scratch.data.rows import Columns, Row
 from lora_scratch.errors import DataError
 
@@ -37,7 +37,11 @@ Result = TypeVar("Result")
 
 def physical_lines(path: Path) -> list[str]:
     """The lines with their ends, without blank ones at the end; a byte that is no UTF-8 stands as a surrogate."""
-    text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
+    content = path.read_bytes()
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        text = content.decode("utf-16")
+    else:
+        text = content.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
     found = re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z", text)
     while found and not found[-1].strip():
         found.pop()
@@ -52,7 +56,8 @@ def check_rows(path: Path, rows: list[Row | DataError]) -> None:
         return
     found = physical_lines(path)
     if path.suffix in (".csv", ".tsv"):
-        check_records(found, rows, delimiter="," if path.suffix == ".csv" else "\t")
+        quoting = csv.QUOTE_NONE if unquoted_tsv(path) else csv.QUOTE_MINIMAL
+        check_records(found, rows, delimiter="," if path.suffix == ".csv" else "\t", quoting=quoting)
         return
     assert [number(row) for row in rows] == list(range(1, len(found) + 1))
     for row, line in zip(rows, found, strict=True):
@@ -61,21 +66,22 @@ def check_rows(path: Path, rows: list[Row | DataError]) -> None:
             assert row.text == text
 
 
-def check_records(found: list[str], rows: list[Row | DataError], *, delimiter: str) -> None:
+def check_records(found: list[str], rows: list[Row | DataError], *, delimiter: str, quoting: Literal[0, 3]) -> None:
     """The rows start at rising lines; a good row is the one record of all lines up to the next row."""
     starts = [number(row) for row in rows]
     assert starts == sorted(set(starts))
-    header = next(csv.reader(io.StringIO("".join(found), newline=""), delimiter=delimiter), [])
+    header = next(csv.reader(io.StringIO("".join(found), newline=""), delimiter=delimiter, quoting=quoting), [])
     for row, start, end in zip(rows, starts, [*starts, len(found) + 1][1:], strict=True):
         if isinstance(row, DataError):
             assert end == start + 1 or "broken" not in row.found, "a broken record passes over lines"
         span = "".join(found[start - 1 : end - 1])
-        records = list(csv.reader(io.StringIO(span, newline=""), delimiter=delimiter))
+        records = list(csv.reader(io.StringIO(span, newline=""), delimiter=delimiter, quoting=quoting))
         assert len(records) <= 1, f"lines {start} to {end - 1} hold {len(records)} records and give one row"
         if isinstance(row, Row):
             assert row.text == records[0][header.index("text")]
     before = "".join(found[: starts[0] - 1]) if starts else "".join(found)
-    assert len(list(csv.reader(io.StringIO(before, newline=""), delimiter=delimiter))) <= 1, "lines before the first row"
+    records = list(csv.reader(io.StringIO(before, newline=""), delimiter=delimiter, quoting=quoting))
+    assert len(records) <= 1, "lines before the first row"
 
 
 def check_checksums(path: Path, good: list[tuple[str, str]]) -> None:
