@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, Interrupted, LoraScratchError
-from ..runtime.atomic import remove_leftovers, write_json
+from ..runtime.atomic import file_errors, remove_leftovers, write_json
 from ..runtime.distributed import broadcast, is_main
 from ..runtime.lock import LOCK, sole_writer
 from ..runtime.paths import typed_path
@@ -33,6 +33,7 @@ def run_folder(options: RunOptions, record: Mapping[str, Any]) -> Iterator[Path]
         yield Path(os.fsdecode(broadcast(b"")))
         return
     folder = _create(Path(options.resume or options.output_dir or _numbered(options.preset or "run")))
+    check_no_links(folder)
     with sole_writer(folder):
         if not (options.resume and (folder / CONFIG).exists()):
             check_free(folder)
@@ -67,6 +68,19 @@ def check_free(folder: Path, *, flag: str = "--output_dir") -> Path:
     if not os.access(there, os.W_OK | os.X_OK):  # false for root too where the disk is mounted read-only
         raise ConfigError("can't be used (no permission to write)", where=f"{flag} {folder}", remedy="choose another")
     return folder
+
+
+def check_no_links(folder: Path) -> None:
+    """Check that nothing of the run leads out of its folder.
+
+    Raises:
+        LoraScratchError: a file or folder in it is a symbolic link.
+    """
+    with file_errors(folder, "can't be read"):
+        for path in (*folder.iterdir(), *folder.glob("state/*")):
+            if path.is_symlink():
+                remedy = "put what it leads to in its place, or remove it"
+                raise LoraScratchError("is a symbolic link", where=str(path), expected="a file or folder", remedy=remedy)
 
 
 def _numbered(job: str) -> Path:

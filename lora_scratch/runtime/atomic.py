@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from ..errors import LoraScratchError
 
 NOT_WRITTEN, FREE_SPACE = "could not be written", "free some space or choose another folder"
+MARK = ".lora-scratch-"  # in the name of every temporary file and folder, so that no other is ever removed
 
 
 @contextmanager
@@ -80,7 +82,7 @@ def _new_file(path: Path, mode: str, encoding: str | None = None) -> Iterator[An
     if os.path.exists(path) and not os.path.isfile(path):  # a rename would replace /dev/null
         problem, expected = f"{NOT_WRITTEN} (no regular file)", "a file, or nothing yet"
         raise LoraScratchError(problem, where=str(path), expected=expected)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}{MARK}{os.getpid()}.part")
     try:
         with file_errors(path, NOT_WRITTEN, FREE_SPACE):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,12 +107,14 @@ def new_folder(path: Path) -> Iterator[Path]:
         LoraScratchError: as for `write_bytes`, or there is a file at `path`.
     """
     path = Path(path)
+    if path.is_symlink():  # a rename would replace the link, and its target would stay as it was
+        remedy = "name the folder that it leads to"
+        raise LoraScratchError("is a symbolic link", where=str(path), expected="a folder, or nothing yet", remedy=remedy)
     if os.path.exists(path) and not os.path.isdir(path):
         raise LoraScratchError("is a file", where=str(path), expected="a folder, or nothing yet")
     with file_errors(path, "could not be created", "choose another folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        temporary.chmod(0o755)  # mkdtemp makes a private folder
+        temporary = _temporary_folder(path)
     try:
         with file_errors(path, NOT_WRITTEN, FREE_SPACE):
             yield temporary
@@ -127,7 +131,7 @@ def remove_folder(path: Path) -> None:
     Raises:
         LoraScratchError: it can't be removed.
     """
-    gone = Path(path).with_name(f".{Path(path).name}.gone")
+    gone = Path(path).with_name(f".{Path(path).name}{MARK}gone")
     with file_errors(path, "could not be removed"):
         shutil.rmtree(gone, ignore_errors=True)  # left by an earlier removal
         with suppress(FileNotFoundError):
@@ -136,16 +140,46 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders that a killed process left in `folder`.
+    """Remove the temporary files and folders that a killed process left in `folder`: those with our mark.
 
-    No other process may write to the folder meanwhile.
+    No other process may write to the folder meanwhile. Links and files of others stay.
     """
-    for path in folder.glob(".*.*"):
+    for path in folder.glob(f".*{MARK}*"):
+        if path.is_symlink():
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         elif path.suffix == ".part":
             with suppress(OSError):
                 path.unlink()
+
+
+def open_own(path: Path, mode: str, **how: Any) -> IO[Any]:
+    """Open a file of ours that is written in place: not through a link to somewhere else.
+
+    Raises:
+        OSError: it is a symbolic link (ELOOP). LoraScratchError: it is no regular file, or has several names.
+    """
+    file = open(path, mode, opener=_without_links, **how)  # noqa: SIM115 - the caller closes it
+    found = os.fstat(file.fileno())
+    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+        return file
+    file.close()
+    what = "has several names (hard links)" if found.st_nlink > 1 else "is no regular file"
+    raise LoraScratchError(what, where=str(path), expected="a file of this run alone", remedy="put a copy in its place")
+
+
+def _without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+
+def _temporary_folder(path: Path) -> Path:
+    """Make a folder beside `path`, with the rights that mkdir gives: umask and the setgid bit of its parent count."""
+    while True:
+        temporary = path.with_name(f".{path.name}{MARK}{secrets.token_hex(4)}")
+        with suppress(FileExistsError):
+            temporary.mkdir()
+            return temporary
 
 
 def _flush_folder(folder: Path) -> None:

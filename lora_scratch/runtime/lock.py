@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import LoraScratchError
-from .atomic import file_errors
+from .atomic import file_errors, open_own
 
 LOCK = ".lock"
 
@@ -22,7 +22,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
         LoraScratchError: another process holds the lock, or the folder can't be written to.
     """
     with file_errors(folder, "can't be written to", "choose another folder"):
-        file = open(Path(folder) / LOCK, "a+")  # noqa: SIM115 - closed below
+        file = open_own(Path(folder) / LOCK, "a+")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..runtime.atomic import file_errors
+from ..runtime.atomic import file_errors, open_own
 
 Listener = Callable[[dict[str, Any]], object]
 
@@ -38,7 +38,7 @@ class MetricsLog:
             self.listener(event)
         if self.path is not None:
             problem = "could not be written"
-            with file_errors(self.path, problem), open(self.path, "a", encoding="utf-8") as file:
+            with file_errors(self.path, problem), open_own(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
 
     def position(self) -> int:
@@ -46,24 +46,40 @@ class MetricsLog:
         if self.path is None:
             return 0
         problem, remedy = "could not be flushed", "free some space and resume"
-        with file_errors(self.path, problem, remedy), open(self.path, "ab") as file:
+        with file_errors(self.path, problem, remedy), open_own(self.path, "ab") as file:
             os.fsync(file.fileno())
             return file.tell()
 
     def rewind(self, position: int) -> None:
         """Remove the lines after `position`, which the resumed run writes again.
 
-        If the file is shorter or gone, warn. Only history is lost.
+        If the file is shorter or gone, or a line is damaged, warn. Only history is lost.
         """
         if self.path is None:
             return
-        with file_errors(self.path, "can't be cut"), open(self.path, "a+b") as file:
+        with file_errors(self.path, "can't be cut"), open_own(self.path, "a+b") as file:
             file.seek(0)
             content = file.read(position)
-            file.truncate(len(content))
-        if missing := position - len(content):
+            self.events, whole = _events(content)
+            file.truncate(whole)
+        if missing := position - whole:
             warnings.warn(f"{self.path}: {missing:,} bytes of earlier lines are gone", stacklevel=2)
-        self.events = [json.loads(line) for line in content.splitlines()]
+
+
+def _events(content: bytes) -> tuple[list[dict[str, Any]], int]:
+    """Return the events of the lines up to the first that is none of ours, and where that line starts."""
+    events: list[dict[str, Any]] = []
+    whole = 0
+    for line in content.splitlines(keepends=True):
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if not line.endswith(b"\n") or not isinstance(event, dict):
+            break
+        events.append(event)
+        whole += len(line)
+    return events, whole
 
 
 def _writable(value: Any) -> Any:

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from lora_scratch.errors import ConfigError
-from lora_scratch.runs import check_file, check_free
+from lora_scratch.errors import ConfigError, LoraScratchError
+from lora_scratch.runs import RunOptions, check_file, check_free, run_folder
 
 
 @pytest.mark.parametrize("name", ["new", "empty"])
@@ -61,3 +61,17 @@ def test_a_file_that_must_be_new_is_not_written_over(tmp_path):
     check_file(str(tmp_path / "labels.jsonl"), new=True)
     with pytest.raises(ConfigError, match=r"--output .*texts.txt: is there already; choose another"):
         check_file(str(tmp_path / "texts.txt"), flag="--output", new=True)
+
+
+@pytest.mark.parametrize("name", [".lock", "metrics.jsonl", "state", "state/step_000400", "adapter"])
+def test_a_run_that_leads_out_of_its_folder_is_not_resumed(tmp_path, name):
+    """Nothing outside is emptied, overwritten or removed."""
+    folder, outside = tmp_path / "run", tmp_path / "outside"
+    (folder / name).parent.mkdir(parents=True)
+    outside.write_text("precious")
+    (folder / "config.json").write_text("{}")
+    (folder / name).symlink_to(outside)
+    options = RunOptions(resume=str(folder))
+    with pytest.raises(LoraScratchError, match=rf"{name}: is a symbolic link"), run_folder(options, {}):
+        pass
+    assert outside.read_text() == "precious"

@@ -3,12 +3,23 @@
 import errno
 import json
 import os
+import stat
 
 import pytest
 
 from lora_scratch.errors import LoraScratchError
 from lora_scratch.runtime import atomic
-from lora_scratch.runtime.atomic import new_file, new_folder, read_json, write_bytes, write_json, write_text
+from lora_scratch.runtime.atomic import (
+    MARK,
+    new_file,
+    new_folder,
+    open_own,
+    read_json,
+    remove_leftovers,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def contents(folder):
@@ -250,3 +261,49 @@ def test_a_new_file_is_flushed_with_the_folder_that_names_it(tmp_path, monkeypat
         file.write("one\n")
     write_bytes(tmp_path / "bytes", b"two")
     assert folders == [tmp_path, tmp_path]
+
+
+def test_only_what_this_program_left_is_removed(tmp_path):
+    """Folders of others have names that begin with a dot too."""
+    others = [".git.bak", ".notes.2024", ".my.part", f".linked{MARK}x.part"]
+    (tmp_path / ".git.bak").mkdir()
+    (tmp_path / ".notes.2024").mkdir()
+    (tmp_path / ".my.part").write_text("mine")
+    (tmp_path / f".linked{MARK}x.part").symlink_to(tmp_path / ".my.part")
+    (tmp_path / f".report.json{MARK}17.part").write_text("half")
+    (tmp_path / f".adapter{MARK}0a1b").mkdir()
+    (tmp_path / f".adapter{MARK}0a1b.old").mkdir()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "hard link", "pipe"])
+def test_a_file_of_ours_is_not_opened_through_a_link(tmp_path, kind):
+    """What it leads to stays as it is."""
+    victim, path = tmp_path / "victim", tmp_path / "metrics.jsonl"
+    victim.write_text("precious")
+    {"symbolic link": path.symlink_to, "hard link": path.hardlink_to, "pipe": lambda _: os.mkfifo(path)}[kind](victim)
+    with pytest.raises((OSError, LoraScratchError)):
+        open_own(path, "a+").close()
+    assert victim.read_text() == "precious"
+
+
+def test_a_new_folder_has_the_rights_that_mkdir_gives(tmp_path):
+    """The umask counts, and the setgid bit of the parent."""
+    tmp_path.chmod(0o2777)
+    before = os.umask(0o077)
+    try:
+        with new_folder(tmp_path / "adapter"):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "adapter").stat().st_mode) == 0o2700
+
+
+def test_a_folder_is_not_replaced_through_a_link(tmp_path):
+    """The link would go, and the folder that it leads to would stay as it was."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "adapter").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(LoraScratchError, match="is a symbolic link"), new_folder(tmp_path / "adapter"):
+        pass
+    assert (tmp_path / "adapter").is_symlink()

@@ -28,6 +28,7 @@ from support.typed_flags import flags_of as flags_in
 
 from lora_scratch.commands import train
 from lora_scratch.errors import LoraScratchError
+from lora_scratch.runtime.atomic import MARK
 from lora_scratch.study import sweep
 
 SHORT, FULL = 40, 1000
@@ -99,7 +100,7 @@ def check_ending(code: int, error: str) -> None:
 def check_place(desk: Desk, code: int) -> None:
     """No part of a file is left, and after an error nothing but a run that had started."""
     written = desk.written()
-    parts = [name for name in written if re.search(r"(^|/)\.[^/]+\.(\d+\.part|[a-z0-9_]{8}(\.old)?)(/|$)", name)]
+    parts = [name for name in written if MARK in name]
     assert parts == []
     if code:
         begun = [name.rpartition("/") for name in written]  # command.json: a comparison

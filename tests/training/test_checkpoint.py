@@ -60,9 +60,9 @@ def test_what_a_killed_process_left_is_no_checkpoint_and_goes_away(tmp_path):
     """A folder that was being written or removed has another name than one that is whole."""
     checkpoints = Checkpoints(tmp_path / "state")
     checkpoints.save(7, STATE)
-    for name in (".step_000008.x1y2", ".step_000006.gone"):
+    for name in (".step_000008.lora-scratch-x1y2", ".step_000006.lora-scratch-gone"):
         (tmp_path / "state" / name).mkdir()
-    (tmp_path / "state" / ".file.17.part").write_text("half")
+    (tmp_path / "state" / ".file.lora-scratch-17.part").write_text("half")
     assert same(checkpoints.load(), STATE)
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step_000007"]
 

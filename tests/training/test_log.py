@@ -1,0 +1,36 @@
+"""lora_scratch/training/log.py: a damaged line costs history, never the run."""
+
+import json
+
+import pytest
+
+from lora_scratch.training import MetricsLog
+
+
+@pytest.mark.parametrize(
+    ("damage", "kept"),
+    [
+        (lambda lines: b"".join(lines), 3),
+        (lambda lines: b"".join(lines)[:-5], 2),
+        (lambda lines: lines[0] + b"\0" * len(lines[1]) + lines[2], 1),
+        (lambda lines: lines[0] + b"\xff\xfe" + lines[1], 1),
+        (lambda lines: lines[0] + b"[1, 2]\n" + lines[2], 1),
+        (lambda lines: b"", 0),
+    ],
+    ids=["whole", "cut in a line", "zeros", "foreign bytes", "no object", "empty"],
+)
+def test_a_resumed_log_keeps_the_lines_before_the_damage(tmp_path, recwarn, damage, kept):
+    """The run goes on, and says how much of its history is gone."""
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path)
+    for step in range(3):
+        log.write(event="step", step=step)
+    lines = path.read_bytes().splitlines(keepends=True)
+    position = log.position()
+    path.write_bytes(damage(lines))
+    resumed = MetricsLog(path)
+    resumed.rewind(position)
+    resumed.write(event="step", step=3)
+    assert [event["step"] for event in resumed.events] == [*range(kept), 3]
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [*range(kept), 3]
+    assert [("bytes of earlier lines are gone" in str(w.message)) for w in recwarn] == [True] * (kept < 3)
