@@ -33,7 +33,7 @@ def main() -> None:
     place = check_free(Path(options.output), flag="--output")
     check_file(options.json)
     terms = zip(*folders_and_weights(options), strict=True)
-    parts = [open_part(folder, weight, model=options.model) for folder, weight in terms]
+    parts = [open_part(folder, weight, model=options.model, labels=options.labels) for folder, weight in terms]
     total = combine_parts(parts, rank=options.rank, heads_from=options.heads_from)
     print(table(total))
     save_combination(total, place, command=command_line())
@@ -56,7 +56,7 @@ def parse() -> argparse.Namespace:
         "--heads_from", metavar="FOLDER", help="whose trained heads to take, where they are not to be averaged"
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="where the adapter goes; must not hold files yet")
-    add_shared(parser, "model", "json", model={"help": "base model, if not the one the adapters name"})
+    add_shared(parser, "model", "labels", "json", model={"help": "base model, if not the one the adapters name"})
     options = parser.parse_args()
     check_given(parser, options)
     folders, weights = folders_and_weights(options)

@@ -49,7 +49,7 @@ def main() -> None:
     options = parse()
     place = check_free(Path(options.output), flag="--output")
     check_file(options.json)
-    saved = open_adapter(options.adapter, model=options.model)
+    saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
     wanted = options.precision or saved.precision
     precision = resolve_precision(wanted, resolve_device(options.device))
     splits, max_tokens = open_rows(saved, dataset=options.dataset, limit_eval=options.limit_eval)

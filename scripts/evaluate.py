@@ -43,7 +43,7 @@ IN_PROCESSES = True
 def main() -> None:
     """Measure base and adapter on the same rows, print the report, check --require."""
     options = parse()
-    saved = open_adapter(options.adapter, model=options.model)
+    saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
     splits, max_tokens = open_rows(saved, dataset=options.dataset, limit_eval=options.limit_eval)
     report = compare(saved, splits, options, max_tokens=max_tokens)
     print("\n".join([render(report), *left_out(splits)]))

@@ -85,13 +85,13 @@ def split(options: argparse.Namespace) -> None:
 
 def push(options: argparse.Namespace) -> None:
     """Load, and push what loads."""
-    open_adapter(options.adapter, model=options.model)
+    open_adapter(options.adapter, model=options.model, labels=options.labels)
     print(push_adapter(local_adapter(options.adapter), options.repository, public=options.public))
 
 
 def open_plain(options: argparse.Namespace) -> TrainedAdapter:
     """The adapter model, its base dequantized if that is asked for."""
-    saved = open_adapter(options.adapter, model=options.model)
+    saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
     if options.dequantize:
         dequantize_base(saved.base.model)
     return saved

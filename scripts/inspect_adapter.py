@@ -51,13 +51,13 @@ def main() -> None:
     options = parser.parse_args()
     check_given(parser, options)
     if options.verify:
-        verify(local_adapter(options.adapter), model=options.model)
+        verify(local_adapter(options.adapter), model=options.model, labels=options.labels)
         return
     check_file(options.json)
     if options.html is not None:
         check_file(options.html, flag="--html")
         check_installed("--html")
-    rows = anatomy(open_adapter(options.adapter, model=options.model).base.model)
+    rows = anatomy(open_adapter(options.adapter, model=options.model, labels=options.labels).base.model)
     shares = {"projection": shares_by_projection(rows), "depth": shares_by_depth(rows)}
     print(table(rows, shares))
     if options.figures:
@@ -68,14 +68,14 @@ def main() -> None:
         write_json(Path(options.json), {"modules": [asdict(row) for row in rows], "shares": shares})
 
 
-def verify(folder: Path, *, model: str | None) -> None:
+def verify(folder: Path, *, model: str | None, labels: list[str] | None) -> None:
     """Print what was looked at if all is well.
 
     Raises:
         AdapterFileError: everything that is wrong, printed line by line before.
     """
     problems = problems_in_folder(folder)
-    found = [] if model is None else problems_with_base(folder, model=model)
+    found = [] if model is None else problems_with_base(folder, model=model, labels=labels)
     problems += [problem for problem in found if not any(known.endswith(problem) for known in problems)]
     for problem in problems:
         print(f"wrong: {printable(problem)}")

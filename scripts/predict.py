@@ -52,7 +52,7 @@ from lora_scratch.runtime.precision import Precision, resolve_precision
 
 IN_PROCESSES = True
 CHUNK = 2048  # rows of --adapters that are held at a time
-ONE_ADAPTER = ("skip_bad_rows", "plain", "fsdp")  # flags that --adapters does not take
+ONE_ADAPTER = ("labels", "skip_bad_rows", "plain", "fsdp")  # flags that --adapters does not take
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def main() -> None:
 def classify_texts(options: argparse.Namespace, precision: Precision) -> None:
     """Classify with one adapter."""
     texts = given_texts(options) if is_main() else ()
-    saved = open_adapter(options.adapter, model=options.model)
+    saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
     classify = Classifier(saved, precision=precision, plain=options.plain, fsdp=options.fsdp)
     with open_output(options.output if is_main() else None) as output:
         bad = 0

@@ -106,7 +106,7 @@ def _check_wrappers(model: nn.Module) -> None:
         remedy = "inject into the model first, then wrap it"
         raise ConfigError(fault, where="inject", remedy=remedy)
     for name, wrapper in wrapped_modules(unwrapped(model)).items():
-        fault = f"{name} is inside a {type(wrapper).__name__}"
+        fault = f"{name} is wrapped in {type(wrapper).__name__}"
         raise ConfigError(fault, where="inject", remedy="inject first, then compile or wrap parts of the model")
 
 

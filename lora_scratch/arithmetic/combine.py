@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,9 @@ class Combination:
         return float((lost / whole) ** 0.5) if whole else 0.0
 
 
-def open_part(folder: str, weight: float, *, model: str | None = None) -> Part:
+def open_part(folder: str, weight: float, *, model: str | None = None, labels: Sequence[str] | None = None) -> Part:
     """Load an adapter with all checks, and keep its update; the model is freed."""
-    saved = open_adapter(folder, model=model)
+    saved = open_adapter(folder, model=model, labels=labels)
     return Part(folder, weight, take_update(saved.base.model), saved.base.name, saved.provenance)
 
 

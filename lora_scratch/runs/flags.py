@@ -28,6 +28,14 @@ LARGEST = 2**63 - 1  # the largest number that torch counts with
 # Flags that several commands have: the title in --help, and what argparse is told.
 SHARED: dict[str, tuple[str, dict[str, Any]]] = {
     "model": ("adapter", {"help": "base model, if not the one the adapter names"}),
+    "labels": (
+        "adapter",
+        {
+            "nargs": "+",
+            "metavar": "NAME",
+            "help": "the labels in the order of the outputs, for a folder that does not record them, as PEFT's",
+        },
+    ),
     "split": ("rows", {"choices": SPLITS, "help": "which rows (default: %(default)s)"}),
     "dataset": ("rows", {"help": "other rows than those the adapter was trained with"}),
     "limit_eval": ("rows", {"type": int, "help": "use only this many validation rows and test rows"}),
@@ -123,10 +131,10 @@ def add_shared(parser: CommandParser, *names: str, **changes: Mapping[str, Any])
 
 
 def add_adapter(parser: CommandParser, **changes: Any) -> None:
-    """Add the adapter, which comes first and without a flag, and the base it is for."""
+    """Add the adapter, which comes first and without a flag, the base it is for, and its labels."""
     meaning = "adapter folder, as the command train writes it, or hub:owner/name"
     parser.add_argument("adapter", **{"metavar": "ADAPTER", "help": meaning, **changes})
-    add_shared(parser, "model")
+    add_shared(parser, "model", "labels")
 
 
 def _program() -> str:

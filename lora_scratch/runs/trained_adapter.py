@@ -1,8 +1,9 @@
-"""Open an adapter folder that the command train wrote: its base, its labels, its rows."""
+"""Open an adapter folder: its base, its labels, its rows."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +18,7 @@ from ..tasks import Task
 from .hub import local_adapter
 from .loading import open_base, open_splits, relabel
 from .options import DataOptions
+from .unrecorded import base_name, check_labels, filled, open_unlabeled_base, tell
 
 Value = TypeVar("Value", str, int)
 
@@ -71,19 +73,26 @@ class TrainedAdapter:
         return value
 
 
-def open_adapter(folder: str | Path, *, model: str | None = None, verify_base: bool = True) -> TrainedAdapter:
+def open_adapter(
+    folder: str | Path, *, model: str | None = None, labels: Sequence[str] | None = None, verify_base: bool = True
+) -> TrainedAdapter:
     """Load the base that the adapter names (or `model`), with the adapter in it.
+
+    A folder of PEFT's is opened too; unrecorded.py fills in what it does not record.
 
     Args:
         folder: of the adapter, or `hub:owner/name`, or `hub:owner/name@revision`.
+        labels: the label names, in the order of the outputs, for a folder that does not record them.
 
     Raises:
         AdapterFileError: the folder, or its fit to the base. ModelError: the base can't be loaded.
-        ConfigError: the adapter is not the same in all processes.
+        ConfigError: other labels than the recorded ones, or not the same adapter in all processes.
     """
     folder = local_adapter(folder)
-    provenance = _provenance(folder, model=model)
-    base = open_base_of(provenance, model or provenance.base.name)
+    recorded = read_provenance(folder) or Provenance()
+    base = _open_base(folder, recorded, model=model, labels=labels)
+    provenance = filled(recorded, base)
+    tell(folder, recorded, provenance, given=labels is not None)
     config = load_adapter(base.model, folder, verify_base=verify_base, must_cover=base.newly_initialized)
     base.model.eval()
     check_same(f"the adapter {folder}", json.dumps(provenance.as_json(), sort_keys=True).encode())
@@ -102,14 +111,16 @@ def open_rows(saved: TrainedAdapter, *, dataset: str | None = None, limit_eval: 
     """
     max_tokens, data = saved.max_tokens, saved.data_options(dataset=dataset, limit_eval=limit_eval)
     seed = saved.recorded("training.seed", saved.provenance.training.seed, int)
-    saved.recorded("data.dataset", data.dataset, str)
+    if data.dataset is None:
+        fault, remedy = "it does not record the rows of its training", "name rows with --dataset"
+        raise AdapterFileError([fault], where=str(saved.folder), remedy=remedy)
     return relabel(open_splits(data, seed=seed), saved.labels), max_tokens
 
 
-def problems_with_base(folder: Path, *, model: str) -> list[str]:
+def problems_with_base(folder: Path, *, model: str, labels: Sequence[str] | None = None) -> list[str]:
     """Return every reason why the adapter does not fit the base `model`, file faults apart."""
     try:
-        base = open_base_of(_provenance(folder, model=model), model)
+        base = _open_base(folder, read_provenance(folder) or Provenance(), model=model, labels=labels)
         return problems_on(base.model, folder, must_cover=base.newly_initialized)
     except LoraScratchError as error:
         return list(error.problems) if isinstance(error, AdapterFileError) else [str(error)]
@@ -127,13 +138,9 @@ def open_base_of(provenance: Provenance, name: str) -> Base:
     return base
 
 
-def _provenance(folder: Path, *, model: str | None) -> Provenance:
-    provenance = read_provenance(folder)
-    if not (provenance and provenance.labels and (model or provenance.base.name)):
-        raise AdapterFileError(
-            ["provenance.json does not name the labels and the base model"],
-            where=str(folder),
-            expected="an adapter folder that `train` wrote",
-            remedy="load folders of other tools with lora_scratch.load_adapter(model, folder)",
-        )
-    return provenance
+def _open_base(folder: Path, recorded: Provenance, *, model: str | None, labels: Sequence[str] | None = None) -> Base:
+    check_labels(recorded.labels, labels)
+    name = base_name(folder, recorded, model=model)
+    if recorded.labels:
+        return open_base_of(recorded, name)
+    return open_unlabeled_base(folder, recorded, name, labels)

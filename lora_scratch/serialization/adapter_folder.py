@@ -74,6 +74,16 @@ def read_config(folder: Path, tensors: Mapping[str, Tensor], provenance: Provena
         raise AdapterFileError(error.problems, where=str(path)) from error
 
 
+def read_base_name(folder: Path) -> str:
+    """Return the base that adapter_config.json names, or an empty text.
+
+    Raises:
+        AdapterFileError: no such file, or not JSON.
+    """
+    name = _read_json(folder / CONFIG).get("base_model_name_or_path")
+    return name if isinstance(name, str) else ""
+
+
 def _parse(content: bytes, path: Path) -> dict[str, Tensor]:
     try:
         return load(content)

@@ -46,7 +46,7 @@ def main() -> None:
     if options.html is not None:
         check_file(options.html, flag="--html")
         check_installed("--html")
-    saved = open_adapter(options.adapter, model=options.model)
+    saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
     wanted = options.precision or saved.precision
     precision = resolve_precision(wanted, resolve_device(options.device))
     splits, max_tokens = open_rows(saved, dataset=options.dataset, limit_eval=options.limit_eval)

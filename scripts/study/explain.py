@@ -33,7 +33,7 @@ def main() -> None:
     check_given(parser, options)
     if options.tokens < 1:
         parser.error(f"--tokens: found {options.tokens}; expected at least 1")
-    saved = open_adapter(options.adapter, model=options.model)
+    saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
     result = explain(saved, options.text, module=options.module)
     moved = tokens(result, most=options.tokens)
     print("\n\n".join([layer(result), steps(result), moved, predictions(result)]))

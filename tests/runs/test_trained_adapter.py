@@ -24,14 +24,13 @@ def good(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "labels", [None, [], "yes", ["yes", "yes"], ["yes", None], [1, 2], {"yes": 0, "no": 1}, ["a", "b", ["c"]]], ids=str
+    "labels", ["yes", ["yes", "yes"], ["yes", None], [1, 2], {"yes": 0, "no": 1}, ["a", "b", ["c"]]], ids=str
 )
 def test_labels_that_are_no_names_are_refused(good, tmp_path, labels):
     """They say what the numbers mean: one twice, or none, and every answer is a guess."""
     folder = shutil.copytree(good, tmp_path / "adapter")
     reseal(folder, labels=labels)
-    message = "labels is not a list of different names" if labels else r"provenance\.json does not name the labels"
-    with pytest.raises(AdapterFileError, match=message):
+    with pytest.raises(AdapterFileError, match="labels is not a list of different names"):
         open_adapter(folder)
 
 
@@ -40,18 +39,31 @@ def test_a_base_that_has_no_name_is_refused(good, tmp_path):
     folder = shutil.copytree(good, tmp_path / "adapter")
     base = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["base"]
     reseal(folder, base={**base, "name": ""})
-    with pytest.raises(AdapterFileError, match="and the base model"):
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": None}))
+    with pytest.raises(AdapterFileError, match="does not name the base model; name it with --model"):
         open_adapter(folder)
     assert open_adapter(folder, model=base["name"]).labels == ("yes", "no")
 
 
-@pytest.mark.parametrize("data", [None, 3, {}, {"max_tokens": None}, {"max_tokens": "9"}, {"max_tokens": True}], ids=str)
-def test_a_note_that_is_missing_is_named(good, tmp_path, data):
+@pytest.mark.parametrize("data", [3, {"max_tokens": "9"}, {"max_tokens": True}], ids=str)
+def test_a_note_of_another_type_is_named(good, tmp_path, data):
     """No KeyError for a folder that another program wrote."""
     folder = shutil.copytree(good, tmp_path / "adapter")
     reseal(folder, data=data)
     with pytest.raises(AdapterFileError, match=r"provenance\.json: data(\.max_tokens)? is .* which is no (int|object)"):
-        _ = open_adapter(folder).max_tokens
+        open_adapter(folder)
+
+
+@pytest.mark.parametrize("data", [None, {}, {"max_tokens": None}], ids=str)
+def test_a_note_that_is_missing_gets_a_default_that_is_said(good, tmp_path, capsys, data):
+    """As many tokens as the base has positions for, and float32."""
+    folder = shutil.copytree(good, tmp_path / "adapter")
+    reseal(folder, data=data)
+    saved = open_adapter(folder)
+    assert (saved.max_tokens, saved.precision, saved.labels) == (64, "fp32", ("yes", "no"))
+    message = "does not record all settings of its training; used: at most 64 tokens a text; precision fp32"
+    assert message in capsys.readouterr().err
 
 
 def test_every_option_of_the_rows_is_recorded_but_for_the_limits():
