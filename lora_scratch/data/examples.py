@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-
 Label = int | tuple[int, ...] | float  # a class; the classes that apply; a number
 
 

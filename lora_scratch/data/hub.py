@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import DataError
 from .cells import listed
@@ -49,22 +49,32 @@ def has_card(folder: Path) -> bool:
         return False
 
 
-def card_files(folder: Path, configuration: str, label_column: str) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
-    """Return the files of every split of a local copy in the hub's layout, and the declared class names.
+class CardFiles(NamedTuple):
+    """The files of every split that a dataset card names, its class names, and a line that says which part it is."""
+
+    files: dict[str, list[Path]]
+    class_names: tuple[str, ...]
+    note: str
+
+
+def card_files(folder: Path, configuration: str, label_column: str) -> CardFiles:
+    """Return the files of a local copy in the hub's layout.
 
     Raises:
         DataError: the card can't be read, or the configuration is missing or unknown.
     """
-    from datasets import load_dataset_builder
+    from datasets import get_dataset_config_names, load_dataset_builder
 
     try:
         builder = load_dataset_builder(str(folder), *filter(None, [configuration]))
+        names = get_dataset_config_names(str(folder))
     except Exception as error:  # of `datasets`, its readers of YAML, or the file system
         raise _not_loaded(str(folder), configuration, "its dataset card can't be used", error) from error
-    features = builder.info.features or {}
-    names = checked_class_names(_feature_names(features.get(label_column)), where=str(folder))
+    class_names = checked_class_names(_feature_names((builder.info.features or {}).get(label_column)), where=str(folder))
     data_files = builder.config.data_files or {}
-    return {str(split): [Path(file) for file in files] for split, files in data_files.items()}, names
+    files = {str(split): [Path(file) for file in part] for split, part in data_files.items()}
+    chosen = f"configuration {builder.config.name!r} of {listed(names)}"
+    return CardFiles(files, class_names, chosen if len(names) > 1 and not configuration else "")
 
 
 def _ask_hub(name: str) -> Exception | None:

@@ -92,11 +92,13 @@ def _has_shards(folder: Path) -> bool:
 
 def _open_card(folder: Path, configuration: str, columns: Columns) -> SplitTables:
     """Open a copy of a data set in the hub's layout, with the class names that its card declares."""
-    files, declared = card_files(folder, configuration, columns.label)
+    card = card_files(folder, configuration, columns.label)
     where = f"{folder}:{configuration}" if configuration else str(folder)
-    chosen, unused = _choose([(name, name) for name in files], where=where)
-    opened = _open_files({split: files[name] for split, name in chosen.items()}, columns, class_names=declared)
-    return replace(opened, names=tuple(files), notes=(*opened.notes, *_unused_note(unused)))
+    chosen, unused = _choose([(name, name) for name in card.files], where=where)
+    files = {split: card.files[name] for split, name in chosen.items()}
+    opened = _open_files(files, columns, class_names=card.class_names)
+    notes = tuple(filter(None, (card.note, *opened.notes, *_unused_note(unused))))
+    return replace(opened, names=tuple(card.files), notes=notes)
 
 
 def _open_files(files: Mapping[str, Sequence[Path]], columns: Columns, *, class_names: tuple[str, ...] = ()) -> SplitTables:

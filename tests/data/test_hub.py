@@ -5,7 +5,7 @@ import datasets.config
 import huggingface_hub
 import huggingface_hub.constants
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from huggingface_hub.errors import HFValidationError
 
 from lora_scratch.data import load_splits
@@ -28,11 +28,12 @@ def hub_answers(monkeypatch: pytest.MonkeyPatch, answer: Exception | None) -> No
             raise answer
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name: ["default"])
 
 
 def hub_holds(monkeypatch: pytest.MonkeyPatch, **splits: Dataset) -> None:
     hub_answers(monkeypatch, None)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: DatasetDict(splits))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, *configuration: DatasetDict(splits))
 
 
 def test_hub_data_set_keeps_its_splits_and_class_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,3 +111,50 @@ def test_data_set_that_does_not_load_is_one_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(DataError, match=r"could not be loaded \(Dataset scripts are no longer supported\)"):
         load_splits("owner/name")
+
+
+def test_configuration_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`owner/name:part`; a name that has several parts, or no such one, is an error that lists them."""
+    parts = {"mrpc": DatasetDict(train=rows(("a", 1), ("b", 0)), validation=rows(("c", 1)), test=rows(("d", 0)))}
+
+    def load(name: str, part: str = "") -> DatasetDict:
+        if part not in parts:
+            raise ValueError("Config name is missing.\nmore")
+        return parts[part]
+
+    hub_answers(monkeypatch, None)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name: ["mrpc", "sst2"])
+    assert load_splits("owner/name:mrpc").source == "owner/name:mrpc"
+    with pytest.raises(
+        DataError, match="owner/name: it has several configurations; expected one of 'mrpc', 'sst2'; pass own"
+    ):
+        load_splits("owner/name")
+    with pytest.raises(DataError, match="no configuration 'mrcp'; expected one of 'mrpc', 'sst2'; pass owner/name:mrpc"):
+        load_splits("owner/name:mrcp")
+
+
+def test_hidden_labels_of_the_hub_make_validation_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GLUE's test labels are -1, and MNLI's validation rows are of two kinds."""
+    train = rows(*[(f"t{i}", i % 2) for i in range(40)])
+    others = {"validation_matched": rows(("c", 1)), "validation_mismatched": rows(("e", 1))}
+    hub_holds(monkeypatch, train=train, **others, test_matched=rows(("d", -1), ("f", -1)))
+    splits = load_splits("owner/name")
+    assert (len(splits.train), len(splits.validation), [row.text for row in splits.test]) == (36, 4, ["c"])
+    assert splits.labels == ("sadness", "joy")
+    assert splits.notes == (
+        "not used, since the names are no splits: 'validation_mismatched'",
+        "the test rows have no labels: the 1 validation rows are the test, and 4 rows held out of train the validation",
+    )
+
+
+def test_lists_of_classes_and_second_texts_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names are those of the feature within the list; a split without a column of labels has none."""
+    features = Features({"text": Value("string"), "other": Value("string"), "label": List(ClassLabel(names=["z", "a"]))})
+    content = {"text": ["t"] * 20, "other": ["these are several words"] * 20, "label": [[i % 2] for i in range(20)]}
+    train = Dataset.from_dict(content, features=features)
+    hub_holds(monkeypatch, train=train, validation=train, test=train.remove_columns("label"))
+    splits = load_splits("owner/name")
+    assert (splits.task, splits.labels, splits.test[1].label) == ("multi_label", ("z", "a"), (1,))
+    assert "column 'other' is not used; --pair_column other makes pairs" in splits.notes
+    assert load_splits("owner/name", pair_column="other").test[0].pair == "these are several words"
