@@ -27,7 +27,9 @@ from transformers.utils import logging as transformers_logging
 
 from ..data.batches import IGNORED, Batch, collate, plan_batches
 from ..data.encode import encode
+from ..errors import ModelError
 from ..runtime.atomic import new_folder, write_json
+from ..runtime.lock import one_builder
 from ..runtime.seeds import named_generator, named_seed
 from .corpus import SENTIMENT_OF, sentiment_statements
 from .tokenizer import MAX_TOKENS, demo_tokenizer
@@ -45,6 +47,7 @@ WARMUP_STEPS = 100
 SEED = 0
 POSITION_BASE, POSITION_SCALE = 50.0, 0.15  # by trial: wavelengths of 6 to 300 tokens
 STAMP = "foundation.json"
+CHOOSE_ANOTHER = "set XDG_CACHE_HOME to a folder that can be written to"
 WRITERS = ("transformers", "tokenizers", "safetensors")  # older versions may not read their files
 
 
@@ -59,20 +62,34 @@ def foundation_folder(*, progress: bool = True, steps: int = STEPS) -> Path:
     """
     name = f"demo-{VERSION}" if steps == STEPS else f"demo-{VERSION}-{steps}-steps"
     folder = cache_root() / name
-    if not is_usable(folder):
-        with _one_thread():
-            model = build_foundation(steps=steps, progress=progress)
-        with new_folder(folder) as new, _no_shard_bar():
-            model.save_pretrained(new)
-            demo_tokenizer().save_pretrained(new)
-            write_json(new / STAMP, _stamp(new))
+    if is_usable(folder):
+        return folder
+    with one_builder(folder, remedy=CHOOSE_ANOTHER):  # the others wait, and then find the model
+        if not is_usable(folder):
+            _write_foundation(folder, steps=steps, progress=progress)
     return folder
 
 
+def _write_foundation(folder: Path, *, steps: int, progress: bool) -> None:
+    with _one_thread():
+        model = build_foundation(steps=steps, progress=progress)
+    with new_folder(folder) as new, _no_shard_bar():
+        model.save_pretrained(new)
+        demo_tokenizer().save_pretrained(new)
+        write_json(new / STAMP, _stamp(new))
+
+
 def cache_root() -> Path:
-    """Return the cache folder. A relative XDG_CACHE_HOME is ignored (XDG base directories)."""
+    """Return the cache folder. A relative XDG_CACHE_HOME is ignored (XDG base directories).
+
+    Raises:
+        ModelError: the user has no home folder, and no XDG_CACHE_HOME.
+    """
     home = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (home if home.is_absolute() else Path.home() / ".cache") / "lora-scratch"
+    try:
+        return (home if home.is_absolute() else Path.home() / ".cache") / "lora-scratch"
+    except RuntimeError as error:
+        raise ModelError("there is no home folder to keep the demo's model in", remedy=CHOOSE_ANOTHER) from error
 
 
 def is_usable(folder: Path) -> bool:

@@ -1,7 +1,7 @@
 """How a command starts, alone or as one of several processes, and ends.
 
-Exit codes: 0 done, 1 the work failed (one line on stderr), 2 wrong usage, 130 interrupted (143: by SIGTERM), 141 done
-or stopped when the reader of standard output had gone.
+Exit codes: 0 done, 1 the work failed (one line on stderr), 2 wrong usage, 130 interrupted (143: by SIGTERM, 129: by
+SIGHUP), 141 done or stopped when the reader of standard output had gone.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from __future__ import annotations
 import io
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from types import FrameType
 
 from ..errors import Interrupted, LoraScratchError
 from ..runtime.device import is_out_of_memory
@@ -33,7 +36,7 @@ def run_command(main: Callable[[], None], *, in_processes: bool = False, needs_r
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without these letters
-    with lasting_streams(needs_reader=needs_reader) as output:
+    with lasting_streams(needs_reader=needs_reader) as output, _raised_signals():
         _run(main, in_processes=in_processes)
     if output.gone:
         sys.exit(READER_GONE)
@@ -60,6 +63,30 @@ def _run(main: Callable[[], None], *, in_processes: bool) -> None:
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(READER_GONE)
+
+
+@contextmanager
+def _raised_signals() -> Iterator[None]:
+    """Raise SIGTERM and SIGHUP as Interrupted inside: files of half the result go away, and child processes end.
+
+    A signal that the process was started to ignore (nohup) stays ignored. Threads get none.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        raise Interrupted(name, signal_number=number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {n: h for n in (signal.SIGTERM, signal.SIGHUP) if (h := signal.getsignal(n)) is signal.SIG_DFL}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def command_line() -> str:

@@ -1,4 +1,4 @@
-"""A lock on a folder for one writing process."""
+"""Locks: one process writes to a folder, and one builds what others wait for."""
 
 from __future__ import annotations
 
@@ -12,6 +12,23 @@ from ..errors import LoraScratchError
 from .atomic import file_errors, open_own
 
 LOCK = ".lock"
+
+
+@contextmanager
+def one_builder(path: Path, *, remedy: str) -> Iterator[None]:
+    """Lock the making of `path` inside; other processes wait here. The place is known to be writable inside.
+
+    Raises:
+        LoraScratchError: nothing can be written beside `path`.
+    """
+    path = Path(path)
+    with file_errors(path.parent, "can't be written to", remedy):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open_own(path.parent / f".{path.name}{LOCK}", "a")
+    with file:
+        with file_errors(path.parent, "can't be locked", remedy):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM stop a run after the current step; a second Ctrl-C at once."""
+"""SIGINT (Ctrl-C), SIGTERM and SIGHUP stop a run after the current step; a second Ctrl-C at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass

@@ -1,13 +1,16 @@
 """lora_scratch/runs/command.py: how a command ends, and the line that records it."""
 
 import io
+import os
 import shlex
+import signal
 import sys
 
 import pytest
 
 from lora_scratch.errors import DataError
 from lora_scratch.runs import command_line, restart_command, run_command
+from lora_scratch.runtime.atomic import new_file
 
 
 def terminal(monkeypatch):
@@ -69,3 +72,19 @@ def test_a_recorded_command_is_one_that_can_be_pasted_and_started_again(words, l
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     several = ["torchrun", "--nnodes", "2", "--nproc_per_node", "2", *program, *words[1:]]
     assert shlex.split(command_line()) == several
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_told_to_stop_cleans_up_and_gives_the_exit_code_of_the_signal(number, tmp_path):
+    """No half file stays, and no child goes on alone."""
+
+    def main():
+        with new_file(tmp_path / "labels.jsonl") as file:
+            file.write("half")
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(SystemExit) as stop:
+        run_command(main)
+    assert stop.value.code == 128 + number
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(number) is signal.SIG_DFL

@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from lora_scratch.errors import LoraScratchError
-from lora_scratch.runtime.lock import sole_writer
+from lora_scratch.runtime.lock import one_builder, sole_writer
 
 HOLD = """
 import sys, pathlib
@@ -47,3 +48,26 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path):
     """Removed underneath."""
     with pytest.raises(LoraScratchError, match=r"gone: can't be written to \(No such file or directory\)"):
         enter(tmp_path / "gone")
+
+
+def test_what_is_built_once_is_built_by_one_and_found_by_the_others(tmp_path):
+    """Four at once: one builds, three wait and look again."""
+    built = []
+
+    def build(number):
+        with one_builder(tmp_path / "model", remedy=""):
+            if not (tmp_path / "model").exists():
+                (tmp_path / "model").mkdir()
+                built.append(number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(build, range(4)))
+    assert len(built) == 1
+
+
+def test_a_place_that_can_not_be_written_to_is_found_before_the_build(tmp_path):
+    """The message says how to choose another."""
+    (tmp_path / "file").touch()
+    place, remedy = tmp_path / "file" / "x", "set XDG_CACHE_HOME"
+    with pytest.raises(LoraScratchError, match=remedy), one_builder(place, remedy=remedy):
+        pass
