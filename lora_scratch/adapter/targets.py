@@ -17,6 +17,7 @@ from torch import nn
 from ..errors import ConfigError, TargetError
 from ..layers import OFFSET_METHODS, adapter_class, feature_counts
 from ..model.families import family_name, family_of
+from ..model.language import language_heads
 from .config import ALL_LINEAR, REGEX
 
 Modules = dict[str, nn.Module]  # by name
@@ -35,11 +36,17 @@ def is_inside(name: str, modules: Iterable[str]) -> bool:
 
 
 def default_targets(model: nn.Module) -> list[str]:
-    """Return the family's query, key and value projections. Raise TargetError without a family."""
+    """Return the family's attention projections; of a family that has no line, `all-linear`.
+
+    Raises:
+        TargetError: a model that is of no family at all.
+    """
     if family := family_of(model):
-        return family.query_key_value
+        return list(family.targets)
+    if family_name(model):
+        return [ALL_LINEAR]
     remedy = f"name the modules to adapt; there are {describe_candidates(model, 'lora')}"
-    fault = f"no preset for model family {family_name(model)!r}"
+    fault = "the model is of no family, which has default targets"
     raise TargetError(fault, where="--targets", remedy=remedy)
 
 
@@ -122,12 +129,14 @@ def _last(name: str) -> str:
 
 
 def _all_linear(model: nn.Module, candidates: Modules, variant: str) -> list[str]:
-    """Return the linear layers whose weight is not tied, as that of an output layer can be."""
+    """Return the linear layers, without a language model's output layer and tied weights."""
+    output = language_heads(model)
     names = [
         name
         for name, module in candidates.items()
         if adapter_class(variant, module) is not None
         and not isinstance(module, nn.Embedding)
+        and not is_inside(name, output)
         and not shared_names(model, name)
     ]
     if not names:

@@ -88,7 +88,10 @@ def plan_eval_batches(lengths: Tensor, *, batch_tokens: int, equal_lengths: bool
         equal_lengths: whether a batch has rows of one length alone, for models that read the padding.
     """
     order = lengths.argsort(descending=True, stable=True)  # (n,)
-    groups = order.split(lengths[order].unique_consecutive(return_counts=True)[1].tolist()) if equal_lengths else [order]
+    groups = [order]
+    if equal_lengths:
+        _, counts = torch.unique_consecutive(lengths[order], return_counts=True)
+        groups = list(torch.split(order, counts.tolist()))
     return [batch for group in groups for batch in _in_token_batches(group.tolist(), lengths, batch_tokens)]
 
 

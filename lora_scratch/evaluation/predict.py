@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ..data import Batch, Encoded, collate, plan_eval_batches
 from ..errors import DataError
 from ..model.forward import classify, evaluating, forward_path
+from ..model.padding import need_equal_lengths
 from ..runtime.distributed import barrier, is_main, rank, sum_over_processes, world_size
 from ..runtime.precision import Precision
 from ..runtime.ranks import check_same_tensors
@@ -71,7 +72,8 @@ class Predictor:
         """
         # no_grad, not inference_mode: layers cache tensors here that training uses later
         device = self.precision.device
-        plan = plan_eval_batches(encoded.lengths, batch_tokens=self.batch_tokens or BATCH_TOKENS[device.type])
+        tokens, equal = self.batch_tokens or BATCH_TOKENS[device.type], need_equal_lengths(self.model)
+        plan = plan_eval_batches(encoded.lengths, batch_tokens=tokens, equal_lengths=equal)
         if not plan:
             raise DataError("no rows to predict", where="evaluation", expected="at least one")
         check_same_tensors("the rows", {"tokens": encoded.tokens, "offsets": encoded.offsets})

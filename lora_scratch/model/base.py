@@ -21,6 +21,7 @@ from ..runtime.paths import path_fault, shown_path
 from ..runtime.seeds import named_generator
 from .families import default_heads
 from .own_head import PROBLEM_TYPES, head_order, own_labels, own_task
+from .padding import need_equal_lengths
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Base:
         name: the folder or hub name that it was loaded from.
         newly_initialized: the parameters with seeded random values: the new head.
         notes: what was decided on loading, a line each; the commands print them.
+        unused: the layers outside the head that have no effect on the logits (checks.py).
     """
 
     model: Any
@@ -38,11 +40,17 @@ class Base:
     name: str
     newly_initialized: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
     @property
     def pad_token_id(self) -> int:
         """The token that fills a row of a batch up to the longest one."""
         return int(self.tokenizer.pad_token_id or 0)
+
+    @property
+    def equal_lengths(self) -> bool:
+        """Whether evaluation may only batch rows of one length (padding.py)."""
+        return need_equal_lengths(self.model)
 
 
 def load_base(

@@ -16,7 +16,7 @@ from lora_scratch.adapter.targets import (
     nearest,
 )
 from lora_scratch.errors import ConfigError, TargetError
-from lora_scratch.model.families import default_heads
+from lora_scratch.model.families import FAMILIES, default_heads
 
 component = st.text("abk_0", min_size=1, max_size=3)
 
@@ -117,10 +117,20 @@ def test_family_has_its_targets_and_its_head(family, targets, heads):
 def test_family_without_a_preset_lists_its_layers():
     """PAINS 9: what could be named, with counts and shapes."""
     with pytest.raises(
-        TargetError, match=r"no preset for model family ''; name the modules to adapt; there are 0 \(1 of 3x4\)"
+        TargetError, match=r"the model is of no family, .*; name the modules to adapt; there are 0 \(1 of 3x4\)"
     ):
         default_targets(nn.Sequential(nn.Linear(4, 3)))
     assert default_heads(nn.Sequential(nn.Linear(4, 3))) == []
+
+
+def test_family_without_a_line_in_the_table_is_adapted_in_all_linear_layers(monkeypatch):
+    """Whatever its attention is called; the head is trained as a whole."""
+    model = tiny("bert")
+    monkeypatch.delitem(FAMILIES, "bert")
+    assert default_targets(model) == ["all-linear"]
+    names = found(model, "all-linear", heads=default_heads(model))
+    assert len(names) == 13  # six layers a block, and the pooler
+    assert "classifier" not in names
 
 
 @pytest.mark.parametrize("name", ["classifer", "pre_classifier.", "distilbert.classifier", "dropout", ""])

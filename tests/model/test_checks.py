@@ -1,0 +1,156 @@
+"""lora_scratch/model/checks.py: model and tokenizer fit, or one line says what does not, before any work."""
+
+import pytest
+import torch
+import transformers
+from support.tiny_models import PAD, SEP, save_tiny, tiny_tokenizer
+
+from lora_scratch.adapter import LoRAConfig
+from lora_scratch.data import encode
+from lora_scratch.errors import ConfigError, ModelError
+from lora_scratch.model.base import load_base
+from lora_scratch.model.checks import check_base
+from lora_scratch.model.families import FAMILIES
+from lora_scratch.runs import open_base
+from lora_scratch.runs.loading import resolve_adapter
+
+
+def opened(folder):
+    """The base of a folder, checked."""
+    return check_base(load_base(str(folder)))
+
+
+@pytest.mark.parametrize(("family", "positions"), [("bert", 80), ("roberta", 79), ("bart", 80), ("longformer", 79)])
+def test_more_tokens_than_positions_are_refused_before_any_work(family, positions, tmp_path):
+    """RoBERTa's first position is the one after padding's; a tokenizer's own limit can be anything."""
+    save_tiny(family, tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = 10**30
+    tokenizer.save_pretrained(tmp_path)
+    base = opened(tmp_path)
+    with pytest.raises(ConfigError, match=f"--max_tokens: 128 is more than the model reads; expected at most {positions}"):
+        encode(["a film"], torch.zeros(1).long(), base.tokenizer, max_tokens=128)
+
+
+@pytest.mark.parametrize("family", ["t5", "llama", "xlnet", "deberta-v2"])
+def test_a_model_with_relative_positions_has_no_limit_of_its_own(family, tmp_path):
+    """The tokenizer's limit stays."""
+    assert opened(save_tiny(family, tmp_path)).tokenizer.model_max_length == 72
+
+
+def test_tokens_without_an_embedding_are_one_line(tmp_path):
+    """Added to the tokenizer, and the model was not resized: an index error at the first text with one."""
+    save_tiny("bert", tmp_path, vocab_size=20)
+    with pytest.raises(ModelError, match=r"the tokenizer has \d+ tokens; expected at most 20, .*resize_token_embeddings"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_model_without_a_padding_token_gets_the_end_of_a_text_and_it_is_said(family, tmp_path):
+    """Config and tokenizer agree afterwards, so the export does too."""
+    base = opened(save_tiny(family, tmp_path, pad=False))
+    assert base.pad_token_id == base.model.config.pad_token_id == base.tokenizer.pad_token_id == SEP
+    assert f"it has no padding token: <sep> ({SEP}) is used" in base.notes
+
+
+def test_the_models_padding_counts_where_the_tokenizer_has_another(tmp_path):
+    """RoBERTa counts positions from its padding token, and a decoder reads the token before it."""
+    save_tiny("roberta", tmp_path, pad_token_id=1)
+    base = opened(tmp_path)
+    assert base.pad_token_id == base.tokenizer.pad_token_id == 1
+    assert f"the model pads with token 1, its tokenizer with {PAD}: 1 is used" in base.notes
+
+
+def test_a_padding_token_outside_the_vocabulary_is_none(tmp_path):
+    """-1 in Llama's configs."""
+    assert opened(save_tiny("llama", tmp_path, pad_token_id=-1)).pad_token_id == PAD
+
+
+def test_layers_without_effect_are_left_out_of_default_targets_and_it_is_said(tmp_path):
+    """Longformer's [CLS] asks by its global projections: the last block's own ones are never read."""
+    base = opened(save_tiny("longformer", tmp_path))
+    assert {name.rpartition(".")[2] for name in base.unused} == {"query", "key", "value"}
+    assert all(".layer.1." in name for name in base.unused)
+    assert any(note.startswith("3 layers have no effect on its logits") for note in base.notes)
+    config = resolve_adapter(base, LoRAConfig(rank=4))
+    assert config.exclude == list(base.unused)
+
+
+@pytest.mark.parametrize(("family", "unused"), [("big_bird", "bert.pooler"), ("esm", "esm.contact_head.regression")])
+def test_all_linear_leaves_out_what_takes_no_part(family, unused, tmp_path):
+    """BigBird's pooler would never move; ESM's contact head has one output and no rank 4."""
+    base = opened(save_tiny(family, tmp_path))
+    assert base.unused == (unused,)
+    assert unused not in resolve_adapter(base, LoRAConfig(rank=4, targets=["all-linear"])).targets
+
+
+def test_targets_that_are_named_are_taken_as_named(tmp_path):
+    """Nothing is left out in silence."""
+    base = opened(save_tiny("longformer", tmp_path))
+    assert resolve_adapter(base, LoRAConfig(rank=4, targets=["query"])).exclude is None
+
+
+def test_bigbird_attends_in_full_so_that_a_long_row_changes_no_short_one(tmp_path):
+    """Its own switch happens at the first short batch and stays: answers would depend on the order."""
+    base = opened(save_tiny("big_bird", tmp_path))
+    assert base.model.config.attention_type == "original_full"
+    assert any(note.startswith("every row attends to all its tokens") for note in base.notes)
+    row, beside = torch.randint(6, 30, (1, 12)), torch.randint(6, 30, (1, 64))
+    alone = base.model(input_ids=row, attention_mask=torch.ones_like(row)).logits
+    ids = torch.cat([torch.nn.functional.pad(row, (0, 52)), beside])
+    together = base.model(input_ids=ids, attention_mask=(torch.arange(64) < torch.tensor([[12], [64]])).long()).logits
+    torch.testing.assert_close(together[:1], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_nystromformer_computes_rows_of_every_length(tmp_path):
+    """Its landmarks compute rows of 16 tokens alone, and fail with a mask in transformers 5."""
+    base = opened(save_tiny("nystromformer", tmp_path, num_landmarks=4))
+    assert base.model.config.num_landmarks == 16
+    assert any(note.startswith("attention is exact instead of by landmarks") for note in base.notes)
+
+
+def test_a_model_that_can_not_compute_a_text_is_one_line(tmp_path, monkeypatch):
+    """Instead of a traceback after the data was read."""
+    base = load_base(str(save_tiny("bert", tmp_path)))
+
+    def forward(**inputs):
+        raise TypeError("bbox is missing\nmore")
+
+    monkeypatch.setattr(base.model, "forward", forward)
+    with pytest.raises(ModelError, match="it can't compute a short text: TypeError: bbox is missing; expected") as caught:
+        check_base(base)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_check_leaves_the_model_as_it_was(tmp_path):
+    """No hook, no gradient, no frozen tensor stays behind."""
+    base = opened(save_tiny("deberta", tmp_path))
+    assert all(p.requires_grad and p.grad is None for p in base.model.parameters())
+    assert not any(module._forward_hooks for module in base.model.modules())
+
+
+def test_a_family_without_a_line_is_said_in_one(tmp_path, monkeypatch):
+    """And adapted in all its linear layers."""
+    monkeypatch.delitem(FAMILIES, "ernie")
+    base = open_base(str(save_tiny("ernie", tmp_path)))
+    assert any(note.startswith("no default targets for the family ernie") for note in base.notes)
+    assert len(resolve_adapter(base, LoRAConfig(rank=4)).targets) == 13
+
+
+@pytest.mark.parametrize("family", ["bart", "t5", "xlm"])
+def test_a_config_without_initializer_range_gets_a_head_all_the_same(family, tmp_path):
+    """BART and XLM call it init_std, T5 has none."""
+    base = open_base(str(save_tiny(family, tmp_path)), labels=("a", "b"))
+    assert any(name.endswith("weight") for name in base.newly_initialized)
+    layer = base.model.get_parameter(next(n for n in base.newly_initialized if n.endswith("weight")))
+    assert 0.01 < float(layer.detach().std()) < 0.03
+
+
+def test_an_unused_layer_that_the_file_lacks_needs_no_training(tmp_path):
+    """A checkpoint without BigBird's pooler: nothing reads its random values."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(save_tiny("big_bird", tmp_path))
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if "pooler" not in name}
+    model.save_pretrained(tmp_path, state_dict=tensors)
+    base = open_base(str(tmp_path))
+    assert base.newly_initialized == ("bert.pooler.bias", "bert.pooler.weight")
+    assert resolve_adapter(base, LoRAConfig(rank=4)).head_modules == ["classifier"]
