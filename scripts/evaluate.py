@@ -38,19 +38,21 @@ from lora_scratch.runtime.distributed import is_main
 from lora_scratch.runtime.precision import resolve_precision
 
 IN_PROCESSES = True
+SPLIT_HELP = "which rows (default: test; of a --dataset that is a file of its own, all)"
 
 
 def main() -> None:
     """Measure base and adapter on the same rows, print the report, check --require."""
     options = parse()
     saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
-    splits, max_tokens = open_rows(saved, dataset=options.dataset, limit_eval=options.limit_eval)
+    limit, held_out = options.limit_eval, options.split is None
+    splits, max_tokens = open_rows(saved, dataset=options.dataset, limit_eval=limit, held_out=held_out)
     report = compare(saved, splits, options, max_tokens=max_tokens)
-    print("\n".join([render(report), *left_out(splits)]))
+    print("\n".join([render(report), *map(printable, splits.notes), *left_out(splits)]))
     if options.json and is_main():
         write_json(Path(options.json), report.as_json())
     if options.html and is_main():
-        title = printable(f"{options.adapter} on the {options.split} rows of {splits.source}")
+        title = printable(f"{options.adapter} on the {options.split or 'test'} rows of {splits.source}")
         write_page(Path(options.html), run_page(report, title=title))
     if options.require:
         require(report.verdict.word, options.require)
@@ -59,7 +61,7 @@ def main() -> None:
 def compare(saved: TrainedAdapter, splits: Splits, options: argparse.Namespace, *, max_tokens: int) -> Report:
     """Compare the adapter with its frozen base; --temperature fits one on the validation rows."""
     precision = resolve_precision(options.precision or saved.precision, resolve_device(options.device))
-    rows, base = getattr(splits, options.split), saved.base
+    rows, base = getattr(splits, options.split or "test"), saved.base
     encoded = encode_rows(rows, base, max_tokens=max_tokens)
     model = shard_base(base.model, precision.device) if options.fsdp else base.model.to(precision.device)
     predictor = Predictor(model, precision, base.pad_token_id, plain=options.plain)
@@ -68,7 +70,8 @@ def compare(saved: TrainedAdapter, splits: Splits, options: argparse.Namespace, 
     adapted = predictor.logits(encoded, progress="adapted")
     task = saved.task
     if options.temperature:
-        others = encode_rows(splits.validation, base, max_tokens=max_tokens)
+        validation = splits.validation or open_rows(saved, limit_eval=options.limit_eval)[0].validation
+        others = encode_rows(validation, base, max_tokens=max_tokens)
         task = task.fitted(predictor.logits(others, progress="validation"), others.labels)
     return Report.compare(
         baseline,
@@ -90,13 +93,15 @@ def parse() -> argparse.Namespace:
     """
     parser = argument_parser(__doc__)
     add_adapter(parser)
-    add_shared(parser, "split", "dataset", "limit_eval", split={"default": "test"})
+    add_shared(parser, "split", "dataset", "limit_eval", split={"help": SPLIT_HELP})
     add_shared(parser, "precision", "device", "plain", "fsdp")
     add_shared(parser, "json", "html")
     results = parser.group("results")
     meaning = "exit with 1 unless the verdict is this: better, or not_worse (better or not shown)"
     results.add_argument("--require", choices=[*REQUIREMENTS], help=meaning)
-    meaning = "fit a temperature on the validation rows; not with --split validation"
+    meaning = (
+        "fit a temperature on the validation rows, where --dataset has none on the training's; not with --split validation"
+    )
     results.add_argument("--temperature", action="store_true", help=meaning)
     options = parser.parse_args()
     check_given(parser, options)

@@ -10,6 +10,7 @@ from .examples import Example, Label
 from .labels import MULTI_LABEL, REGRESSION, likeness, row_in_task
 from .rows import Row, UnlabelledRow, bad_row
 
+IN_TRAIN, IN_ADAPTER = "in the training rows", "in the labels of the adapter"
 HIDDEN = -1  # what benchmarks write in place of the labels of their test rows
 
 
@@ -54,7 +55,7 @@ class CheckedRows:
         """Return the rows as examples. A row with another label than `labels` is bad.
 
         Args:
-            known: where the labels come from, for the error.
+            known: IN_TRAIN or IN_ADAPTER, which says where the labels come from.
         """
         numbers = {label: number for number, label in enumerate(labels)}
         examples = []
@@ -103,5 +104,6 @@ def _label(row: Row, numbers: dict[str, int], task: str) -> Label:
 
 def _unknown_label(place: str, label: str, labels: Sequence[str], known: str) -> DataError:
     alike = [name for name in labels if likeness(name) == likeness(label)]
-    remedy = f"spell it {shown(alike[0])} as {known.removeprefix('in ')} do" if alike else ""
+    other = "correct the label, or take the row out" if known == IN_ADAPTER else ""
+    remedy = f"spell it {shown(alike[0])} as {known.removeprefix('in ')} do" if alike else other
     return bad_row(place, f"label {shown(label)} is not {known}", listed(labels), remedy)

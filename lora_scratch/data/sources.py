@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import DataError
 from .cells import listed, shown
-from .checked_rows import CheckedRows, are_hidden
+from .checked_rows import IN_ADAPTER, IN_TRAIN, CheckedRows, are_hidden
 from .examples import Example, Splits
 from .holdout import hold_out
 from .labels import AUTO, MULTI_LABEL, REGRESSION, decide_task, label_names, lookalikes_note
@@ -16,7 +16,6 @@ from .split_tables import WHOLE, SplitTables, open_source
 
 HELD_OUT_SHARE = 0.1  # of all rows, for every split that the source does not have
 OTHERS = ("test", "validation")
-IN_TRAIN, IN_ADAPTER = "in the training rows", "in the labels of the adapter"
 
 
 def load_splits(

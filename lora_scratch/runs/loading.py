@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from ..adapter import LoRAConfig, dry_run
 from ..adapter.config import ALL_LINEAR
 from ..adapter.targets import default_targets, matches
-from ..data import Encoded, Example, Splits, encode, load_splits
+from ..data import Encoded, Example, Splits, encode, load_held_out, load_splits
+from ..data.examples import Label
 from ..demo import demo_splits, foundation_folder
 from ..errors import ConfigError, DataError, printable
 from ..model.base import Base, load_base
 from ..model.checks import check_base
 from ..runtime.distributed import local_rank_zero_first
-from ..tasks import task_of
+from ..tasks import REGRESSION, task_of
 from .options import DataOptions
 
 DEMO = "demo"
@@ -30,13 +32,27 @@ def open_splits(options: DataOptions, *, seed: int = 0) -> Splits:
         if options.dataset == DEMO:
             splits = demo_splits()
         else:
-            splits = load_splits(
-                str(options.dataset),
-                text_column=options.text_column,
-                label_column=options.label_column,
-                seed=seed,
-                skip_bad_rows=options.skip_bad_rows,
-            )
+            splits = load_splits(str(options.dataset), task=options.task, seed=seed, **_reading(options))
+    return _limited(splits, options)
+
+
+def open_held_out(options: DataOptions, *, labels: Sequence[str]) -> Splits:
+    """Open rows to measure an adapter on: all of a file, or the test rows of a folder, as `test`.
+
+    Raises:
+        DataError: anything wrong with them, or a label that is not one of the adapter's `labels`.
+    """
+    with local_rank_zero_first():
+        splits = load_held_out(str(options.dataset), labels=labels, task=options.task, **_reading(options))
+    return _limited(splits, options)
+
+
+def _reading(options: DataOptions) -> dict[str, Any]:
+    names = ("text_column", "pair_column", "label_column", "skip_bad_rows")
+    return {name: getattr(options, name) for name in names}
+
+
+def _limited(splits: Splits, options: DataOptions) -> Splits:
     return replace(
         splits,
         train=splits.train[: options.limit_train],
@@ -57,24 +73,32 @@ def relabel(splits: Splits, labels: Sequence[str]) -> Splits:
     Raises:
         DataError: a label that the adapter does not know.
     """
+    if splits.task == REGRESSION:  # its one name is that of a column, which can be another here
+        return replace(splits, labels=tuple(labels))
     unknown = [label for label in splits.labels if label not in labels]
     if unknown:
         raise DataError(
             f"the adapter knows no label {unknown[0]!r}", where=splits.source, expected=f"labels {', '.join(labels)}"
         )
     number = [list(labels).index(label) for label in splits.labels]
-
-    def renumber(rows: Sequence[Example]) -> tuple[Example, ...]:
-        """Return the rows with the new numbers."""
-        return tuple(Example(row.text, number[row.label]) for row in rows)
-
     return replace(
         splits,
         labels=tuple(labels),
-        train=renumber(splits.train),
-        validation=renumber(splits.validation),
-        test=renumber(splits.test),
+        train=_renumbered(splits.train, number),
+        validation=_renumbered(splits.validation, number),
+        test=_renumbered(splits.test, number),
     )
+
+
+def _renumbered(rows: Sequence[Example], number: Sequence[int]) -> tuple[Example, ...]:
+    """Return the rows with the number `number[i]` in place of the label i."""
+    return tuple(replace(row, label=_renumbered_label(row.label, number)) for row in rows)
+
+
+def _renumbered_label(label: Label, number: Sequence[int]) -> Label:
+    if isinstance(label, tuple):
+        return tuple(sorted(number[index] for index in label))
+    return number[label] if isinstance(label, int) else label
 
 
 def open_base(name: str, *, labels: Sequence[str] | None = None, task: str | None = None, seed: int = 0) -> Base:

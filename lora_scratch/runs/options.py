@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..adapter import BASE_PRECISIONS, LoRAConfig
+from ..data.labels import AUTO, TASKS
 from ..errors import ConfigError
 from ..runtime.options import flag
 from ..runtime.paths import typed_path
@@ -37,10 +38,18 @@ class DataOptions:
     _argument_group_name = "data"  # the title of these flags in --help
 
     dataset: str | None = flag(
-        None, "hub name, folder with train/validation/test files, or one file (.csv .tsv .jsonl .parquet .txt), or `demo`"
+        None,
+        "hub name, folder with train/validation/test files, or one file (.csv .tsv .jsonl .json .parquet .txt, text "
+        "files also as .gz), or `demo`; NAME:CONFIGURATION for one part of a data set that has several",
     )
     text_column: str = flag("text", "name of the column with the text")
+    pair_column: str | None = flag(None, "name of the column with the second text, for pairs of texts")
     label_column: str = flag("label", "name of the column with the label")
+    task: str = flag(
+        AUTO,
+        f"what is predicted: {', '.join(TASKS)}, or auto to decide by the labels (lists: multi_label; numbers that are "
+        'not all whole: regression). In text cells several labels are a JSON list (["a", "b"]) or names with commas (a, b)',
+    )
     max_tokens: int = flag(128, "longer rows are cut to this many tokens, and counted")
     limit_train: int | None = flag(None, "use only this many training rows")
     limit_eval: int | None = flag(None, "use only this many validation rows and test rows")
@@ -51,6 +60,8 @@ class DataOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"found {value}", where=f"--{name}", expected="at least 1")
+        if self.task not in (AUTO, *TASKS):
+            raise ConfigError(f"found {self.task!r}", where="--task", expected=" or ".join((AUTO, *TASKS)))
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..runtime.ranks import check_same, check_same_tensors
 from ..serialization import Provenance, load_adapter, problems_on, read_provenance
 from ..tasks import Task
 from .hub import local_adapter
-from .loading import open_base, open_splits, relabel
+from .loading import DEMO, open_base, open_held_out, open_splits, relabel
 from .options import DataOptions
 from .unrecorded import base_name, check_labels, filled, open_unlabeled_base, tell
 
@@ -56,7 +57,8 @@ class TrainedAdapter:
         """Return the options of the training's rows, or of `dataset` read in the same way."""
         known = {f.name: getattr(self.provenance.data, f.name, None) for f in fields(DataOptions)}
         options = DataOptions(**{key: value for key, value in known.items() if value is not None})
-        return replace(options, dataset=dataset or options.dataset, limit_eval=limit_eval)
+        task = self.provenance.task
+        return replace(options, dataset=dataset or options.dataset, task=task, limit_eval=limit_eval)
 
     def recorded(self, name: str, value: Value | None, kind: type[Value]) -> Value:
         """Return `value`, an entry of provenance.json.
@@ -100,8 +102,14 @@ def open_adapter(
     return TrainedAdapter(base, config, provenance, folder)
 
 
-def open_rows(saved: TrainedAdapter, *, dataset: str | None = None, limit_eval: int | None = None) -> tuple[Splits, int]:
+def open_rows(
+    saved: TrainedAdapter, *, dataset: str | None = None, limit_eval: int | None = None, held_out: bool = False
+) -> tuple[Splits, int]:
     """Open the rows of the training, or of `dataset`, with the adapter's label numbers.
+
+    Args:
+        held_out: `dataset` is there to be measured: of a file all rows are the test rows, of a folder its own.
+            The data set of the training is split as in the training.
 
     Returns:
         The rows, and the length that they are cut to.
@@ -110,11 +118,19 @@ def open_rows(saved: TrainedAdapter, *, dataset: str | None = None, limit_eval: 
         AdapterFileError: another program wrote the folder. DataError: anything wrong with the rows.
     """
     max_tokens, data = saved.max_tokens, saved.data_options(dataset=dataset, limit_eval=limit_eval)
+    if held_out and dataset is not None and not _is_training_data(dataset, saved):
+        return open_held_out(data, labels=saved.labels), max_tokens
     seed = saved.recorded("training.seed", saved.provenance.training.seed, int)
     if data.dataset is None:
         fault, remedy = "it does not record the rows of its training", "name rows with --dataset"
         raise AdapterFileError([fault], where=str(saved.folder), remedy=remedy)
     return relabel(open_splits(data, seed=seed), saved.labels), max_tokens
+
+
+def _is_training_data(dataset: str, saved: TrainedAdapter) -> bool:
+    """Return whether the name is that of the data set of the training, for which the training chose the test rows."""
+    known = {name for name in (saved.provenance.data.dataset, saved.provenance.data.source, DEMO) if name}
+    return dataset in known or os.path.realpath(dataset) in map(os.path.realpath, known)
 
 
 def problems_with_base(folder: Path, *, model: str, labels: Sequence[str] | None = None) -> list[str]:

@@ -1,0 +1,59 @@
+"""scripts/evaluate.py on rows that are there to be measured: all of them count."""
+
+import json
+
+import pytest
+from support.command_line import call
+
+from lora_scratch.commands import evaluate
+
+LABELS = ("anger", "joy")
+
+
+def measured(job, tmp_path, *flags) -> int:
+    """The number of rows in the report."""
+    place = tmp_path / "report.json"
+    assert call(evaluate, job.adapter, "--json", place, *flags) == 0
+    return json.loads(place.read_text(encoding="utf-8"))["adapted"]["n"]
+
+
+def rows_file(path, labels):
+    path.write_text("text,label\n" + "".join(f"text number {i},{label}\n" for i, label in enumerate(labels)))
+    return path
+
+
+@pytest.mark.parametrize("labels", [LABELS * 20, ["joy"] * 25, ["anger", "joy"]], ids=["two", "one", "few"])
+def test_all_rows_of_a_file_are_measured(job, tmp_path, labels):
+    """It is not split again, and neither one label alone nor two rows are too few."""
+    assert measured(job, tmp_path, "--dataset", rows_file(tmp_path / "rows.csv", labels)) == len(labels)
+
+
+def test_split_of_a_file_can_still_be_named(job, tmp_path):
+    """Then the file is split 80/10/10 as a training would."""
+    path = rows_file(tmp_path / "rows.csv", LABELS * 20)
+    assert measured(job, tmp_path, "--dataset", path, "--split", "test") == 4
+    assert measured(job, tmp_path, "--dataset", path, "--split", "train") == 32
+
+
+def test_folder_with_test_alone_is_measured_whole(job, tmp_path, capsys):
+    """No train is needed. A temperature comes from the validation rows of the training where the folder has none."""
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    rows_file(folder / "test.csv", LABELS * 6)
+    assert measured(job, tmp_path, "--dataset", folder, "--temperature") == 12
+    (folder / "test.csv").rename(folder / "dev.csv")
+    assert measured(job, tmp_path, "--dataset", folder) == 12
+    assert "there is no test split among 'dev.csv': the validation rows are measured" in capsys.readouterr().out
+
+
+def test_data_set_of_the_training_is_split_as_in_the_training(job, tmp_path):
+    """Its training rows are no test, also where it is named again."""
+    assert measured(job, tmp_path, "--dataset", job.data) == measured(job, tmp_path)
+
+
+def test_label_that_the_adapter_lacks_is_one_line_with_its_row(job, tmp_path, capsys):
+    """With the labels that it has."""
+    path = rows_file(tmp_path / "rows.csv", ["joy", "neutral"])
+    assert call(evaluate, job.adapter, "--dataset", path) == 1
+    error = capsys.readouterr().err
+    assert "rows.csv:3: label 'neutral' is not in the labels of the adapter; expected 'anger', 'fear'" in error
