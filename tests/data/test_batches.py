@@ -136,14 +136,14 @@ def test_collate_pads_every_row_to_the_longest(case: tuple[list[list[int]], Enco
     assert batch.attention_mask.tolist() == [[1] * len(texts[row]) + [0] * (width - len(texts[row])) for row in rows]
     assert batch.labels.tolist() == [row + 50 for row in rows]
     assert batch.rows.tolist() == rows
-    assert {tensor.dtype for tensor in vars(batch).values()} == {torch.int64}
+    assert {tensor.dtype for tensor in batch.tensors.values()} == {torch.int64}
 
 
 def test_batch_moves_whole() -> None:
     """`to` moves every tensor."""
     encoded = Encoded(torch.tensor([4, 5], dtype=torch.int32), torch.tensor([0, 2]), torch.tensor([0]), 0, 8)
     batch = collate(encoded, [0], pad_token_id=0).to("meta")
-    assert {tensor.device.type for tensor in vars(batch).values()} == {"meta"}
+    assert {tensor.device.type for tensor in batch.tensors.values()} == {"meta"}
 
 
 def test_width_is_rounded_up_but_not_beyond_what_a_row_may_have():

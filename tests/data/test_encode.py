@@ -112,3 +112,68 @@ def test_encode_refuses_a_slow_tokenizer_or_missing_labels(tokenizer: Any) -> No
         encode(["a"], [0], SimpleNamespace(is_fast=False, model_max_length=512), max_tokens=8)
     with pytest.raises(DataError, match="1 texts and 2 labels"):
         encode(["a"], [0, 1], tokenizer, max_tokens=8)
+
+
+def paired(tokenizer: Any) -> Any:
+    """The same tokenizer with a template for pairs, and token types."""
+    types = [("[CLS]", CLS), ("[SEP]", SEP)]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
+        pad_token="[PAD]",  # noqa: S106
+        unk_token="[UNK]",  # noqa: S106
+        model_max_length=512,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    template = {"single": "[CLS] $A [SEP]", "pair": "[CLS] $A [SEP] $B:1 [SEP]:1", "special_tokens": types}
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(**template)
+    return tokenizer
+
+
+def test_a_pair_is_joined_by_the_tokenizers_own_template(tokenizer: Any) -> None:
+    """Ids and token types are those of tokenizer(a, b)."""
+    both = paired(tokenizer)
+    encoded = encode(["a b", "b"], [0, 1], both, max_tokens=16, pairs=["b", "a a"])
+    assert encoded.token_types is not None
+    for i, pair in enumerate([("a b", "b"), ("b", "a a")]):
+        expected = both(*pair)
+        assert row(encoded, i) == expected["input_ids"]
+        assert encoded.token_types[encoded.offsets[i] : encoded.offsets[i + 1]].tolist() == expected["token_type_ids"]
+    assert encoded.select([1]).token_types.tolist() == both("b", "a a")["token_type_ids"]  # type: ignore[union-attr]
+
+
+def test_a_cut_is_counted_for_each_side_of_a_pair(tokenizer: Any) -> None:
+    """The longer side loses tokens first; both are counted where both lose some."""
+    texts, pairs = ["a " * 9, "a", "a " * 9, "a"], ["b", "b " * 9, "b " * 9, "b"]
+    encoded = encode(texts, [0] * 4, paired(tokenizer), max_tokens=8, pairs=pairs)
+    assert (encoded.truncated, encoded.truncated_sides) == (3, (2, 2))
+    assert encoded.lengths.tolist() == [8, 8, 8, 5]
+
+
+def test_as_many_second_texts_as_texts(tokenizer: Any) -> None:
+    """One line, before any work."""
+    with pytest.raises(DataError, match="2 texts and 1 second texts"):
+        encode(["a", "b"], [0, 1], paired(tokenizer), max_tokens=8, pairs=["a"])
+
+
+@pytest.mark.parametrize("text", ["a " * 4000, " " * 900 + "a b " * 2000, "x" * 5000, "a" + " " * 5000 + "b"])
+def test_a_very_long_text_is_tokenized_from_its_beginning_alone(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """The same tokens and the same count of cut rows, at a bounded cost."""
+    expected = encode([text], [0], tokenizer, max_tokens=16)
+    monkeypatch.setattr(ENCODE_FILE, "LONG", 64)
+    found = encode([text], [0], tokenizer, max_tokens=16)
+    assert (row(found, 0), found.truncated) == (row(expected, 0), expected.truncated)
+    starts = len(ENCODE_FILE.beginning(text, tokenizer, max_tokens=16))
+    assert starts < len(text) or expected.truncated == 0
+
+
+def test_a_text_whose_first_characters_hold_too_few_tokens_is_cut_there_and_counted(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line of 20 MB without a word takes no minute, and is not cut without a word."""
+    monkeypatch.setattr(ENCODE_FILE, "LONG", 16)
+    monkeypatch.setattr(ENCODE_FILE, "MOST", 64)
+    encoded = encode(["a" + " " * 80 + "b", "a b"], [0, 1], tokenizer, max_tokens=16)
+    assert [row(encoded, i) for i in range(2)] == [[CLS, 4, SEP], [CLS, 4, 5, SEP]]
+    assert encoded.truncated == 1
