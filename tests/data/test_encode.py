@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.tiny import pair_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
@@ -114,24 +115,9 @@ def test_encode_refuses_a_slow_tokenizer_or_missing_labels(tokenizer: Any) -> No
         encode(["a"], [0, 1], tokenizer, max_tokens=8)
 
 
-def paired(tokenizer: Any) -> Any:
-    """The same tokenizer with a template for pairs, and token types."""
-    types = [("[CLS]", CLS), ("[SEP]", SEP)]
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
-        pad_token="[PAD]",  # noqa: S106
-        unk_token="[UNK]",  # noqa: S106
-        model_max_length=512,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
-    template = {"single": "[CLS] $A [SEP]", "pair": "[CLS] $A [SEP] $B:1 [SEP]:1", "special_tokens": types}
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(**template)
-    return tokenizer
-
-
-def test_a_pair_is_joined_by_the_tokenizers_own_template(tokenizer: Any) -> None:
+def test_a_pair_is_joined_by_the_tokenizers_own_template() -> None:
     """Ids and token types are those of tokenizer(a, b)."""
-    both = paired(tokenizer)
+    both = pair_tokenizer()
     encoded = encode(["a b", "b"], [0, 1], both, max_tokens=16, pairs=["b", "a a"])
     assert encoded.token_types is not None
     for i, pair in enumerate([("a b", "b"), ("b", "a a")]):
@@ -141,18 +127,18 @@ def test_a_pair_is_joined_by_the_tokenizers_own_template(tokenizer: Any) -> None
     assert encoded.select([1]).token_types.tolist() == both("b", "a a")["token_type_ids"]  # type: ignore[union-attr]
 
 
-def test_a_cut_is_counted_for_each_side_of_a_pair(tokenizer: Any) -> None:
+def test_a_cut_is_counted_for_each_side_of_a_pair() -> None:
     """The longer side loses tokens first; both are counted where both lose some."""
     texts, pairs = ["a " * 9, "a", "a " * 9, "a"], ["b", "b " * 9, "b " * 9, "b"]
-    encoded = encode(texts, [0] * 4, paired(tokenizer), max_tokens=8, pairs=pairs)
+    encoded = encode(texts, [0] * 4, pair_tokenizer(), max_tokens=8, pairs=pairs)
     assert (encoded.truncated, encoded.truncated_sides) == (3, (2, 2))
     assert encoded.lengths.tolist() == [8, 8, 8, 5]
 
 
-def test_as_many_second_texts_as_texts(tokenizer: Any) -> None:
+def test_as_many_second_texts_as_texts() -> None:
     """One line, before any work."""
     with pytest.raises(DataError, match="2 texts and 1 second texts"):
-        encode(["a", "b"], [0, 1], paired(tokenizer), max_tokens=8, pairs=["a"])
+        encode(["a", "b"], [0, 1], pair_tokenizer(), max_tokens=8, pairs=["a"])
 
 
 @pytest.mark.parametrize("text", ["a " * 4000, " " * 900 + "a b " * 2000, "x" * 5000, "a" + " " * 5000 + "b"])

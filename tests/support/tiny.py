@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
-from transformers import DistilBertConfig, DistilBertForSequenceClassification
+from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+from transformers import DistilBertConfig, DistilBertForSequenceClassification, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from lora_scratch.data import Encoded
@@ -46,3 +48,16 @@ def tiny_rows(count: int = 48, *, labels: int = 3, seed: int = 0, longest: int =
     tokens = torch.randint(1, VOCABULARY, (int(offsets[-1]),), generator=generator, dtype=torch.int32)
     answers = tokens[offsets[:-1] + 1].to(torch.int64) % labels
     return Encoded(tokens=tokens, offsets=offsets, labels=answers, truncated=0, max_tokens=longest)
+
+
+def pair_tokenizer() -> PreTrainedTokenizerFast:
+    """A word tokenizer with BERT's template for pairs and token types: a is 4, b is 5; at most 512 tokens."""
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "b": 5}
+    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))  # noqa: S106
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=512, model_input_names=names, **special)
