@@ -222,17 +222,17 @@ def _delimited_rows(path: Path, dialect: Dialect, columns: Columns, class_names:
     """Yield the rows; a record that swallowed other rows is an error for each of its lines."""
     header = _header(path, dialect)
     position = header.index(columns.label)
-    labels: set[str] = set()
+    labels: set[str] | None = None  # read when the first record of several lines needs them
 
     def looks_like_row(fields: list[str]) -> bool:
         """Return whether a line has the header's fields and, between commas, a label of the file."""
         if len(fields) != len(header):
             return False
-        return dialect.delimiter == "\t" or _is_label(fields[position].strip(), labels)
+        return dialect.delimiter == "\t" or _is_label(fields[position].strip(), labels or set())
 
     for record, fields in _delimited(path, dialect):
         if len(record.lines) > 1 and not record.problem:
-            labels = labels or _labels_of_lines(path, dialect, columns.label)
+            labels = _labels_of_lines(path, dialect, columns.label) if labels is None else labels
             if lines := swallowed_lines(record, dialect, looks_like_row):
                 for _, error in _every_line(str(path), record, *_swallowed(record, lines)):
                     yield error

@@ -12,7 +12,7 @@ from ..errors import DataError
 from ..runtime.paths import path_fault, shown_path
 from .cells import listed
 from .hub import card_files, has_card, open_hub
-from .readers import EXTENSIONS, file_kind, file_stem, open_table, unquoted_tsv
+from .readers import EXTENSIONS, SPREADSHEETS, file_kind, file_stem, open_table, unquoted_tsv
 from .rows import Columns, NoLabelColumn, Row, Table
 
 WHOLE = "all"  # the table of a single file
@@ -67,7 +67,7 @@ def _open_folder(folder: Path, columns: Columns) -> SplitTables:
     if has_card(folder):
         return _open_card(folder, "", columns)
     try:
-        files = sorted(path for path in folder.iterdir() if file_kind(path))
+        files = sorted(path for path in folder.iterdir() if file_kind(path) or path.suffix.lower() in SPREADSHEETS)
     except OSError as error:
         raise DataError(f"the folder could not be read ({error.strerror})", where=str(folder)) from error
     names = [(file_stem(path), path.name) for path in files]

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_scratch.data import load_splits
+from lora_scratch.data import load_splits, readers
+from lora_scratch.data.delimited import Dialect
 from lora_scratch.data.readers import open_table
 from lora_scratch.data.rows import Columns, Row
 from lora_scratch.errors import DataError
@@ -60,6 +61,20 @@ def test_text_with_line_breaks_is_one_row_of_a_comma_file(tmp_path: Path, text: 
     good, bad = outcome(written(tmp_path / "b.csv", [*labels_first, f"good,{text}"], header="label,text"))
     assert not bad
     assert good[-1] == text[1:-1].replace('""', '"')
+
+
+def test_labels_are_collected_once_where_every_text_has_line_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once for every record: the time would grow with the square of the rows."""
+    calls = []
+    collect = readers._labels_of_lines
+
+    def counted(path: Path, dialect: Dialect, column: str) -> set[str]:
+        calls.append(column)
+        return collect(path, dialect, column)
+
+    monkeypatch.setattr(readers, "_labels_of_lines", counted)
+    good, bad = outcome(written(tmp_path / "a.csv", [f'"one {i}\ntwo",good' for i in range(30)]))
+    assert (len(good), len(bad), len(calls)) == (30, 0, 1)
 
 
 def test_line_that_holds_another_rows_score_alone_is_noticed(tmp_path: Path) -> None:

@@ -154,6 +154,14 @@ def test_file_that_is_no_split_is_said(tmp_path: Path) -> None:
     assert splits.notes == ("not used, since the names are no splits: 'dev_mismatched.tsv'",)
 
 
+def test_spreadsheets_of_a_folder_are_named_with_the_way_out(tmp_path: Path) -> None:
+    """`no train split among nothing` would not help their owner."""
+    for name in ("train.xlsx", "test.xlsx"):
+        (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"train\.xlsx: a spreadsheet; .*save the sheet as CSV"):
+        load_splits(str(tmp_path))
+
+
 def test_configuration_of_a_local_copy_is_read_with_the_names_of_its_card(hub_copy: Path) -> None:
     """All parts of a split, one after the other; class names come from the features; hidden labels as anywhere."""
     splits = load_splits(f"{hub_copy}:pairs", text_column="sentence1", pair_column="sentence2")
