@@ -65,6 +65,7 @@ from lora_scratch.runs import (
     save_whole,
     write_logits,
 )
+from lora_scratch.model.precision import family_precision
 from lora_scratch.runtime.atomic import write_json, write_text
 from lora_scratch.runtime.device import resolve_device, use_threads
 from lora_scratch.runtime.distributed import is_main, is_sharded, world_size
@@ -187,6 +188,7 @@ def load(options: Options, precision: Precision) -> Job:
     quantized = quantize_base(base.model, heads=adapter.head_modules) if four_bits == NF4 else None
     texts = (splits.train, splits.validation, splits.test)
     encoded = EncodedSplits(*(encode_rows(rows, base, max_tokens=options.data.max_tokens) for rows in texts))
+    precision = family_precision(base.model, precision)
     return Job(options._replace(adapter=adapter), precision, splits, encoded, base, quantized)
 
 
@@ -215,20 +217,13 @@ def describe(job: Job) -> None:
         print(f"       {note}")
     counts = ", ".join(f"{len(rows):,} {name}" for name, rows in job.encoded._asdict().items())
     print(printable(f"data   {splits.source}: {counts} rows; labels {', '.join(splits.labels)}"))
-    for name, rows in job.encoded._asdict().items():
-        if rows.truncated:
-            print(f"       {rows.truncated:,} of {len(rows):,} {name} rows are cut to {rows.max_tokens} tokens{sides(rows)}")
-    for line in (*splits.notes, *left_out(splits)):
+    losses = [line for name, rows in job.encoded._asdict().items() for line in rows.losses(name)]
+    for line in (*losses, *splits.notes, *left_out(splits)):
         print(f"       {line}")
     if job.quantized:
         print(f"nf4    {job.quantized}")
     if job.options.run.trainable == ALL:
         print("train  every parameter; there is no adapter; --rank and other adapter flags have no effect")
-
-
-def sides(rows: Encoded) -> str:
-    """Return how many first and second texts of pairs were cut."""
-    return "" if rows.truncated_sides is None else " ({:,} first, {:,} second texts)".format(*rows.truncated_sides)
 
 
 def measure_and_adapt(job: Job) -> tuple[Baseline, dict[str, Any]]:

@@ -14,6 +14,7 @@ from ..errors import ConfigError, DataError
 
 UNUSED = {"return_attention_mask": False, "return_token_type_ids": False}
 LONG = 2**16  # characters; a longer text is tokenized from its beginning on until there are tokens enough
+MUCH_UNKNOWN = 0.03  # of all tokens: more is no accident
 MOST = 2**20  # characters of a text that are read
 SPARE = 64  # tokens at the end of such a beginning, which may differ: a word is cut there
 CHUNK_ROWS = 512  # texts in one call: a tokenizer needs about 1 kB of memory for a token
@@ -29,6 +30,7 @@ class Encoded:
     Args:
         truncated: how many rows were cut to `max_tokens`. `select` does not change it.
         truncated_sides: for pairs, how many first and how many second texts were cut.
+        unknown: how many tokens are the tokenizer's unknown token.
     """
 
     tokens: Tensor
@@ -38,6 +40,7 @@ class Encoded:
     max_tokens: int
     token_types: Tensor | None = None
     truncated_sides: tuple[int, int] | None = None
+    unknown: int = 0
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -46,6 +49,19 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def losses(self, name: str) -> list[str]:
+        """Return a line for everything that the model will not see of the rows called `name`."""
+        lines = []
+        if self.truncated:
+            sides = self.truncated_sides
+            more = f" ({sides[0]:,} first, {sides[1]:,} second texts)" if sides else ""
+            lines.append(f"{self.truncated:,} of {len(self):,} {name} rows are cut to {self.max_tokens} tokens{more}")
+        if self.unknown:
+            share = self.unknown / len(self.tokens)
+            advice = "; the tokenizer may not be the model's own, or not for this language" if share > MUCH_UNKNOWN else ""
+            lines.append(f"{self.unknown:,} of {len(self.tokens):,} {name} tokens ({share:.1%}) are unknown{advice}")
+        return lines
 
     def to(self, device: torch.device | str) -> Encoded:
         """Return tokens and labels on `device`, where `collate` builds batches. Offsets stay."""
@@ -98,14 +114,16 @@ def encode(
         cut.count(encodings, max_tokens)
         cut.rows += sum(len(text) > MOST and len(e) < max_tokens for text, e in zip(texts[rows], encodings, strict=True))
     has_types = pairs is not None and "token_type_ids" in tokenizer.model_input_names
+    flat, unknown = torch.cat(tokens), tokenizer.unk_token_id
     return Encoded(
-        torch.cat(tokens),
+        flat,
         _offsets(torch.tensor(lengths, dtype=torch.int64)),
         labels,
         cut.rows,
         max_tokens,
         token_types=torch.cat(types) if has_types else None,
         truncated_sides=(cut.sides[0], cut.sides[1]) if pairs else None,
+        unknown=0 if unknown is None else int((flat == unknown).sum()),
     )
 
 

@@ -163,3 +163,13 @@ def test_a_text_whose_first_characters_hold_too_few_tokens_is_cut_there_and_coun
     encoded = encode(["a" + " " * 80 + "b", "a b"], [0, 1], tokenizer, max_tokens=16)
     assert [row(encoded, i) for i in range(2)] == [[CLS, 4, SEP], [CLS, 4, 5, SEP]]
     assert encoded.truncated == 1
+
+
+def test_what_the_model_will_not_see_is_said(tokenizer: Any) -> None:
+    """Rows that are cut, and tokens that the tokenizer does not know; more than a few look like a wrong tokenizer."""
+    encoded = encode(["a " * 60, "b x"], [0, 1], tokenizer, max_tokens=64)
+    assert encoded.losses("train") == ["1 of 66 train tokens (1.5%) are unknown"]
+    cut = encode(["x x x x"], [0], tokenizer, max_tokens=4).losses("test")
+    assert cut[0] == "1 of 1 test rows are cut to 4 tokens"
+    assert cut[1].startswith("2 of 4 test tokens (50.0%) are unknown; the tokenizer may not be the model's own")
+    assert encode(["a"], [0], tokenizer, max_tokens=4).losses("test") == []
