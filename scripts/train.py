@@ -39,6 +39,7 @@ from lora_scratch.evaluation import (
     versions,
 )
 from lora_scratch.model.base import Base
+from lora_scratch.model.precision import family_precision
 from lora_scratch.model.sharding import shard_base
 from lora_scratch.reporting import run_page, write_page_if_possible
 from lora_scratch.runs import (
@@ -65,7 +66,6 @@ from lora_scratch.runs import (
     save_whole,
     write_logits,
 )
-from lora_scratch.model.precision import family_precision
 from lora_scratch.runtime.atomic import write_json, write_text
 from lora_scratch.runtime.device import resolve_device, use_threads
 from lora_scratch.runtime.distributed import is_main, is_sharded, world_size

@@ -15,6 +15,7 @@ from ..data import Batch, Encoded, collate, plan_eval_batches
 from ..errors import DataError
 from ..model.forward import classify, evaluating, forward_path
 from ..model.padding import need_equal_lengths
+from ..model.precision import family_precision
 from ..runtime.distributed import barrier, is_main, rank, sum_over_processes, world_size
 from ..runtime.precision import Precision
 from ..runtime.ranks import check_same_tensors
@@ -31,6 +32,7 @@ class Predictor:
 
     Args:
         model: a sequence classifier of transformers, on the device of `precision`.
+        precision: what it computes in, unless its family needs another one (model/precision.py).
         pad_token_id: fills a batch up to its longest row.
         plain: use the model's own code with padding. The fast path gives the same up to rounding.
         batch_tokens: tokens of a batch, padding included; BATCH_TOKENS of the device if None.
@@ -41,6 +43,9 @@ class Predictor:
     pad_token_id: int
     plain: bool = False
     batch_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", family_precision(self.model, self.precision))
 
     def logits(self, encoded: Encoded, *, progress: str = "") -> Tensor:
         """Return the logits, without gradients. The model is in evaluation mode meanwhile.

@@ -23,6 +23,7 @@ from .base import Base
 from .exact_attention import make_attention_exact
 from .families import default_heads, family_note
 from .padding import IDS, MASK, need_equal_lengths, pad_as_family, set_equal_lengths
+from .precision import precision_note
 
 SHORT = "a film is good"
 LONG = " and ".join([SHORT] * 4)
@@ -69,8 +70,7 @@ def check_base(base: Base) -> Base:
     if probe.unused:
         first, count = probe.unused[0], len(probe.unused)
         notes.append(f"{count} layers have no effect on its logits, first {first}: default targets leave them out")
-    if note := family_note(model):
-        notes.append(note)
+    notes += filter(None, [family_note(model), precision_note(model)])
     return replace(base, unused=probe.unused, notes=tuple(notes))
 
 

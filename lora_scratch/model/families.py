@@ -27,7 +27,7 @@ class Family:
         blocks: the module in the encoder that contains the blocks, for families whose packed pass
             the tests prove equal (fast/packed.py).
         padding: how rows are padded, if not on the right: LEFT or UNSUITED.
-        precision: the precision that it needs; empty if it computes in every one.
+        precision: the one precision that it computes in (precision.py); empty if that is every one.
         reads_last: whether the head reads the last token of a row, not the first.
         lacks: what the default targets do not reach, and why.
     """
@@ -48,7 +48,6 @@ class Family:
 
 _BERT = Family(("query", "key", "value"), "attention.output.dense", blocks="encoder")
 _LIKE_BERT = Family(("query", "key", "value"), "attention.output.dense")
-_HALF_FAILS = Family(("query", "key", "value"), "attention.output.dense", precision="fp32")
 _UNPADDED = Family(("query", "key", "value"), "attention.output.dense", padding=UNSUITED)
 _GATED = Family(("q_proj", "k_proj", "v_proj"), "o_proj")
 _DECODER = Family(("q_proj", "k_proj", "v_proj"), "o_proj", reads_last=True)
@@ -60,7 +59,7 @@ FAMILIES = {
     "albert": Family(("query", "key", "value"), "attention.dense"),
     "bart": Family(("q_proj", "k_proj", "v_proj"), "out_proj", reads_last=True),
     "bert": _BERT,
-    "big_bird": _HALF_FAILS,
+    "big_bird": _LIKE_BERT,
     "camembert": _BERT,
     "convbert": _UNPADDED,
     "deberta": Family(("in_proj",), "attention.output.dense", precision="fp32"),

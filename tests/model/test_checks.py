@@ -5,14 +5,17 @@ import torch
 import transformers
 from support.tiny_models import PAD, SEP, save_tiny, tiny_tokenizer
 
-from lora_scratch.adapter import LoRAConfig
+from lora_scratch.adapter import LoRAConfig, inject
 from lora_scratch.data import encode
 from lora_scratch.errors import ConfigError, ModelError
+from lora_scratch.evaluation import Predictor
 from lora_scratch.model.base import load_base
 from lora_scratch.model.checks import check_base
 from lora_scratch.model.families import FAMILIES
 from lora_scratch.runs import open_base
 from lora_scratch.runs.loading import resolve_adapter
+from lora_scratch.runtime.precision import resolve_precision
+from lora_scratch.training import TrainingConfig, train
 
 
 def opened(folder):
@@ -154,3 +157,24 @@ def test_an_unused_layer_that_the_file_lacks_needs_no_training(tmp_path):
     base = open_base(str(tmp_path))
     assert base.newly_initialized == ("bert.pooler.bias", "bert.pooler.weight")
     assert resolve_adapter(base, LoRAConfig(rank=4)).head_modules == ["classifier"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_deberta_trains_and_predicts_in_float32_whatever_was_asked_for(precision, tmp_path):
+    """Its masked scores overflow in half precision: a RuntimeError at the first batch."""
+    base = opened(save_tiny("deberta", tmp_path))
+    assert "it computes in fp32 alone: half precision overflows" in base.notes
+    rows = encode(["a film is good", "bad"] * 4, torch.arange(8) % 3, base.tokenizer, max_tokens=20)
+    asked = resolve_precision(precision, torch.device("cpu"))
+    assert Predictor(base.model, asked, base.pad_token_id).precision.name == "fp32"
+    inject(base.model, resolve_adapter(base, LoRAConfig(rank=2)))
+    settings = TrainingConfig(epochs=1, batch_size=8, precision=precision, device="cpu")
+    train(base.model, rows, rows, settings, pad_token_id=base.pad_token_id, show_progress=False)
+
+
+def test_bigbird_computes_in_half_precision_since_it_attends_in_full(tmp_path):
+    """Its block-sparse attention mixes dtypes and fails."""
+    base = opened(save_tiny("big_bird", tmp_path))
+    ids = torch.randint(6, 30, (2, 64))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert base.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.isfinite().all()
