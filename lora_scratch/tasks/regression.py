@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -107,14 +107,29 @@ class Regression(Task):
 
     def balanced_weights(self, labels: Tensor) -> Tensor:
         """Refuse: a number has no class."""
-        problem, expected = "numbers have no classes", "a task with classes"
-        raise ConfigError(problem, where="--class_weights", expected=expected)
+        raise _no_classes("--class_weights")
+
+    def weighted(self, weights: str | Mapping[str, float] | None, labels: Tensor) -> Self:
+        """Return the task; refuse any weights."""
+        if weights:
+            raise _no_classes("--class_weights")
+        return self
+
+    def smoothed(self, smoothing: float) -> Self:
+        """Return the task; refuse any smoothing."""
+        if smoothing:
+            raise _no_classes("--label_smoothing")
+        return self
 
     def _check(self, logits: Tensor, labels: Tensor) -> None:
         fits = labels.dim() == 1 and logits.shape == (len(labels), 1)
         check_rows(logits, labels, expected="(n, 1) and (n,)", fits=fits)
         if not labels.isfinite().all():
             raise DataError("labels that are not finite", where="evaluation", expected="finite numbers")
+
+
+def _no_classes(where: str) -> ConfigError:
+    return ConfigError("numbers have no classes", where=where, expected="a task with classes")
 
 
 def signed_rank(changes: Tensor) -> tuple[float, float]:

@@ -172,6 +172,10 @@ class Task(ABC):
             return replace(self, weights=self.balanced_weights(labels).float())
         return replace(self, weights=self._named_weights(weights))
 
+    def smoothed(self, smoothing: float) -> Self:
+        """Return the task with label smoothing. Raises ConfigError for a task without classes."""
+        return replace(self, smoothing=smoothing)
+
     def to(self, device: torch.device | str) -> Self:
         """Return the task with its tensors on `device`."""
         return self if self.weights is None else replace(self, weights=self.weights.to(device))

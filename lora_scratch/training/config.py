@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import ConfigError
@@ -9,7 +11,8 @@ from ..runtime.options import flag
 from ..runtime.precision import DTYPES
 from .schedule import SCHEDULES
 
-LOADED, PROBE = HEAD_STARTS = ("loaded", "probe")
+LOADED, PROBE, AUTO = HEAD_STARTS = ("loaded", "probe", "auto")
+BALANCED = "balanced"
 
 
 @dataclass
@@ -30,7 +33,14 @@ class TrainingConfig:
     warmup_ratio: float = flag(0.06, "share of all steps in which the learning rate rises from 0")
     schedule: str = flag("linear", f"fall of the learning rate: {', '.join(SCHEDULES)}")
     accumulation_steps: int = flag(1, "forward passes in an optimizer step")
-    head_start: str = flag(LOADED, "first values of the head: loaded, or probe (a fit to features)")
+    head_start: str = flag(
+        LOADED, "first values of the head: loaded, probe (a fit to features), or auto (a fit, if possible)"
+    )
+    class_weights: str | None = flag(None, """weights of the labels in the loss: balanced, or JSON as '{"rare": 5}'""")
+    label_smoothing: float = flag(0.0, "share of every target that is spread over all labels, in [0, 1)")
+    best_by: str | None = flag(None, "validation score that the best tensors have; default: the task's first one")
+    evaluate_every: int = flag(0, "optimizer steps between two validations; 0 for one after every epoch")
+    patience: int = flag(0, "stop after so many validations in a row without a new best; 0 for never")
     clip_norm: float = flag(1.0, "largest global gradient norm; 0 switches clipping off")
     max_skipped: int = flag(25, "stop after so many steps in a row that are not finite")
     precision: str = flag("auto", "compute dtype: fp32, bf16, fp16, or auto (by device)")
@@ -49,6 +59,9 @@ class TrainingConfig:
             "warmup_ratio": (0 <= self.warmup_ratio < 1, "at least 0 and below 1"),
             "schedule": (self.schedule in SCHEDULES, " or ".join(SCHEDULES)),
             "accumulation_steps": (self.accumulation_steps >= 1, "at least 1"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and below 1"),
+            "evaluate_every": (self.evaluate_every >= 0, "at least 0"),
+            "patience": (self.patience >= 0, "at least 0"),
             "head_start": (self.head_start in HEAD_STARTS, " or ".join(HEAD_STARTS)),
             "clip_norm": (0 <= self.clip_norm < float("inf"), "at least 0"),
             "max_skipped": (self.max_skipped >= 1, "at least 1"),
@@ -60,3 +73,18 @@ class TrainingConfig:
             if not valid:
                 problem = f"found {getattr(self, name)!r}"
                 raise ConfigError(problem, where=f"--{name}", expected=expected)
+        _ = self.weights_by_label
+
+    @property
+    def weights_by_label(self) -> str | Mapping[str, float] | None:
+        """The class weights, as `Task.weighted` takes them. Raises ConfigError for a text that is neither form."""
+        if self.class_weights in (None, BALANCED):
+            return self.class_weights
+        try:
+            weights = json.loads(str(self.class_weights))
+        except ValueError:
+            weights = None
+        if not isinstance(weights, dict):
+            expected = f"""{BALANCED}, or JSON such as '{{"rare": 5}}'"""
+            raise ConfigError(f"found {self.class_weights!r}", where="--class_weights", expected=expected)
+        return weights

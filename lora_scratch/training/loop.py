@@ -4,7 +4,8 @@ fit the head to the frozen features, if asked to (probe_init.py)
 for every epoch:
     for every group of accumulation_steps batches:
         one optimizer step (step.py)
-    measure on the validation rows; keep the tensors if they are the best so far
+        after the last group, or every evaluate_every steps:
+            measure on the validation rows; keep the tensors if they are the best so far
 put the best tensors back
 
 If torchrun started several processes, each computes a part of every batch with its own copy of the
@@ -15,6 +16,7 @@ Process 0 writes. A resumed run ends with the same bits as one that was never st
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -26,23 +28,25 @@ from torch import nn
 from ..adapter import check_trainable, is_adapted
 from ..adapter.state import adapter_state
 from ..data import Batch, Encoded, plan_batches, shard_batch
-from ..errors import ConfigError, TrainingError
+from ..errors import ConfigError, LoraScratchError, TrainingError
 from ..evaluation import Predictor
 from ..model.forward import forward_path
 from ..model.path import ForwardPath
+from ..model.precision import family_precision
 from ..runtime.device import resolve_device, use_device
 from ..runtime.distributed import is_main, rank, world_size
 from ..runtime.memory import peak_bytes, trim_heap
 from ..runtime.precision import resolve_precision
 from ..runtime.ranks import check_same_settings, check_same_tensors
 from ..runtime.seeds import named_seed, seed_everything
-from ..tasks import Metrics, task_of
+from ..tasks import Metrics, Task, task_of
 from .checkpoint import Checkpoints, share_state
-from .config import PROBE, TrainingConfig
+from .config import AUTO, LOADED, TrainingConfig
 from .dynamics import Dynamics
 from .interrupt import StopRequest, stop_request
 from .log import MetricsLog
 from .movement_check import CHECKED_STEP, MovementCheck
+from .objective import check_best_by, training_task
 from .probe_init import fit_head
 from .recorder import Recorder
 from .saver import Saver
@@ -86,6 +90,7 @@ def train(
     config: TrainingConfig,
     *,
     pad_token_id: int,
+    task: Task | None = None,
     log: MetricsLog | None = None,
     on_best: Callable[[Metrics], object] | None = None,
     checkpoints: Checkpoints | None = None,
@@ -93,9 +98,12 @@ def train(
 ) -> TrainResult:
     """Train the tensors of `model` that require a gradient. At the end it holds the best ones.
 
-    The best epoch has the highest validation score (the task's headline), and among equals the lowest loss.
+    The best ones have the best validation score (`best_by`, or the task's headline), and among equals
+    the lowest loss.
 
     Args:
+        task: what is predicted; that of the model if None. The class weights and the label smoothing
+            of `config` are added here.
         on_best: called after every new best and once at the end, to save the model.
         checkpoints: saves the state. If there is a checkpoint, training resumes from the last one;
             pass the model as it was before that training, and the same rows and config.
@@ -103,6 +111,7 @@ def train(
     Raises:
         Interrupted: a signal asked to stop, after saving; only with `checkpoints`.
         CheckpointError: the last checkpoint is damaged, or of a model that trains other tensors.
+        ConfigError: class weights or a score that the task does not have.
         TrainingError: nothing to train, an adapter that does not move, frozen weights that do, or
             losses that stay infinite.
     """
@@ -110,8 +119,10 @@ def train(
     if not len(train_set) or not len(validation):
         problem = f"{len(train_set)} training and {len(validation)} validation rows"
         raise TrainingError(problem, expected="at least one of each")
+    task = training_task(task or task_of(model), config, train_set.labels)
+    check_best_by(config.best_by, task, validation.labels)
     seed_everything(config.seed)
-    precision = resolve_precision(config.precision, resolve_device(config.device))
+    precision = family_precision(model, resolve_precision(config.precision, resolve_device(config.device)))
     use_device(precision.device)
     _check_processes(model, config, precision.name, training=train_set, validation=validation)
     model.to(precision.device)
@@ -122,7 +133,7 @@ def train(
     with path_context as path, listening as stop:
         predictor = Predictor(model, precision, pad_token_id, plain=config.plain)
         own_log = (log if is_main() else None) or MetricsLog()
-        loop = _Loop(model, train_set, validation, config, predictor, path, own_log)
+        loop = _Loop(model, train_set, validation, config, task, predictor, path, own_log)
         loop.on_best = (on_best if is_main() else None) or (lambda _: None)
         loop.resume(saved, checkpoints, stop)
         return loop.run(show_progress=show_progress and is_main())
@@ -150,6 +161,7 @@ class _Loop:
     train_set: Encoded
     validation: Encoded
     config: TrainingConfig
+    task: Task
     predictor: Predictor
     path: ForwardPath
     log: MetricsLog
@@ -160,7 +172,7 @@ class _Loop:
         self.steps_per_epoch = len(self._groups(epoch=0))
         model, config, path = self.model, self.config, self.path
         steps = config.epochs * self.steps_per_epoch
-        self.stepper = Stepper(model, config, task=task_of(model), precision=precision, total_steps=steps, path=path)
+        self.stepper = Stepper(model, config, task=self.task, precision=precision, total_steps=steps, path=path)
         self.dynamics = Dynamics(model, self.stepper)
         self.movement: MovementCheck | None = MovementCheck(model)
         self.on_best: Callable[[Metrics], object]
@@ -183,24 +195,29 @@ class _Loop:
         """Train the remaining epochs, then load the best tensors into the model."""
         state = self.state
         with self.recorder.running(show_progress=show_progress):
-            if not self.stepper.step and self.config.head_start == PROBE:
+            if not self.stepper.step and self.config.head_start != LOADED:
                 self._fit_head()
-            while state.epoch < self.config.epochs:
+            while not self._is_over:
                 self._epoch()
-                self._validate()
         state.restore_best()
         self.model.eval()
         assert state.best is not None, "no epoch was validated"  # noqa: S101
         self.on_best(state.best)  # again: a kill while the file was replaced may have removed it
         self.recorder.read_clocks()
-        counters = {name: getattr(state, name) for name in COUNTERS if name != "epoch"}
+        counters = {name: getattr(state, name) for name in COUNTERS}
         peak = peak_bytes(self.predictor.precision.device)
         return TrainResult(state.best, steps=self.stepper.step, peak_memory_bytes=peak, **counters)
 
     def _fit_head(self) -> None:
         """Fit the head before the first step, so that every checkpoint has the fitted head."""
         start = time.perf_counter()
-        rows = fit_head(self.predictor, self.train_set, seed=self.config.seed)
+        try:
+            rows = fit_head(self.predictor, self.train_set, self.task, seed=self.config.seed)
+        except LoraScratchError as error:
+            if self.config.head_start != AUTO:
+                raise
+            warnings.warn(f"the head starts as loaded, without a fit: {error}", stacklevel=2)
+            return
         seconds = time.perf_counter() - start
         self.log.write(event="head_start", step=0, epoch=0, rows=rows, seconds=seconds)
 
@@ -211,18 +228,34 @@ class _Loop:
         size = config.accumulation_steps
         return [plan[start : start + size] for start in range(0, len(plan), size)]
 
+    @property
+    def _is_over(self) -> bool:
+        state, config = self.state, self.config
+        return state.epoch == config.epochs or 0 < config.patience <= state.stale
+
     def _epoch(self) -> None:
-        """Train the remaining steps of this epoch."""
+        """Train the remaining steps of this epoch, with the validations that are due."""
         self.model.train()
         done = self.stepper.step - self.state.epoch * self.steps_per_epoch
         for group in self._groups(self.state.epoch)[done:]:
             self._step(group)
-            due = self.saver.saves_steps
-            if due or self.movement is not None:
+            ends = self.stepper.step % self.steps_per_epoch == 0
+            due = self.saver.saves_steps or (ends and self.saver.saves_epochs)
+            validates = self._validates(ends_epoch=ends)
+            if due or ends or validates or self.movement is not None:
                 self.recorder.read()
             self._check_movement()
+            if validates:
+                self._validate()
+            self.state.epoch += ends
             self.saver.save_or_stop(due=due)
-        self.recorder.read()
+            if self._is_over:
+                break
+
+    def _validates(self, *, ends_epoch: bool) -> bool:
+        """Return whether a validation is due after this step; one is due after the last."""
+        step, every = self.stepper.step, self.config.evaluate_every
+        return step == self.stepper.total_steps or (step % every == 0 if every else ends_epoch)
 
     def _step(self, group: list[list[int]]) -> None:
         self.recorder.before_launch()
@@ -249,12 +282,24 @@ class _Loop:
             self.movement = None
 
     def _validate(self) -> None:
-        """Measure, and keep the tensors if they are the best. This ends the epoch."""
+        """Measure, and keep the tensors if they are the best."""
         state, step = self.state, self.stepper.step
         logits, labels = self.predictor.logits(self.validation), self.validation.labels
-        metrics = self.stepper.task.fitted(logits, labels).measure(logits, labels)
+        metrics = self.task.fitted(logits, labels).measure(logits, labels)
         self.log.write(event="validation", step=step, epoch=state.epoch + 1, **asdict(metrics))
         if state.keep_if_best(metrics):
             self.on_best(metrics)
-        state.epoch += 1
-        self.saver.save_or_stop(due=self.saver.saves_epochs)
+        elif self._is_over and step < self.stepper.total_steps:
+            self._tell_stop(self.config.best_by or metrics.headline_name)
+
+    def _tell_stop(self, score: str) -> None:
+        """Say that the training stops, and how far the learning rate had fallen."""
+        state, stepper = self.state, self.stepper
+        rate = stepper.optimizer.param_groups[0]["lr"] / stepper.peak_rates[0]
+        self.log.write(event="stopped", step=stepper.step, epoch=state.epoch + 1, stale=state.stale, rate=rate)
+        warnings.warn(
+            f"stopped after step {stepper.step:,} of {stepper.total_steps:,}: no better {score} in {state.stale} "
+            f"validations. The schedule was cut: the learning rate stood at {rate:.0%} of its peak. With fewer "
+            f"--epochs it falls to its end.",
+            stacklevel=2,
+        )

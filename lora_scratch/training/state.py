@@ -1,8 +1,9 @@
 """Everything that changes while a run trains, and its form in a checkpoint.
 
 The position is two numbers: `epoch` (finished epochs) and `stepper.step` (optimizer steps). The
-batches (data/batches.py) and the learning rate follow from it. The rest is kept: trained tensors,
-moments, scale, counters, the best tensors and the random number generators.
+batches (data/batches.py) and the learning rate follow from it. A validation that is due after a step
+is done before a checkpoint of that step. The rest is kept: trained tensors, moments, scale, counters,
+the best tensors and the random number generators.
 """
 
 from __future__ import annotations
@@ -20,27 +21,33 @@ from ..layers import AdapterLayer
 from ..runtime.random_state import random_state, set_random_state
 from ..tasks import Metrics
 from .log import MetricsLog
+from .objective import quality
 from .step import Stepper
 
-COUNTERS = ("epoch", "examples", "tokens", "skipped", "seconds", "cpu_seconds", "best_step")
+POSITION = ("epoch", "stale")
+COUNTERS = ("examples", "tokens", "skipped", "seconds", "cpu_seconds", "best_step")
 
 
 class TrainingState:
-    """Model, optimizer and counters of one run. `best` is None before the first validation."""
+    """Model, optimizer and counters of one run.
+
+    `best` is None before the first validation; `stale` counts the validations since the best one.
+    """
 
     def __init__(self, model: nn.Module, stepper: Stepper, log: MetricsLog) -> None:
         self.model, self.stepper, self.log = model, stepper, log
-        self.epoch = self.examples = self.tokens = self.skipped = self.best_step = 0
+        self.epoch = self.stale = self.examples = self.tokens = self.skipped = self.best_step = 0
         self.seconds = self.cpu_seconds = 0.0
         self.best: Metrics | None = None
         self.best_tensors: dict[str, Tensor] = {}
 
     def keep_if_best(self, metrics: Metrics) -> bool:
-        """Keep the trained tensors if they are the best: higher headline score, then lower loss."""
-        best = self.best
-        if best is not None and (metrics.headline, -metrics.loss) <= (best.headline, -best.loss):
+        """Keep the trained tensors if they are the best: by --best_by, then by the lower loss."""
+        best_by = self.stepper.config.best_by
+        if self.best is not None and quality(metrics, best_by) <= quality(self.best, best_by):
+            self.stale += 1
             return False
-        self.best, self.best_step = metrics, self.stepper.step
+        self.best, self.best_step, self.stale = metrics, self.stepper.step, 0
         self.best_tensors = {name: p.detach().clone() for name, p in _trained(self.model).items()}
         return True
 
@@ -53,7 +60,7 @@ class TrainingState:
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and JSON values by name."""
         return {
-            **{name: getattr(self, name) for name in COUNTERS},
+            **{name: getattr(self, name) for name in (*POSITION, *COUNTERS)},
             "best": None if self.best is None else asdict(self.best),
             "log_bytes": self.log.position(),
             "path": self.stepper.path.choices(),
@@ -75,7 +82,7 @@ class TrainingState:
         for name, tensor in present.items():
             tensor.copy_(tensors[name])
         self.stepper.load_state_dict(_under("stepper", state))
-        for name in COUNTERS:
+        for name in (*POSITION, *COUNTERS):
             setattr(self, name, state[name])
         self.best = None if state["best"] is None else self.stepper.task.metrics_type(**state["best"])
         best = _under("best_tensors", state)

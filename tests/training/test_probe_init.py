@@ -1,5 +1,7 @@
 """lora_scratch/training/probe_init.py: the head starts as a probe on its own inputs, and nothing else moves."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 from support import rank_work
@@ -9,12 +11,12 @@ from support.tiny import tiny_rows
 
 from lora_scratch.adapter import LoRAConfig, disabled, inject
 from lora_scratch.data import collate
-from lora_scratch.errors import ConfigError
+from lora_scratch.errors import ConfigError, DataError, TrainingError
 from lora_scratch.evaluation import Predictor
 from lora_scratch.model.base import output_layer
 from lora_scratch.runtime.precision import Precision
-from lora_scratch.tasks import measure
-from lora_scratch.tasks.linear import fit_regression
+from lora_scratch.tasks import measure, task_of
+from lora_scratch.tasks.linear import fit_softmax
 from lora_scratch.training import MetricsLog, TrainingConfig, probe_init, train
 from lora_scratch.training import config as training_config
 
@@ -65,8 +67,8 @@ def test_the_output_layer_becomes_the_regression_on_its_own_inputs(family):
     order = torch.randperm(
         60, generator=probe_init.named_generator(0, "head start")
     )  # only the held-out fifth depends on it
-    _, expected = fit_regression([torch.cat(seen)[order]], rows.labels[order], classes=3)
-    assert probe_init.fit_head(Predictor(model, **PREDICTOR), rows, seed=0) == 60
+    _, expected = fit_softmax([torch.cat(seen)[order]], rows.labels[order], classes=3)
+    assert probe_init.fit_head(Predictor(model, **PREDICTOR), rows, task_of(model), seed=0) == 60
     for found, wanted in ((layer.weight, expected.weight), (layer.bias, expected.bias)):
         torch.testing.assert_close(found.detach(), wanted, rtol=0, atol=5e-3 * float(expected.weight.abs().max()))
 
@@ -80,7 +82,7 @@ def test_nothing_but_the_output_layer_moves():
     with torch.no_grad(), disabled(model.eval()):
         base = model(**inputs).logits
     model.train()
-    probe_init.fit_head(Predictor(model, **PREDICTOR), rows, seed=0)
+    probe_init.fit_head(Predictor(model, **PREDICTOR), rows, task_of(model), seed=0)
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -95,7 +97,7 @@ def test_the_model_starts_better_than_a_random_head():
     shares = rows.labels.bincount() / len(rows)
     entropy = -float((shares * shares.log()).sum())
     assert measure(Predictor(model, **PREDICTOR).logits(rows), rows.labels).loss > entropy
-    probe_init.fit_head(Predictor(model, **PREDICTOR), rows, seed=0)
+    probe_init.fit_head(Predictor(model, **PREDICTOR), rows, task_of(model), seed=0)
     assert measure(Predictor(model, **PREDICTOR).logits(rows), rows.labels).loss < entropy
 
 
@@ -105,7 +107,7 @@ def test_at_most_so_many_rows_are_read(monkeypatch):
     heads = []
     for seed in (0, 0, 1):
         model = adapted()
-        assert probe_init.fit_head(Predictor(model, **PREDICTOR), tiny_rows(90), seed=seed) == 30
+        assert probe_init.fit_head(Predictor(model, **PREDICTOR), tiny_rows(90), task_of(model), seed=seed) == 30
         heads.append(model.classifier.weight.detach().clone())
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
@@ -136,11 +138,11 @@ def test_a_frozen_head_and_one_without_a_linear_output_are_refused():
     model = adapted()
     model.classifier.requires_grad_(requires_grad=False)
     with pytest.raises(ConfigError, match="--head_start probe: classifier is frozen; train the head too, or use loaded"):
-        probe_init.fit_head(Predictor(model, **PREDICTOR), tiny_rows(20), seed=0)
+        probe_init.fit_head(Predictor(model, **PREDICTOR), tiny_rows(20), task_of(model), seed=0)
     model = adapted()
     model.classifier = torch.nn.Identity()
     with pytest.raises(ConfigError, match="the model's head has no linear output layer"):
-        probe_init.fit_head(Predictor(model, **PREDICTOR), tiny_rows(20), seed=0)
+        probe_init.fit_head(Predictor(model, **PREDICTOR), tiny_rows(20), task_of(model), seed=0)
     with pytest.raises(ConfigError, match="--head_start: found 'zero'; expected loaded or probe"):
         config(head_start="zero")
 
@@ -151,3 +153,32 @@ def test_several_processes_start_alike_and_as_one():
     main, other = in_processes(rank_work.trained, head_start="probe")
     assert all((tensor == other["tensors"][name]).all() for name, tensor in main["tensors"].items())
     assert main["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+
+
+def broken(damage):
+    """A model whose head can't be fitted."""
+    model = adapted()
+    if damage == "frozen":
+        model.classifier.requires_grad_(requires_grad=False)
+    else:
+        model.pre_classifier.bias.data[0] = torch.inf
+    return model
+
+
+def head_after(damage, start):
+    model = broken(damage)
+    with suppress(TrainingError):  # infinite features train nothing
+        train(
+            model, tiny_rows(40), tiny_rows(8), config(head_start=start, max_skipped=2), pad_token_id=0, show_progress=False
+        )
+    return model.classifier.weight.detach()
+
+
+@pytest.mark.parametrize("damage", ["frozen", "infinite"])
+def test_a_start_that_nobody_asked_for_gives_way_with_a_word(damage):
+    """`auto` goes on from the loaded head, in the bits of that start; `probe` ends the run."""
+    with pytest.warns(UserWarning, match="the head starts as loaded, without a fit: --head_start probe: "):
+        head = head_after(damage, "auto")
+    assert torch.equal(head, head_after(damage, "loaded"))
+    with pytest.raises((ConfigError, DataError), match="--head_start probe: "):
+        head_after(damage, "probe")

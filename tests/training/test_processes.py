@@ -27,6 +27,7 @@ def same_bits(ours, theirs):
     [
         (2, {}),
         (2, {"accumulation_steps": 2, "batch_size": 7}),
+        (2, {"class_weights": "balanced", "label_smoothing": 0.1, "evaluate_every": 3, "batch_size": 7}),
         (3, {"batch_size": 4, "epochs": 1}),  # 45 = 11 * 4 + 1: two processes have no row of the last batch
     ],
 )

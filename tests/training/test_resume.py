@@ -71,6 +71,8 @@ def stopped_after(step, whole, place):
         {"precision": "fp16", "plain": True},
         {"accumulation_steps": 1, "epochs": 1},
         {"head_start": "probe"},
+        {"class_weights": "balanced", "evaluate_every": 2, "best_by": "loss"},
+        {"accumulation_steps": 1, "evaluate_every": 1, "patience": 3, "learning_rate": 0.02},
     ],
     ids=str,
 )
