@@ -24,7 +24,7 @@ from .config import LoRAConfig
 from .head_dtype import restore_dtype, train_in_float32
 from .plan import Plan, dry_run
 from .saving import update_refusal
-from .state import AdapterState, adapter_layers, adapter_state, base_tensors, is_adapted
+from .state import AdapterState, adapter_layers, adapter_state, base_tensors, first_values, is_adapted
 from .targets import is_inside
 
 
@@ -89,11 +89,15 @@ def _apply(model: nn.Module, plan: Plan, seed: int) -> None:
 
 @torch.no_grad()
 def remove_adapter(model: nn.Module) -> nn.Module:
-    """Undo `inject`: restore base layers, first values of head and biases, and `requires_grad`."""
-    state, tensors = adapter_state(model), base_tensors(model)
+    """Undo `inject`: restore base layers, first values of head and biases, and `requires_grad`.
+
+    Raises:
+        ConfigError: a head has another shape than before. The model is unchanged.
+    """
+    state, first_of, tensors = adapter_state(model), first_values(model), base_tensors(model)
     for name, layer in adapter_layers(model).items():
         replace_module(model, name, layer.base)
-    for name, first in state.trained_base.items():
+    for name, first in first_of.items():
         tensors[name].data = first.to(tensors[name].device)
     forget_adapter(model, state)
     return model

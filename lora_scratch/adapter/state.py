@@ -77,6 +77,22 @@ def base_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {base_name(name, layers): tensor for name, tensor in named.items()}
 
 
+def first_values(model: nn.Module) -> dict[str, Tensor]:
+    """Return the first values of head and trained biases, by their names in the base.
+
+    Raises:
+        ConfigError: a tensor has another shape by now, as after `resize_token_embeddings`.
+    """
+    state, tensors = adapter_state(model), base_tensors(model)
+    for name, first in state.trained_base.items():
+        shape = tuple(tensors[name].shape) if name in tensors else "gone"
+        if shape != tuple(first.shape):
+            fault = f"it is {shape}, and was {tuple(first.shape)} when the adapter was injected"
+            remedy = "change the model before inject, or end with merge_and_remove(model)"
+            raise ConfigError(fault, where=name, remedy=remedy)
+    return state.trained_base
+
+
 def trained_biases(model: nn.Module) -> dict[str, Tensor]:
     """Return the biases that the `bias` setting trains, by their names in the base."""
     state = adapter_state(model)

@@ -16,7 +16,7 @@ from ..errors import ConfigError, MergeError
 from ..layers import AdapterLayer
 from .head_dtype import base_dtypes
 from .inject import forget_adapter, replace_module
-from .state import adapter_layers, adapter_state, base_tensors
+from .state import adapter_layers, adapter_state, base_tensors, first_values
 
 
 @contextmanager
@@ -25,11 +25,11 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
 
     The model can be merged: the merged weights are not used.
     """
-    state, tensors = adapter_state(model), base_tensors(model)
-    trained = {name: tensors[name].data for name in state.trained_base}
+    first_of, tensors = first_values(model), base_tensors(model)
+    trained = {name: tensors[name].data for name in first_of}
     dtypes = base_dtypes(model)
     try:
-        for name, first in state.trained_base.items():
+        for name, first in first_of.items():
             tensors[name].data = first.to(trained[name].device, dtypes.get(name, trained[name].dtype))
         with _changed(dict.fromkeys(adapter_layers(model).values(), False), "enabled"):
             yield model

@@ -46,7 +46,12 @@ class BankHead(BankLayer):
             """Run the head on one row."""
             return functional_call(self.base, values, (row[None], *args), kwargs)[0]
 
-        y: Tensor = vmap(run, randomness="different")(gathered, x)
+        # the slots are float32; the next module has the base's dtype
+        autocast = torch.is_autocast_enabled(x.device.type)
+        inputs = x if autocast or not x.is_floating_point() else at_least_float32(x)
+        y: Tensor = vmap(run, randomness="different")(gathered, inputs)
+        if inputs is not x:
+            y = y.to(x.dtype)
         if self.width is None:
             return y
         widths = self.width[rows].view(-1, *[1] * (y.dim() - 1))  # (B, 1, ...)

@@ -20,6 +20,8 @@ from .fingerprint import Fingerprint, file_sha256
 from .peft_format import to_peft_config
 from .provenance import FORMAT, Provenance, sealed
 
+FSDP = "FullyShardedDataParallel"  # torch's first one; the second one makes DTensors, which have a full_tensor()
+
 
 def save_adapter(
     model: nn.Module,
@@ -44,6 +46,7 @@ def save_adapter(
     """
     contents = AdapterContents.of(model)
     _check_place(Path(folder))
+    _check_whole(contents)
     _check_complete(contents)
     weights, own = contents.as_bytes(), contents.needs_own_format
     digests = base or contents.fingerprint()
@@ -82,6 +85,19 @@ def _check_place(folder: Path) -> None:
             where=str(folder),
             expected="an adapter folder to replace",
             remedy="choose a new or empty folder",
+        )
+
+
+def _check_whole(contents: AdapterContents) -> None:
+    """Refuse tensors of which every process holds a part (FSDP)."""
+    parts = [name for name, tensor in contents.tensors.items() if hasattr(tensor, "full_tensor")]
+    parts += [name for name, module in contents.model.named_modules() if type(module).__name__ == FSDP]
+    if parts:
+        raise LoraScratchError(
+            "the adapter is split over the processes (FSDP)",
+            where="save_adapter",
+            remedy="leave A, B and the heads out of the split (ignored_params), as model/sharding.py does, or load the "
+            "gathered state_dict() into a model that is not split",
         )
 
 

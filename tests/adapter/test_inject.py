@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from support.causal import user_inputs, user_model
 from support.families import logits, record, tiny, token_batch
 from support.tiny import tiny_distilbert
 from torch import nn
@@ -502,3 +503,14 @@ def test_the_seed_is_zero_unless_another_is_given():
     a = [next(p for name, p in model.named_parameters() if "lora_A" in name) for model in (default, zero, one)]
     assert torch.equal(a[0], a[1])
     assert not torch.equal(a[0], a[2])
+
+
+@pytest.mark.parametrize("undo", [remove_adapter, lambda model: disabled(model).__enter__()], ids=["remove", "disable"])
+def test_head_of_another_shape_than_before_is_named(undo):
+    """After `resize_token_embeddings` the old output layer would not fit the new input layer."""
+    model = inject(user_model("llama"), LoRAConfig(rank=2, targets=["q_proj"], head_modules=["lm_head"]))
+    model.resize_token_embeddings(60)
+    with pytest.raises(ConfigError, match=r"lm_head.weight: it is \(60, 32\), and was \(50, 32\)"):
+        undo(model)
+    assert len(adapter_layers(merge_and_remove(model))) == 0
+    assert model(**user_inputs("llama")).logits.shape[-1] == 60

@@ -122,6 +122,16 @@ def test_heads_of_a_narrow_base_are_kept_in_float32(dtype):
     assert kinds == {torch.float32, torch.int64}
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_head_in_a_narrow_model_works_without_autocast(dtype):
+    """It computes in float32, and answers in the dtype of the model."""
+    heads = [nn.Linear(6, 3).to(dtype) for _ in range(2)]
+    bank, x = banked(heads, [0, 1]), torch.randn(2, 6).to(dtype)
+    assert bank(x).dtype == dtype
+    for row, head in enumerate(heads):
+        torch.testing.assert_close(bank(x)[row], head.float()(x[row].float()).to(dtype))
+
+
 def test_a_head_in_training_drops_entries_of_every_row_apart():
     """A head with dropout, as it is left in training mode."""
     bank = banked([nn.Sequential(nn.Dropout(0.5), nn.Linear(64, 8))], [0, 0]).train()

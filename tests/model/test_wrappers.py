@@ -1,6 +1,7 @@
 """lora_scratch/model/wrappers.py: every public function works on the model inside, and no name holds a wrapper's part."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors import safe_open
 from support.families import logits, tiny, token_batch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
@@ -27,7 +29,7 @@ from lora_scratch.adapter import (
     unmerge_all,
     without,
 )
-from lora_scratch.errors import ConfigError
+from lora_scratch.errors import ConfigError, LoraScratchError
 from lora_scratch.model.wrappers import unwrapped
 from lora_scratch.serialization import fingerprint, load_adapter, save_adapter
 
@@ -50,6 +52,14 @@ def compiled_in_ddp(model):
     return compiled(DistributedDataParallel(model))
 
 
+@pytest.fixture
+def eager():
+    """Compiled models run uncompiled: the compiler takes seconds for every switch."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+CPU = torch.device("cpu")
 WRAPPERS = [compiled, nn.DataParallel, DistributedDataParallel, compiled_in_ddp, AveragedModel]
 CONFIG = LoRAConfig(rank=2, targets=["all-linear"])
 
@@ -97,7 +107,7 @@ def test_wrapped_model_is_counted_listed_and_hashed_as_the_model_inside(wrap):
     check_trainable(wrapper)
 
 
-@pytest.mark.usefixtures("one_process")
+@pytest.mark.usefixtures("one_process", "eager")
 @pytest.mark.parametrize("wrap", WRAPPERS)
 def test_switches_and_merging_reach_the_model_inside(wrap):
     """And what the wrapper computes."""
@@ -116,7 +126,7 @@ def test_switches_and_merging_reach_the_model_inside(wrap):
     assert torch.allclose(logits(wrapper), trained, atol=1e-5)
 
 
-@pytest.mark.usefixtures("one_process")
+@pytest.mark.usefixtures("one_process", "eager")
 @pytest.mark.parametrize("wrap", WRAPPERS)
 def test_adapter_is_removed_from_the_model_inside(wrap):
     """Bit for bit."""
@@ -127,21 +137,26 @@ def test_adapter_is_removed_from_the_model_inside(wrap):
 @pytest.mark.parametrize("wrap", [compiled, nn.DataParallel])
 def test_compiled_model_that_has_run_is_adapted_and_compiled_again(wrap, tmp_path):
     """The wrapper computes what the model inside computes, before and after."""
-    model = tiny("bert")
+
+    def network():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).eval()
+
+    config = LoRAConfig(rank=2, targets=["0"], head_modules=["2"])
+    x, model = torch.randn(2, 4), network()
     wrapper = wrap(model)
-    before = logits(wrapper)
-    assert inject(wrapper, CONFIG) is wrapper
-    assert torch.equal(logits(wrapper), before)
+    before = wrapper(x)
+    assert str(dry_run(wrapper, config)) == str(dry_run(model, config))
+    assert inject(wrapper, config) is wrapper
+    assert torch.equal(wrapper(x), before)
     with torch.no_grad():
-        for layer in adapter_layers(wrapper).values():
-            layer.lora_B.add_(0.3)
-    assert torch.equal(logits(wrapper), logits(model))
-    assert not torch.equal(logits(wrapper), before)
+        model[0].lora_B.add_(0.3)
+    assert torch.equal(wrapper(x), model(x))
+    assert not torch.equal(wrapper(x), before)
     save_adapter(wrapper, tmp_path / "adapter")
-    other = wrap(tiny("bert"))
+    other = wrap(network())
     load_adapter(other, tmp_path / "adapter")
-    assert torch.equal(logits(other), logits(model))
-    assert str(dry_run(wrap(tiny("bert")), CONFIG)) == str(dry_run(tiny("bert"), CONFIG))
+    assert torch.equal(other(x), model(x))
 
 
 @pytest.mark.usefixtures("one_process")
@@ -163,6 +178,16 @@ def test_adapted_model_trains_inside_ddp_in_bfloat16():
     assert all(p.grad is not None for p in wrapper.parameters() if p.requires_grad)
 
 
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("split", [fully_shard, partial(FullyShardedDataParallel, use_orig_params=True, device_id=CPU)])
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_adapter_that_is_split_over_processes_is_not_saved(split, tmp_path):
+    """Every process has a part of each tensor, or another name for it: one line says so."""
+    with pytest.raises(LoraScratchError, match=r"save_adapter: the adapter is split over the processes \(FSDP\)"):
+        save_adapter(split(adapted()), tmp_path / "adapter")
+
+
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("wrap", [compiled, checkpoint_wrapper])
 def test_wrapped_parts_of_a_model_do_not_show_in_names(wrap, tmp_path):
     """A compiled block, a compiled head, a checkpointed encoder."""
