@@ -20,6 +20,7 @@ from ..errors import ModelError, printable
 from ..runtime.paths import path_fault, shown_path
 from ..runtime.seeds import named_generator
 from .families import default_heads
+from .foreign import check_attention, check_no_adapter, check_vocabulary
 from .own_head import PROBLEM_TYPES, head_order, own_labels, own_task
 from .padding import need_equal_lengths
 
@@ -79,12 +80,17 @@ def load_base(
     try:
         with _quiet():
             config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+            check_attention(name, config)
             task = task or (own_task(config) if labels is None else "single_label")
             names = own_labels(config) if labels is None else tuple(labels)
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            check_vocabulary(name, tokenizer)
             model, info = _load_model(name, names, task, dtype)
+    except ModelError:
+        raise
     except Exception as error:  # transformers, tokenizers, safetensors and the hub raise many types
         raise _cannot_load(name, error) from error
+    check_no_adapter(name, model)
     absent = {str(key) for key in info["missing_keys"]}
     new, notes = _fit_head(model, config, names, task, absent=absent)
     new |= absent | {str(entry[0]) for entry in info["mismatched_keys"]}
