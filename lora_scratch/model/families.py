@@ -66,7 +66,7 @@ FAMILIES = {
     "deberta-v2": Family(("query_proj", "key_proj", "value_proj"), "attention.output.dense"),
     "distilbert": Family(("q_lin", "k_lin", "v_lin"), "out_lin", blocks="transformer"),
     "electra": _BERT,
-    "ernie": _LIKE_BERT,
+    "ernie": _BERT,
     "esm": _LIKE_BERT,
     "eurobert": _GATED,
     "fnet": Family(("intermediate.dense", "output.dense"), padding=UNSUITED, lacks=_DENSE),

@@ -17,7 +17,7 @@ from lora_scratch.fast.path import fast_path
 from lora_scratch.model.forward import forward_path
 from lora_scratch.runtime.precision import Precision
 
-FAMILIES = ["distilbert", "bert", "roberta", "electra"]
+FAMILIES = ["distilbert", "bert", "roberta", "electra", "xlm-roberta", "camembert", "ernie"]
 LENGTHS = {
     "uneven": [7, 3, 5, 2, 7, 4],
     "one row": [5],

@@ -12,7 +12,7 @@ from support.tiny import tiny_distilbert
 from lora_scratch.fast.packed import NAME, can_pack, packed
 from lora_scratch.model.forward import classify
 
-FAMILIES = ["distilbert", "bert", "roberta", "electra"]
+FAMILIES = ["distilbert", "bert", "roberta", "electra", "xlm-roberta", "camembert", "ernie"]
 LENGTHS = {
     "uneven": [7, 3, 5, 2, 7, 4],
     "one row": [5],

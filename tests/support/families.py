@@ -7,6 +7,7 @@ import hashlib
 import torch
 import transformers
 from support.tiny import VOCABULARY, tiny_distilbert
+from support.tiny_models import tiny_model
 from torch import nn
 
 HIDDEN = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -30,6 +31,8 @@ def tiny(family: str, *, labels: int = 3, seed: int = 0) -> nn.Module:
     """A two-layer classifier of width 32 with seeded random weights and no dropout, in evaluation mode."""
     if family == "distilbert":
         return tiny_distilbert(labels=labels, seed=seed)
+    if family not in FAMILIES:
+        return tiny_model(family, labels=labels, seed=seed)
     config_name, model_name, sizes = FAMILIES[family]
     torch.manual_seed(seed)
     more = {"attention_probs_dropout_prob": 0.0} if family != "gpt2" else {}
