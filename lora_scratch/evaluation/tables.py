@@ -75,7 +75,7 @@ def scores_table(report: Report) -> Table:
     """Return the scores of the models and the change. `constant` is the rival that reads no text."""
     models = {"baseline": report.baseline, "linear probe": report.linear_probe, "adapted": report.adapted}
     if report.constant is not None:
-        models = {report.constant.answer: report.constant.metrics, **models}
+        models = {_shortened(_printable(report.constant.answer)): report.constant.metrics, **models}
     measured = {name: metrics for name, metrics in models.items() if metrics is not None}
     change = partial(_change, report.baseline, report.adapted)
     rows = [
@@ -169,7 +169,8 @@ def markdown_table(table: Table) -> str:
     """Return the table as Markdown, with Markdown's own characters escaped in the cells."""
     rule = ["---", *["---:"] * (len(table.header) - 1)]
     cells = [[re.sub(r"([\\|<*_`\[])", r"\\\1", cell) for cell in row] for row in table.rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (table.header, rule, *cells))
+    header = [cell.replace("|", r"\|") for cell in table.header]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *cells))
 
 
 def _printable(label: str) -> str:

@@ -154,12 +154,10 @@ def measure(logits: Tensor, labels: Tensor) -> SingleLabelMetrics:
         DataError: no rows, logits that are not finite, or labels that do not fit.
     """
     rows = per_class(logits, labels, [str(index) for index in range(logits.shape[-1])])
-    from sklearn.metrics import matthews_corrcoef  # slow to import
-
     return SingleLabelMetrics(
         accuracy=correct(logits, labels).double().mean().item(),
         macro_f1=sum(row.f1 for row in rows) / len(rows),
-        matthews=float(matthews_corrcoef(labels.numpy(), logits.argmax(-1).numpy())),
+        matthews=_matthews(logits.argmax(-1), labels),
         f1=rows[1].f1 if len(rows) == 2 else None,
         loss=F.cross_entropy(logits.double(), labels).item(),
         n=len(labels),
@@ -213,6 +211,15 @@ def paired_intervals(
         "macro_f1": interval(second.macro_f1 - first.macro_f1, macro_f1),
         "loss": interval(second.loss - first.loss, loss),
     }
+
+
+def _matthews(answers: Tensor, labels: Tensor) -> float:
+    """Return Matthews correlation; 0 where the answers, or the labels, are all of one class."""
+    from sklearn.metrics import matthews_corrcoef  # slow to import
+
+    if (answers == answers[0]).all() or (labels == labels[0]).all():
+        return 0.0  # scikit-learn would warn
+    return float(matthews_corrcoef(labels.numpy(), answers.numpy()))
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:

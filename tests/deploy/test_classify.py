@@ -67,8 +67,8 @@ def test_every_text_gets_what_it_gets_alone_in_the_order_of_the_texts(saved):
     found = list(Classifier(saved, precision=FP32, batch_tokens=30)(iter(texts), rows=10))
     assert [each.text for each in found] == texts
     for each, scores in zip(found, expected, strict=True):
-        assert list(each.scores.values()) == pytest.approx(scores.tolist(), abs=1e-5)
-        assert each.label == LABELS[int(scores.argmax())] == max(each.scores, key=each.scores.__getitem__)
+        assert list(each.answer["scores"].values()) == pytest.approx(scores.tolist(), abs=1e-5)
+        assert each.answer["label"] == LABELS[int(scores.argmax())]
 
 
 def test_no_more_than_a_window_is_read_ahead(saved):

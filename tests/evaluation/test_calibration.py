@@ -10,7 +10,8 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from lora_scratch.errors import DataError
-from lora_scratch.evaluation import calibration, fit_temperature
+from lora_scratch.evaluation import calibration
+from lora_scratch.tasks import fit_temperature
 
 
 def rows(seed, n=200, classes=4):

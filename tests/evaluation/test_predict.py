@@ -56,7 +56,7 @@ def test_rows_go_to_the_device_once_and_batches_are_made_there(batch_tokens):
     there, seen = SimpleNamespace(device=torch.device("meta"), autocast=nullcontext), []
 
     def first_class(batch):
-        seen.append({tensor.device.type for tensor in vars(batch).values()})
+        seen.append({tensor.device.type for tensor in batch.tensors.values()})
         return torch.zeros(len(batch.rows), 2)
 
     with dispatched() as operators:

@@ -12,14 +12,14 @@ from support.report_pages import report as full_report
 from lora_scratch.adapter.state import ParameterCount
 from lora_scratch.errors import ConfigError, DataError, LoraScratchError
 from lora_scratch.evaluation import ProbeCost, Report, TrainingCost, versions
-from lora_scratch.tasks import confusion, measure
+from lora_scratch.tasks import SINGLE_LABEL, confusion, make_task, measure
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 0])
 BASELINE = torch.nn.functional.one_hot(torch.tensor([0, 0, 0, 0, 0, 0, 1, 1]), 3).float()  # rows 0 and 3 right
 ADAPTED = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 1, 1, 2, 0, 0]), 3).float()  # all right but row 3
 TRAIN = TrainingCost(2.0, 1.5, 64, 640, 32.0, 2**30)
 ARGUMENTS = {
-    "names": ("joy", "fear", "love"),
+    "task": make_task(SINGLE_LABEL, ("joy", "fear", "love")),
     "parameters": ParameterCount(total=1000, trainable=30, lora=20, head=10),
     "train": TRAIN,
     "command": "python scripts/train.py",
@@ -34,13 +34,13 @@ def test_report_as_json_has_every_key_of_the_contract():
     """Who reads report.json may rely on these keys."""
     found = report().as_json()
     for model in ("baseline", "adapted"):
-        assert found[model].keys() == {"accuracy", "macro_f1", "loss", "n"}
+        assert found[model].keys() == {"accuracy", "macro_f1", "matthews", "loss", "n"}
     assert found["parameters"].keys() == {"total", "trainable", "lora", "head", "bias"}
     assert found["train"].keys() == {
         *("seconds", "cpu_seconds", "examples", "tokens"),
         *("examples_per_second", "peak_memory_bytes", "skipped_steps"),
     }
-    assert found["mcnemar"].keys() == {"fixed", "broken", "p_value"}
+    assert found["test"].keys() == {"title", "fixed", "broken", "p_value"}
     assert found["versions"] == versions()
     assert found["command"] == "python scripts/train.py"
     assert not found.keys() & {"linear_probe", "probe", "lengths", "anatomy", "quantization"}
@@ -50,7 +50,7 @@ def test_report_holds_the_figures_of_the_right_model():
     """Baseline and adapted are not swapped: 2 of 8 right before, 7 of 8 after; 6 fixed, 1 broken, p = 16/128."""
     found = report()
     assert (found.baseline.accuracy, found.adapted.accuracy) == (0.25, 0.875)
-    assert (found.mcnemar.fixed, found.mcnemar.broken, found.mcnemar.p_value) == (6, 1, pytest.approx(0.125))
+    assert (found.test.fixed, found.test.broken, found.test.p_value) == (6, 1, pytest.approx(0.125))
     assert found.adapted.loss == measure(ADAPTED, LABELS).loss
     assert found.confusion.baseline == [[2, 2, 0], [2, 0, 0], [2, 0, 0]]
     assert found.confusion.adapted == confusion(ADAPTED, LABELS).tolist()
@@ -87,7 +87,7 @@ def test_report_with_every_field_has_every_key():
         (lambda r: r.pop("verdict"), "report: without verdict"),
         (lambda r: r.update(more=1), "report: unknown keys more"),
         (lambda r: r["adapted"].update(accuracy="0.9"), r"report\.adapted\.accuracy: found '0\.9'; expected float"),
-        (lambda r: r["mcnemar"].update(fixed=True), r"report\.mcnemar\.fixed: found True; expected int"),
+        (lambda r: r["test"].update(fixed=True), r"report\.test\.fixed: found True; expected int"),
         (lambda r: r["baseline"].update(loss=math.nan), r"report\.baseline\.loss: found nan; expected float"),
         (lambda r: r["train"].pop("tokens"), r"report\.train: without tokens"),
         (lambda r: r["confusion"].update(adapted=[[1, None]]), r"report\.confusion\.adapted\[0\]\[1\]: found None"),

@@ -5,17 +5,12 @@ import torch
 
 from lora_scratch.adapter.state import ParameterCount
 from lora_scratch.errors import ConfigError, DataError
-from lora_scratch.evaluation import (
-    Report,
-    changed_by_class,
-    changed_rows,
-    judge,
-    length_slices,
-    render,
-    render_markdown,
-    require,
-)
-from lora_scratch.tasks import Interval, McNemar, Metrics
+from lora_scratch.evaluation import Report, changed_rows, judge, length_slices, render, render_markdown, require
+from lora_scratch.evaluation.classes import class_scores
+from lora_scratch.evaluation.verdict import Constant
+from lora_scratch.tasks import SINGLE_LABEL, Interval, SingleLabelMetrics, make_task
+
+TASK = make_task(SINGLE_LABEL, ("no", "yes"))
 
 
 def logits(answers):
@@ -26,17 +21,49 @@ BEFORE, AFTER, LABELS = logits([0, 0, 0, 1, 1, 0]), logits([0, 1, 1, 0, 1, 0]), 
 TEXTS = ["a", "bb", "c", "<script>", "e", "f"]  # rows 1 and 2 are fixed, row 3 is broken
 
 
+def metrics(accuracy):
+    return SingleLabelMetrics(accuracy=accuracy, macro_f1=0.5, loss=0.7, n=100)
+
+
+@pytest.mark.parametrize(("word", "change"), [("better", 0.25), ("worse", -0.25), ("not shown", 0.02)])
+def test_judge_says_the_word_of_the_paired_test_with_its_figures(word, change):
+    """The word comes from the test, not from the sign of the change."""
+    verdict = judge(metrics(0.5), metrics(0.5 + change), word, Interval(change, -0.01, 0.3))
+    assert verdict.word == word
+    assert f"{change:+.4f} (95% interval -0.0100 to +0.3000)" in verdict.sentence
+    assert word in verdict.sentence
+
+
 @pytest.mark.parametrize(
-    ("fixed", "broken", "p", "word"),
-    [(30, 5, 0.0001, "better"), (5, 30, 0.0001, "worse"), (7, 2, 0.18, "not shown"), (20, 10, 0.05, "not shown")],
+    ("word", "against", "expected"),
+    [
+        ("better", "better", "better"),
+        ("better", "not shown", "not shown"),
+        ("better", "worse", "not shown"),
+        ("worse", "worse", "worse"),
+        ("not shown", "better", "not shown"),
+    ],
 )
-def test_judge_says_what_mcnemar_shows(fixed, broken, p, word):
-    """Better or worse only below 0.05; the sentence carries the figures."""
-    metrics = (Metrics(0.5, 0.5, 0.7, 100), Metrics(0.5 + (fixed - broken) / 100, 0.5, 0.6, 100))
-    found = judge(*metrics, McNemar(fixed, broken, p), Interval((fixed - broken) / 100, -0.01, 0.3))
-    assert found.word == word
-    assert f"{(fixed - broken) / 100:+.4f} (95% interval -0.0100 to +0.3000)" in found.sentence
-    assert word in found.sentence
+def test_better_has_to_beat_the_answer_that_reads_no_text_too(word, against, expected):
+    """A model that answers `good` to every row beats a random head, and is worth nothing."""
+    constant = Constant("always 'good'", metrics(0.95), against)
+    verdict = judge(metrics(0.5), metrics(0.95), word, Interval(0.45, 0.3, 0.6), constant)
+    assert verdict.word == expected
+    assert ("reads no text, always 'good' (accuracy 0.9500)" in verdict.sentence) == (word != expected)
+
+
+def test_a_model_that_says_the_commonest_label_to_every_row_is_not_better():
+    """95 rows of one label, 5 of the other: always the first is 45 rows better than a coin, and reads nothing."""
+    labels = (torch.arange(100) >= 95).long()
+    coin, always = logits([0, 1] * 50), logits([0] * 100)
+    counts = ParameterCount(total=100, trainable=3, lora=2, head=1)
+    compared = Report.compare(coin, always, labels, task=TASK, parameters=counts, command="")
+    assert compared.test.p_value < 1e-6
+    assert compared.verdict.word == "not shown"
+    assert (compared.constant.answer, compared.constant.metrics.accuracy) == ("always 'no'", 0.95)
+    assert "always 'no'" in render(compared)
+    with pytest.raises(ConfigError, match="--require: the verdict is 'not shown'"):
+        require(compared.verdict.word, "better")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +94,7 @@ def test_require_refuses_a_requirement_that_there_is_not():
 
 def test_changed_rows_are_those_that_one_model_alone_has_right():
     """By hand: rows 1 and 2 fixed, row 3 broken, with number, truth and both answers."""
-    found = changed_rows(BEFORE, AFTER, LABELS, ("no", "yes"))
+    found = changed_rows(TASK, BEFORE, AFTER, LABELS)
     assert [(row.row, row.label, row.before, row.after) for row in found.fixed] == [
         (1, "yes", "no", "yes"),
         (2, "yes", "no", "yes"),
@@ -77,15 +104,17 @@ def test_changed_rows_are_those_that_one_model_alone_has_right():
 
 def test_changed_rows_are_at_most_a_thousand_of_each_kind():
     """A report of a large data set stays one that can be opened."""
-    found = changed_rows(BEFORE[1:2].repeat(1500, 1), AFTER[1:2].repeat(1500, 1), LABELS[1:2].repeat(1500), ("no", "yes"))
+    found = changed_rows(TASK, BEFORE[1:2].repeat(1500, 1), AFTER[1:2].repeat(1500, 1), LABELS[1:2].repeat(1500))
     assert (len(found.fixed), found.fixed[0].text, found.broken) == (1000, None, [])
 
 
-def test_changed_by_class_counts_by_the_true_label():
+def test_class_scores_count_by_the_true_label():
     """By hand: row 0 of class 0 is broken, rows 2 and 3 of classes 1 and 2 are fixed; class 3 has no row."""
     labels = torch.tensor([0, 0, 1, 2])
     before, after = (torch.eye(4)[torch.tensor(said)] for said in ([0, 0, 0, 0], [3, 0, 1, 2]))
-    assert changed_by_class(before, after, labels) == {"fixed": [0, 1, 1, 0], "broken": [1, 0, 0, 0]}
+    scores = class_scores(make_task(SINGLE_LABEL, "abcd"), before, after, labels)
+    assert (scores.fixed, scores.broken) == ([0, 1, 1, 0], [1, 0, 0, 0])
+    assert scores.p_holm == [1.0] * 4
 
 
 def test_length_slices_add_up_to_the_whole():
@@ -93,7 +122,7 @@ def test_length_slices_add_up_to_the_whole():
     generator = torch.Generator().manual_seed(0)
     labels, lengths = torch.randint(2, (200,), generator=generator), torch.randint(3, 60, (200,), generator=generator)
     before, after = torch.randn(2, 200, 2, generator=generator)
-    found = length_slices(before, after, labels, lengths)
+    found = length_slices(TASK, before, after, labels, lengths)
     assert len(found) == 4
     assert sum(each.n for each in found) == 200
     assert all(a.longest < b.shortest for a, b in itertools.pairwise(found))
@@ -105,14 +134,14 @@ def test_length_slices_add_up_to_the_whole():
 
 def test_length_slices_of_six_rows_are_those_worked_by_hand():
     """Lengths 2, 2, 2, 2, 9, 9: the quartiles are 2, 2 and 7.25, so two slices; the first has 1 then 3 right of 4."""
-    first, second = length_slices(BEFORE, AFTER, LABELS, torch.tensor([2, 2, 9, 9, 2, 2]))
+    first, second = length_slices(TASK, BEFORE, AFTER, LABELS, torch.tensor([2, 2, 9, 9, 2, 2]))
     assert (first.shortest, first.longest, first.n, first.baseline, first.adapted) == (2, 2, 4, 0.5, 0.75)
     assert (second.n, second.baseline, second.adapted, second.fixed, second.broken) == (2, 0.5, 0.5, 1, 1)
 
 
-def report(**changes):
+def report(*, task=TASK, **changes):
     parameters = ParameterCount(total=100, trainable=3, lora=2, head=1)
-    return Report.compare(BEFORE, AFTER, LABELS, names=("no", "yes"), parameters=parameters, command="", **changes)
+    return Report.compare(BEFORE, AFTER, LABELS, task=task, parameters=parameters, command="", **changes)
 
 
 def test_report_holds_verdict_differences_and_calibration():
@@ -122,7 +151,7 @@ def test_report_holds_verdict_differences_and_calibration():
     assert plain.as_json()["difference"].keys() == {"accuracy", "macro_f1", "loss"}
     assert plain.as_json()["calibration"].keys() == {"baseline", "adapted"}
     assert "lengths" not in plain.as_json()
-    full = report(texts=TEXTS, lengths=torch.arange(6) + 2, validation=(AFTER, LABELS))
+    full = report(texts=TEXTS, lengths=torch.arange(6) + 2, task=TASK.fitted(AFTER, LABELS))
     assert [row.text for row in full.changed.fixed] == ["bb", "c"]
     assert full.changed.broken[0].text == "<script>"
     assert full.calibration.tempered.loss < full.adapted.loss  # the same rows here, so it has to be

@@ -3,11 +3,11 @@
 import pytest
 from support.report_pages import EVIL, LABELS, Outline, events, module, report, run_result
 
-from lora_scratch.tasks import Paired
 from lora_scratch.reporting import anatomy_page, page_html, run_page
 from lora_scratch.reporting.drawing import Line, line_panel, short, svg
 from lora_scratch.study.comparison import PairedTest
 from lora_scratch.study.comparison_page import comparison_page
+from lora_scratch.tasks import Paired
 
 MODULES = [module("encoder.layer.0.q", 0.2), module("encoder.layer.0.out.dense"), module("encoder.layer.1.q")]
 
@@ -126,7 +126,7 @@ def test_comparison_over_several_numbers_of_rows_answers_for_the_largest_and_dra
     """`probe` is best where rows are few, and that is not the answer."""
     figures = {("probe", 10): 0.6, ("probe", 100): 0.6, ("lora", 10): 0.3, ("lora", 100): 0.9}
     results = [run_result(method, 0, score, rows=n) for (method, n), score in figures.items()]
-    better = Paired(0.9, 0.3, 15, 0, 0.001, "better")
+    better = Paired(0.9, 0.3, 15, 0, 0.001, 0.3, "better")
     tests = [PairedTest(r.run, "probe", better, 0.004) for r in results if r.run.method == "lora"]
     page = comparison_page(results, tests)
     assert page.answer[0] == "lora: 0.9000"

@@ -1,18 +1,21 @@
 """lora_scratch/study/ablation.py: which parts there are, what each trial is, and how it is corrected."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.families import record
 from support.tiny import tiny_distilbert, tiny_rows
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, scaled, without
-from lora_scratch.evaluation import Predictor, paired
+from lora_scratch.evaluation import Predictor
 from lora_scratch.runtime.precision import resolve_precision
 from lora_scratch.study.ablation import Ablation, Trial, ablate, parts
-from lora_scratch.tasks import Paired, holm
+from lora_scratch.tasks import SINGLE_LABEL, Paired, holm, make_task
 from lora_scratch.testing import move_adapter
 
 ROWS = tiny_rows(40)
+TASK = make_task(SINGLE_LABEL, "abc")
 FP32 = resolve_precision("fp32", torch.device("cpu"))
 
 
@@ -66,7 +69,7 @@ def test_every_trial_is_the_model_with_its_switches(plain):
     """Against each switch turned by hand; nothing of the model is changed by it."""
     model = adapted()
     before, ask = record(model), predict(model, plain=plain)
-    found = ablate(model, ask, ROWS, strengths=[0.0, 0.5, 1.0])
+    found = ablate(model, ask, ROWS, strengths=[0.0, 0.5, 1.0], task=TASK)
     assert record(model) == before
     whole, every = ask(ROWS), set(adapter_layers(model))
     assert [trial.kind for trial in found.trials] == [
@@ -86,16 +89,16 @@ def test_every_trial_is_the_model_with_its_switches(plain):
         else:
             switch = without(model, part.modules if trial.kind == "without" else every - part.modules)
         with switch:
-            expected = paired(whole, ask(ROWS), ROWS.labels)
-        assert (trial.test.accuracy, trial.test.fixed, trial.test.broken) == (
-            expected.accuracy,
+            expected = TASK.paired(whole, ask(ROWS), ROWS.labels)
+        assert (trial.test.score, trial.test.fixed, trial.test.broken) == (
+            expected.score,
             expected.fixed,
             expected.broken,
         )
     base = predict(tiny_distilbert(), plain=plain)(ROWS)
-    assert found.baseline == paired(base, base, ROWS.labels).accuracy
-    assert found.adapted == found.trials[-1].test.accuracy
-    assert found.bare == found.trials[0].test.accuracy == found.trials[-3].test.accuracy
+    assert found.baseline == TASK.measure(base, ROWS.labels).headline
+    assert found.adapted == found.trials[-1].test.score
+    assert found.bare == found.trials[0].test.score == found.trials[-3].test.score
 
 
 def test_verdicts_are_by_holms_correction_over_all_trials():
@@ -110,7 +113,7 @@ def test_verdicts_are_by_holms_correction_over_all_trials():
         said = torch.where(torch.arange(len(rows)) < wrong, (truth + 1) % 3, truth)
         return torch.nn.functional.one_hot(said, 3).float()
 
-    found = ablate(model, answers, ROWS, strengths=[])
+    found = ablate(model, answers, ROWS, strengths=[], task=TASK)
     p_values = [trial.test.p_value for trial in found.trials]
     assert p_values[:9] == pytest.approx([2 / 2 ** min(n, 8) for n in range(1, 10)])
     assert [trial.p_holm for trial in found.trials] == pytest.approx(holm(p_values))
@@ -122,13 +125,13 @@ def test_verdicts_are_by_holms_correction_over_all_trials():
 
 def test_shares_of_the_gain_by_hand():
     """0.5 without any update, 0.9 with all: 0.8 without a part is a quarter lost, 0.6 with only that part a quarter kept."""
-    found = Ablation(rows=10, baseline=0.2, adapted=0.9, bare=0.5, trials=[])
+    found = Ablation(rows=10, score="accuracy", baseline=0.2, adapted=0.9, bare=0.5, trials=[])
 
     def trial(kind, accuracy):
-        return Trial(kind, "layer", "0", Paired(accuracy, accuracy - 0.9, 0, 0, 1.0, "not shown"), 1.0)
+        return Trial(kind, "layer", "0", Paired(accuracy, accuracy - 0.9, 0, 0, 1.0, accuracy - 0.9, "not shown"), 1.0)
 
     assert found.gain == pytest.approx(0.4)
     assert found.share(trial("without", 0.8)) == pytest.approx(0.25)
     assert found.share(trial("only", 0.6)) == pytest.approx(0.25)
     assert found.share(trial("strength", 0.6)) is None
-    assert Ablation(rows=10, baseline=0.2, adapted=0.5, bare=0.5, trials=[]).share(trial("only", 0.5)) is None
+    assert replace(found, adapted=0.5).share(trial("only", 0.5)) is None

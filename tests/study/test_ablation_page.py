@@ -6,7 +6,7 @@ from lora_scratch.tasks import Paired
 
 
 def trial(kind, group, name, accuracy, change=0.0):
-    return Trial(kind, group, name, Paired(accuracy, change, 0, 0, 1.0, "not shown"), 1.0)
+    return Trial(kind, group, name, Paired(accuracy, change, 0, 0, 1.0, change, "not shown"), 1.0)
 
 
 def test_losses_are_points_and_a_gain_is_negative():

@@ -7,10 +7,11 @@ from scipy.stats import binomtest
 from lora_scratch.errors import ConfigError, DataError
 from lora_scratch.study.comparison import curve_table, paired_table, paired_tests, summarize
 from lora_scratch.study.methods import Run, RunResult
-from lora_scratch.tasks import measure
+from lora_scratch.tasks import SINGLE_LABEL, make_task
 
 ROWS = 100
 LABELS = torch.arange(ROWS) % 2
+TASK = make_task(SINGLE_LABEL, ("no", "yes"))
 
 
 def result(method, seed, *, right, rows=None, seconds=10.0, cpu=20.0, memory=3 * 2**20, size=1_500_000, labels=LABELS):
@@ -18,7 +19,7 @@ def result(method, seed, *, right, rows=None, seconds=10.0, cpu=20.0, memory=3 *
     answers = torch.where(torch.isin(torch.arange(ROWS), torch.tensor(list(right))), labels, 1 - labels)
     logits = torch.eye(2)[answers]
     costs = (221_184, size, seconds, cpu, memory)
-    return RunResult(Run(method, seed, rows), measure(logits, labels), logits, labels, *costs)
+    return RunResult(Run(method, seed, rows), TASK, TASK.measure(logits, labels), logits, labels, *costs)
 
 
 def test_summarise_gives_mean_and_sample_deviation_of_the_seeds():
@@ -53,7 +54,7 @@ def test_paired_tests_count_the_rows_that_changed_and_correct_for_all_tests():
     assert (first.test.word, second.test.word) == ("better", "not shown")
     assert first.as_json()["against"] == "probe"
     table = paired_table([first, second])
-    assert table.header[1] == "accuracy - probe"
+    assert table.header[1] == "change from probe"
     assert table.rows == [["lora", "+0.1000 ± 0.0707", "15, 0; 10, 5", "1", "1", "0", f"{larger:.2g}"]]
 
 

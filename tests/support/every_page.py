@@ -7,13 +7,13 @@ from functools import cache
 from support.report_pages import EVIL, events, module, report, run_result
 
 from lora_scratch.evaluation import Table
-from lora_scratch.tasks import Paired
 from lora_scratch.reporting import Page, anatomy_page, run_page
 from lora_scratch.study.ablation import Ablation, Trial
 from lora_scratch.study.ablation_page import ablation_page
 from lora_scratch.study.comparison import PairedTest
 from lora_scratch.study.comparison_page import comparison_page
 from lora_scratch.study.section7_page import section7_page
+from lora_scratch.tasks import Paired
 
 MODULES = [module(f"bert.encoder.layer.{i}.attention.self.{kind}") for i in range(3) for kind in ("query", "key", "value")]
 
@@ -39,7 +39,7 @@ def _comparison() -> Page:
         for i, method in enumerate(methods)
         for seed in range(3)
     ]
-    better = Paired(0.9, 0.1, 52, 1073, 7.9e-249, "better")
+    better = Paired(0.9, 0.1, 52, 1073, 7.9e-249, 0.1, "better")
     tests = [PairedTest(result.run, "linear probe", better, 0.001) for result in results]
     return comparison_page(results, tests)
 
@@ -48,8 +48,8 @@ def _ablation() -> Page:
     parts = [("module", each.name) for each in MODULES] + [("projection", "query"), ("layer", "0")]
     named = [("without", *part) for part in parts] + [("only", *part) for part in parts[-2:]]
     named += [("strength", "all", strength) for strength in ("0", "0.5", "1", "1.5")]
-    test = Paired(0.8, -0.02, 52, 1073, 7.9e-249, "worse")
-    ablation = Ablation(50, 0.2, 0.9, 0.5, [Trial(*name, test, 3.9e-247) for name in named])
+    test = Paired(0.8, -0.02, 52, 1073, 7.9e-249, -0.02, "worse")
+    ablation = Ablation(50, "accuracy", 0.2, 0.9, 0.5, [Trial(*name, test, 3.9e-247) for name in named])
     header = ["trial", "accuracy", "change", "of the gain", "fixed", "broken", "p", "p (Holm)", "verdict"]
     cells = ["0.8000", "-0.0200", "100.0%", "52", "1073", "7.9e-249", "3.9e-247", "worse"]
     table = Table(header, [[" ".join(name), *cells] for name in named])

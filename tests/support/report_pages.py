@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from lora_scratch.adapter.factors import AdapterSummary
 from lora_scratch.adapter.state import ParameterCount
 from lora_scratch.evaluation import Report, TrainingCost
-from lora_scratch.tasks import Metrics
 from lora_scratch.study.methods import Run, RunResult
+from lora_scratch.tasks import SINGLE_LABEL, SingleLabelMetrics, make_task
 
 EVIL = "<script>alert(1)</script> & $x_1$ </td>"
 LABELS = ["joy", EVIL, "怒り"]
+TASK = make_task(SINGLE_LABEL, LABELS)
 VOID = {"meta", "wbr", "link", "br", "img", "hr", "input"}
 
 
@@ -28,13 +29,12 @@ def report(**fields):
         noise[0],
         noise[1] + 4 * F.one_hot(labels, 3),
         labels,
-        names=LABELS,
+        task=TASK.fitted(noise[1], labels),
         parameters=ParameterCount(total=1000, trainable=80, lora=50, head=30),
         train=TrainingCost(100.0, 100.0, 100, 100, 1.0, 100),
         command=f"python train.py --dataset '{EVIL}'",
         texts=[f"row {i} {EVIL}" for i in range(40)],
         lengths=torch.arange(40),
-        validation=(noise[1], labels),
     )
     return replace(compared, **fields)
 
@@ -56,8 +56,8 @@ def module(name, relative_norm=0.1):
 
 def run_result(method, seed, accuracy, *, rows=None):
     """Return the result of a run of a comparison, on fifty test rows."""
-    metrics = Metrics(accuracy, accuracy, 1.0, 50)
-    return RunResult(Run(method, seed, rows), metrics, torch.empty(0), torch.empty(0))
+    metrics = SingleLabelMetrics(accuracy=accuracy, macro_f1=accuracy, loss=1.0, n=50)
+    return RunResult(Run(method, seed, rows), TASK, metrics, torch.empty(0), torch.empty(0))
 
 
 def events(steps=30):

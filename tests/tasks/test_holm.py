@@ -1,4 +1,4 @@
-"""lora_scratch/evaluation/mcnemar.py, holm: by hand, against the procedure as Holm states it, and against statsmodels."""
+"""lora_scratch/tasks/mcnemar.py, holm: by hand, against the procedure as Holm states it, and against statsmodels."""
 
 import pytest
 from hypothesis import given
