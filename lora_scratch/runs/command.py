@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from ..errors import Interrupted, LoraScratchError
-from ..runtime.device import is_out_of_memory
+from ..runtime.device import is_out_of_memory, started_number
 from ..runtime.distributed import check_one_process, is_main, process_group, processes_started
 from ..runtime.ranks import check_same_settings
 from .streams import READER_GONE, lasting_streams
@@ -91,7 +91,7 @@ def _raised_signals() -> Iterator[None]:
 
 def command_line() -> str:
     """Return the command as one would paste it: `python FILE.py`, `lora-scratch COMMAND`, or torchrun with either."""
-    processes, of_this_machine = processes_started(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes, of_this_machine = processes_started(), started_number("LOCAL_WORLD_SIZE", default=1)
     if processes == 1:
         started = ["python", sys.argv[0]] if _is_file() else shlex.split(sys.argv[0])
         return shlex.join([*started, *sys.argv[1:]])

@@ -12,6 +12,19 @@ from ..errors import ConfigError
 OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "Storage size calculation overflowed")
 
 
+def started_number(name: str, *, default: int | None = None) -> int:
+    """Return a whole number that torchrun put into the environment; the default if it is not there.
+
+    Raises:
+        ConfigError: it is no number, or there is none and no default.
+    """
+    value = os.environ.get(name, "nothing" if default is None else str(default))
+    if not (value.isascii() and value.isdecimal()):
+        where, remedy = f"{name} in the environment", "start with torchrun, or unset it and WORLD_SIZE"
+        raise ConfigError(f"is {value!r}", where=where, expected="a number", remedy=remedy)
+    return int(value)
+
+
 def resolve_device(name: str = "auto") -> torch.device:
     """Return the device called `name`; `auto` is CUDA if there is a GPU, else the CPU.
 
@@ -22,7 +35,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = started_number("LOCAL_WORLD_SIZE", default=1)
     if processes > 1 and name.split(":")[0] == "cuda":
         gpus = torch.cuda.device_count()
         if name != "cuda" or gpus < processes:

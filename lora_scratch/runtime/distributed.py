@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from ..errors import ConfigError, WorldError
+from .device import started_number
 from .rendezvous import fresh_store
 
 # A killed process closes its connections, and the others know at once. If a process hangs or its
@@ -48,9 +49,9 @@ def process_group() -> Iterator[None]:
         yield
         return
     if torch.cuda.is_available():  # `cuda` is this GPU from now on
-        torch.cuda.set_device(_number("LOCAL_RANK") % torch.cuda.device_count())
+        torch.cuda.set_device(started_number("LOCAL_RANK") % torch.cuda.device_count())
     for name in ("RANK", "LOCAL_RANK", "MASTER_PORT"):
-        _number(name)
+        started_number(name)
     timeout, start = timedelta(seconds=_timeout_s()), timedelta(seconds=START_TIMEOUT_S)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _lost_process_is_an_error():
@@ -130,7 +131,7 @@ def barrier() -> None:
 @contextmanager
 def local_rank_zero_first() -> Iterator[None]:
     """Run the block in the first process of a machine, then in its others, which find it cached."""
-    first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    first = started_number("LOCAL_RANK", default=0) == 0
     if not first:
         _wait_for_all()
     yield
@@ -150,7 +151,7 @@ def working_group() -> dist.ProcessGroup | None:
 
 def processes_started() -> int:
     """Return how many processes torchrun started; 1 without it."""
-    return _number("WORLD_SIZE") if "WORLD_SIZE" in os.environ else 1
+    return started_number("WORLD_SIZE", default=1)
 
 
 def check_one_process(command: str) -> None:
@@ -162,15 +163,6 @@ def check_one_process(command: str) -> None:
     if (count := processes_started()) > 1:
         problem, remedy = f"started as {count} processes", "run it without torchrun"
         raise ConfigError(problem, where=command, expected="one", remedy=remedy)
-
-
-def _number(name: str) -> int:
-    """Return a whole number that torchrun put into the environment."""
-    value = os.environ.get(name, "nothing")
-    if not value.isdecimal():
-        where, remedy = f"{name} in the environment", "start with torchrun, or unset WORLD_SIZE"
-        raise ConfigError(f"is {value}", where=where, expected="a number", remedy=remedy)
-    return int(value)
 
 
 def _timeout_s() -> float:

@@ -65,9 +65,11 @@ def test_everyones_bytes_reach_everyone_in_their_order():
 @pytest.mark.parametrize(
     ("environment", "found"),
     [
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE in the environment: is two; expected a number"),
-        ({"WORLD_SIZE": "2"}, "RANK in the environment: is nothing; expected a number; start with torchrun"),
-        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, "MASTER_PORT in the environment: is nothing"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE in the environment: is ''; expected a number"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": ""}, "LOCAL_RANK in the environment: is ''"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE in the environment: is 'two'; expected a number"),
+        ({"WORLD_SIZE": "2"}, "RANK in the environment: is 'nothing'; expected a number; start with torchrun"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, "MASTER_PORT in the environment: is 'nothing'"),
         (
             {"WORLD_SIZE": "2", "LORA_SCRATCH_TIMEOUT_S": "soon", **WORLD},
             "LORA_SCRATCH_TIMEOUT_S in the environment: is soon",
