@@ -15,6 +15,7 @@ from .adapter.targets import nearest
 PACKAGE = "lora_scratch.commands"  # the folder scripts/ of a checkout
 COMMANDS = {  # by group: name, module, what it does
     "work": {
+        "check_data": ("check_data", "find copies, leaks, conflicting and suspect labels in a data set"),
         "train": ("train", "adapt a pretrained classifier to a task; compare it with the frozen model"),
         "evaluate": ("evaluate", "measure an adapter against its frozen base"),
         "predict": ("predict", "classify texts with one adapter, or with many in one model"),

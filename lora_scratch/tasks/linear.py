@@ -137,8 +137,8 @@ def _ridge(x: Tensor, labels: Tensor, penalty: float) -> Linear:
     from sklearn.linear_model import Ridge  # slow to import
 
     scaled, scale, mean = _standardized(x)
-    fitted = Ridge(alpha=1 / penalty).fit(scaled, labels.double().numpy()[:, None])
-    weight, bias = _unscaled(fitted.coef_, fitted.intercept_, scale, mean)
+    fitted = Ridge(alpha=1 / penalty).fit(scaled, labels.double().numpy())
+    weight, bias = _unscaled(fitted.coef_[None], fitted.intercept_, scale, mean)
     return Linear(weight.float(), bias.float())
 
 
