@@ -24,6 +24,8 @@ from ..runtime.ranks import check_same_settings
 from .streams import READER_GONE, lasting_streams
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
+FREE = "end other programs, or use a machine with more memory"
+ADVICE = {"train": f"lower --batch_size or --max_tokens, {FREE}"}  # flags that the command has
 
 
 def run_command(main: Callable[[], None], *, in_processes: bool = False, needs_reader: bool = False) -> None:
@@ -59,7 +61,7 @@ def _run(main: Callable[[], None], *, in_processes: bool) -> None:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        _say("error", "out of memory; lower --batch_size or --max_tokens, or choose another --device")
+        _say("error", f"out of memory; {ADVICE.get(Path(sys.argv[0].split()[-1]).stem, FREE)}")
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(READER_GONE)

@@ -9,7 +9,12 @@ import torch
 from ..errors import ConfigError
 
 # Of the CPU's allocator, whose errors have no type of their own. The second: a size above 64 bits.
-OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "Storage size calculation overflowed")
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: ",
+    "Storage size calculation overflowed",
+    "could not create a primitive",  # all that oneDNN says of its own buffers
+    "could not execute a primitive",
+)
 
 
 def started_number(name: str, *, default: int | None = None) -> int:

@@ -88,3 +88,23 @@ def test_a_command_that_is_told_to_stop_cleans_up_and_gives_the_exit_code_of_the
     assert stop.value.code == 128 + number
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(number) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["scripts/train.py"], "lower --batch_size"),
+        (["lora-scratch predict", "x"], "end other"),
+        (["python -m lora_scratch train"], "lower --batch"),
+    ],
+)
+def test_out_of_memory_names_flags_that_the_command_has(words, advice, monkeypatch, capsys):
+    """`predict` has no --batch_size."""
+    monkeypatch.setattr(sys, "argv", words)
+
+    def main():
+        raise MemoryError
+
+    with pytest.raises(SystemExit):
+        run_command(main)
+    assert capsys.readouterr().err.startswith(f"error: out of memory; {advice}")

@@ -19,6 +19,7 @@ def test_running_out_of_memory_is_recognised_on_every_device():
     assert is_out_of_memory(error_of(lambda: torch.empty(2**63 - 1, 8)))
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
     assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))
 
 
 def test_other_errors_are_not_taken_for_it():
