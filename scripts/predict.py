@@ -1,41 +1,50 @@
-"""Classify texts with an adapter, or with many in one model. One JSON object a line: text, label, all probabilities.
+"""Classify texts, pairs of texts or tables with an adapter, or rows with many adapters in one model.
 
     lora-scratch predict checkpoints/demo/adapter "i am so happy today"
+    lora-scratch predict checkpoints/mrpc/adapter "it rains" --pair "the rain falls"
     lora-scratch predict checkpoints/demo/adapter --file texts.txt --output labels.jsonl
     cat texts.txt | lora-scratch predict checkpoints/demo/adapter - > labels.jsonl
+    lora-scratch predict checkpoints/mine/adapter --file in.csv --text_column body --output out.csv
+    lora-scratch predict checkpoints/mine/adapter --file in.parquet --output out.parquet --top 3 --abstain_below 0.6
     torchrun --nproc_per_node 2 -m lora_scratch predict checkpoints/demo/adapter --file texts.txt --output labels.jsonl
     lora-scratch predict --adapters mood=checkpoints/mood/adapter topic=checkpoints/topic/adapter --file rows.jsonl
     cat rows.jsonl | lora-scratch predict --adapters mood=checkpoints/mood/adapter --file - --chunk 1
 
-Results come in the order of the texts. A file of any size is classified in flat memory. The first text that can't be
-classified (empty, NUL, no UTF-8) ends the command; with --skip_bad_rows its error is written in its place.
+Results come in the order of the texts: JSON lines, or what the extension of --output says (.csv, .tsv, .jsonl,
+.parquet). A table (.csv, .tsv, .jsonl, .json, .parquet) keeps all its columns; label and score follow, or labels (in a
+text table as a JSON list), or the score alone, as the adapter was trained. JSON lines also have the scores of all labels.
+A file of any size is classified in flat memory, but for a .json file with one list. The first row that can't be
+classified (empty text, NUL, no UTF-8, outputs that are not finite) ends the command, and no file is written; with
+--skip_bad_rows its error is written in its place.
 
-With --adapters a row is {"text": "i am so happy today", "adapter": "mood"}; the adapter `base` is the base model with its
-own head. The result is that of `predict` with this adapter alone, and the adapter's name.
+With --adapters a row is {"text": "i am so happy today", "adapter": "mood"}, with "pair" for a second text; the adapter
+`base` is the base model with its own head. The result is that of `predict` with this adapter alone, and the adapter's name.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from lora_scratch.data import checked_text, read_texts
-from lora_scratch.data.rows import checked_row, listed
+from lora_scratch.data.record_files import check_table, is_table, open_records
+from lora_scratch.data.records import InputTable, Text, TextColumns, TextTable
+from lora_scratch.deploy.answers import AnswerFormat, check_limits
 from lora_scratch.deploy.bank import BASE
-from lora_scratch.deploy.classify import Classified, Classifier
+from lora_scratch.deploy.classify import Classifier, check_sides, classify_chunks
+from lora_scratch.deploy.named_rows import read_named_rows
+from lora_scratch.deploy.output_tables import JSON_LINES, open_output, open_stream, output_form
 from lora_scratch.deploy.serve import classify_rows, open_bank
-from lora_scratch.errors import DataError
+from lora_scratch.errors import ConfigError, DataError
 from lora_scratch.runs import (
     CommandParser,
+    TrainedAdapter,
     add_adapter,
     add_shared,
     argument_parser,
@@ -44,55 +53,82 @@ from lora_scratch.runs import (
     open_adapter,
     run_command,
 )
-from lora_scratch.runtime.atomic import new_file
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.distributed import check_one_process, is_main
 from lora_scratch.runtime.paths import typed_path
-from lora_scratch.runtime.precision import Precision, resolve_precision
+from lora_scratch.runtime.precision import resolve_precision
 
 IN_PROCESSES = True
 CHUNK = 2048  # rows of --adapters that are held at a time
-ONE_ADAPTER = ("labels", "skip_bad_rows", "plain", "fsdp")  # flags that --adapters does not take
+OF_TABLES = ("text_column", "pair_column")
+ONE_ADAPTER = (
+    *("pair", "text_column", "pair_column", "top", "calibrated", "abstain_below", "prefix"),
+    *("skip_bad_rows", "plain", "fsdp"),
+)  # flags that --adapters does not take
 
 
 def main() -> None:
-    """Texts in, one JSON object a line out."""
+    """Texts or a table in, the same with answers out."""
     options = parse()
-    precision = resolve_precision(options.precision, resolve_device(options.device))
+    form = output_form(options.output)
     if is_main():
         check_file(options.output, flag="--output", new=True)
     if options.adapters:
         check_one_process("predict --adapters")
-        classify_named(options, precision)
+        if form != JSON_LINES:
+            raise ConfigError("--adapters writes JSON lines", where=f"--output {options.output}", expected=JSON_LINES)
+        classify_named(options)
     else:
-        classify_texts(options, precision)
+        classify_one(options)
 
 
-def classify_texts(options: argparse.Namespace, precision: Precision) -> None:
+def classify_one(options: argparse.Namespace) -> None:
     """Classify with one adapter."""
     texts = given_texts(options) if is_main() else ()
     saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
-    classify = Classifier(saved, precision=precision, plain=options.plain, fsdp=options.fsdp)
-    with open_output(options.output if is_main() else None) as output:
-        bad = 0
-        for result in classify(texts):
-            output.write(json.dumps(answer(result)) + "\n")
-            bad += isinstance(result, DataError)
+    read = text_columns(options, saved)
+    check_sides(saved.provenance.data, pairs=read.pair is not None, where=options.file or "")
+    precision = resolve_precision(options.precision or saved.precision, resolve_device(options.device))
+    how = {"calibrated": options.calibrated, "plain": options.plain, "fsdp": options.fsdp}
+    classify = Classifier(saved, precision=precision, **how)
+    answers = AnswerFormat(
+        classify.task, options.top, options.abstain_below, errors=options.skip_bad_rows, prefix=options.prefix or ""
+    )
+    if is_main():
+        write_answers(options, classify, open_table(options, saved, read, texts), answers)
+    else:
+        for _ in classify(()):  # a share of the main process's texts
+            pass
+
+
+def write_answers(options: argparse.Namespace, classify: Classifier, table: InputTable, answers: AnswerFormat) -> None:
+    """Write every record with its answer."""
+    for note in table.notes:
+        print(note, file=sys.stderr)
+    bad = 0
+    bar = {"total": table.n, "desc": "classify", "unit": "row", "disable": not is_table(options.file or "")}
+    with open_output(options.output, table, answers) as output, tqdm(**bar) as progress:
+        for chunk, results in classify_chunks(classify, table, skip_bad_rows=options.skip_bad_rows):
+            output.write(chunk, results)
+            bad += sum(isinstance(result, DataError) for result in results)
+            progress.update(len(results))
     if bad:
         print(f"{bad:,} texts could not be classified; `error` says why in the place of each", file=sys.stderr)
 
 
-def classify_named(options: argparse.Namespace, precision: Precision) -> None:
+def classify_named(options: argparse.Namespace) -> None:
     """Classify rows that name their adapter."""
-    served = open_bank(dict(options.adapters), model=options.model, device=precision.device)
-    rows = read_rows(options.file, [*served.bank.adapters, BASE])
+    device = resolve_device(options.device)
+    served = open_bank(dict(options.adapters), model=options.model, device=device)
+    precision = resolve_precision(options.precision or served.precision, device)
+    rows = read_named_rows(options.file, [*served.bank.adapters, BASE])
     rows = iter(tqdm(rows, desc="classify", unit="row", disable=options.file == "-"))
-    with open_output(options.output) as output:
+    with open_stream(options.output) as output:
         while chunk := list(islice(rows, options.chunk or CHUNK)):
             texts, adapters = zip(*chunk, strict=True)
             results = classify_rows(served, texts, adapters, precision=precision)
             for adapter, result in zip(adapters, results, strict=True):
-                output.write(json.dumps({"adapter": adapter, **result.as_json()}) + "\n")
+                output.write(json.dumps({"adapter": adapter, **result.as_json()}, allow_nan=False) + "\n")
             output.flush()
 
 
@@ -111,7 +147,22 @@ def parse() -> argparse.Namespace:
     elif bool(options.texts) == bool(options.file):
         parser.error("pass texts, or --file FILE, or - for standard input: one of the three")
     check_given(parser, options)
+    check_columns(parser, options)
     return options
+
+
+def check_columns(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit with 2 where texts, pairs and columns do not go together.
+
+    Raises:
+        ConfigError: --top or --abstain_below out of bounds.
+    """
+    if options.pair and len(options.pair) != len(options.texts):
+        parser.error(f"--pair: {len(options.pair)} for {len(options.texts)} texts; pass it once for every text")
+    flags = [f"--{name}" for name in OF_TABLES if getattr(options, name)]
+    if flags and not is_table(options.file or ""):
+        parser.error(f"{flags[0]} goes with --file and a table: .csv, .tsv, .jsonl, .json or .parquet")
+    check_limits(options.top, options.abstain_below)
 
 
 def build_parser() -> CommandParser:
@@ -119,17 +170,43 @@ def build_parser() -> CommandParser:
     parser = argument_parser(__doc__)
     add_adapter(parser, nargs="?")
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts, or - for one text a line on standard input")
-    parser.add_argument("--file", help="UTF-8 file with one text a line; with --adapters one JSON object a line")
-    parser.add_argument("--output", help="new file for the results, whole or absent, in place of standard output")
-    meaning = "write the error of a text that can't be classified in its place, and continue"
-    parser.add_argument("--skip_bad_rows", action="store_true", help=meaning)
+    add_input(parser)
+    add_output(parser)
     many = parser.group("many adapters")
     many.add_argument("--adapters", nargs="+", type=named_folder, metavar="NAME=FOLDER", help="in place of ADAPTER")
     meaning = f"rows held at a time (default: {CHUNK}); with 1 every row is answered at once"
     many.add_argument("--chunk", type=int, help=meaning)
-    precision = {"default": "auto", "help": "fp32, bf16, fp16 or auto (default)"}
-    add_shared(parser, "precision", "device", "plain", "fsdp", precision=precision)
+    add_shared(parser, "precision", "device", "plain", "fsdp")
     return parser
+
+
+def add_input(parser: CommandParser) -> None:
+    """The flags that say what is classified."""
+    rows = parser.group("rows")
+    meaning = "second text of a pair; once for every TEXT, in their order"
+    rows.add_argument("--pair", action="append", metavar="TEXT2", help=meaning)
+    meaning = "a table, or a UTF-8 file with one text a line; with --adapters one JSON object a line"
+    rows.add_argument("--file", help=meaning)
+    rows.add_argument("--text_column", metavar="NAME", help="of a table (default: as in the training)")
+    meaning = "column of the second text of pairs (default: as in the training)"
+    rows.add_argument("--pair_column", metavar="NAME", help=meaning)
+    meaning = "write the error of a row that can't be classified in its place (`error`), and continue"
+    rows.add_argument("--skip_bad_rows", action="store_true", help=meaning)
+
+
+def add_output(parser: CommandParser) -> None:
+    """The flags that say what is written."""
+    results = parser.group("results")
+    meaning = "new file for the results (.csv .tsv .jsonl .parquet), whole or absent, in place of standard output"
+    results.add_argument("--output", help=meaning)
+    meaning = "the N highest scores: in a table as label_1, score_1 and so on, in JSON lines as scores"
+    results.add_argument("--top", type=int, metavar="N", help=meaning)
+    meaning = "probabilities with the temperature that the training fitted on its validation rows"
+    results.add_argument("--calibrated", action="store_true", help=meaning)
+    meaning = "leave the label out where its score is below P, and say so in `abstained`"
+    results.add_argument("--abstain_below", type=float, metavar="P", help=meaning)
+    meaning = "written before the names of the added columns, for a table that has these names already"
+    results.add_argument("--prefix", default=None, metavar="TEXT", help=meaning)
 
 
 def check_named(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -147,32 +224,41 @@ def check_named(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         parser.error(f"--chunk: found {options.chunk}, expected 1 to {sys.maxsize}")
 
 
-def open_output(path: str | None) -> AbstractContextManager[TextIO]:
-    """Where the results go: standard output, or a file that appears when it is whole."""
-    return nullcontext(sys.stdout) if path is None else new_file(Path(path))
+def given_texts(options: argparse.Namespace) -> Iterable[Text]:
+    """The texts of the command line, or of a file that is no table, in order; pairs with --pair."""
+    if options.file and is_table(options.file):
+        check_table(Path(options.file))
+        return ()
+    if options.file:
+        return read_texts(options.file, progress="classify")
+    return list(typed_texts(options.texts, options.pair))
 
 
-def given_texts(options: argparse.Namespace) -> Iterable[str | DataError]:
-    """The texts of the command line or of the file, in order."""
-    numbered = enumerate(options.texts, 1)
-    given = [checked_text(f"text {number}", text) for number, text in numbered]
-    texts = given or read_texts(options.file, progress="classify")
-    return texts if options.skip_bad_rows else refuse_bad(texts)
+def typed_texts(texts: list[str], pairs: list[str] | None) -> Iterator[Text]:
+    """The texts or pairs of the command line, or what is wrong with them."""
+    for number, text in enumerate(texts, 1):
+        first = checked_text(f"text {number}", text)
+        second = checked_text(f"--pair {number}", pairs[number - 1]) if pairs else None
+        if second is None or isinstance(first, DataError):
+            yield first
+        else:
+            yield second if isinstance(second, DataError) else (first, second)
 
 
-def refuse_bad(texts: Iterable[str | DataError]) -> Iterator[str]:
-    """The texts up to the first bad one, which is raised."""
-    for text in texts:
-        if isinstance(text, DataError):
-            raise text
-        yield text
+def text_columns(options: argparse.Namespace, saved: TrainedAdapter) -> TextColumns:
+    """The columns to read: those of the flags, else those of the training; of texts `text` and `pair`."""
+    if not (options.file and is_table(options.file)):
+        return TextColumns("text", "pair" if options.pair else None)
+    recorded = saved.provenance.data
+    pair = options.pair_column or recorded.pair_column
+    return TextColumns(options.text_column or recorded.text_column or "text", pair)
 
 
-def answer(result: Classified | DataError) -> dict[str, Any]:
-    """What is written of a text; if it can't be classified, why."""
-    if isinstance(result, Classified):
-        return result.as_json()
-    return {"text": None, "label": None, "error": f"{result.where}: {result.found}"}
+def open_table(options: argparse.Namespace, saved: TrainedAdapter, read: TextColumns, texts: Iterable[Text]) -> InputTable:
+    """The records to classify."""
+    if not (options.file and is_table(options.file)):
+        return TextTable(texts, pairs=read.pair is not None)
+    return open_records(Path(options.file), read, labels=(saved.provenance.data.label_column or "", saved.labels))
 
 
 def named_folder(argument: str) -> tuple[str, str]:
@@ -181,38 +267,6 @@ def named_folder(argument: str) -> tuple[str, str]:
     if not (name and equals and folder):
         raise argparse.ArgumentTypeError(f"found {argument!r}, expected NAME=FOLDER")
     return name, folder
-
-
-def read_rows(path: str, adapters: list[str]) -> Iterator[tuple[str, str]]:
-    """(text, adapter) of every line of a file, or of standard input; blank lines are no rows."""
-    name = "standard input" if path == "-" else path
-    if path != "-" and not os.path.isfile(path):
-        raise DataError("no such file", where=path, expected="a UTF-8 file with one JSON object a line")
-    # surrogateescape: a stray byte is the fault of its row, which says so
-    with open(
-        sys.stdin.fileno() if path == "-" else path, encoding="utf-8-sig", errors="surrogateescape", closefd=path != "-"
-    ) as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield checked(line, f"{name}:{number}", adapters)
-
-
-def checked(line: str, where: str, adapters: list[str]) -> tuple[str, str]:
-    """The row in this line, if both text and adapter can be used."""
-    expected = '{"text": ..., "adapter": ...} on one line'
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"malformed JSON ({error})", where=where, expected=expected) from error
-    if not isinstance(fields, dict) or not {"text", "adapter"} <= fields.keys():
-        found = listed(list(fields)) if isinstance(fields, dict) else f"JSON of type {type(fields).__name__}"
-        raise DataError(f"found {found}", where=where, expected=expected)
-    if fields["adapter"] not in adapters:
-        raise DataError(f"no adapter {fields['adapter']!r}", where=where, expected=f"one of {', '.join(adapters)}")
-    row = checked_row(where, fields["text"], fields["adapter"])
-    if isinstance(row, DataError):
-        raise DataError(row.found, where=where, expected=row.expected)
-    return row.text, fields["adapter"]
 
 
 if __name__ == "__main__":

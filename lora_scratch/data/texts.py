@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,10 +13,10 @@ from tqdm import tqdm
 
 from ..errors import DataError
 from ..runtime.paths import path_fault, shown_path
+from .readers import SPREADSHEETS, file_kind
 from .rows import checked_text
 
 STANDARD_INPUT = "-"
-TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")  # lines of these files are no texts
 
 
 def read_texts(path: str, *, progress: str = "") -> Iterator[str | DataError]:
@@ -33,10 +34,23 @@ def read_texts(path: str, *, progress: str = "") -> Iterator[str | DataError]:
         raise DataError(fault.found, where=shown_path(path), expected=fault.expected)
     if path != STANDARD_INPUT and not os.path.isfile(path):
         raise DataError("no such file", where=path, expected="a UTF-8 file with one text a line")
-    if Path(path).suffix.lower() in TABLES:
-        expected, remedy = "a file with one text a line", "write its text column to a .txt file"
-        raise DataError("is a table", where=path, expected=expected, remedy=remedy)
+    _refuse_table(path)
     return _lines(path, progress)
+
+
+def _refuse_table(path: str) -> None:
+    """Raise DataError for a file whose lines are no texts."""
+    expected = "a file with one text a line"
+    if file_kind(Path(path)) not in ("", ".txt"):
+        remedy = "name its columns: --text_column, and --pair_column for pairs"
+        raise DataError("is a table", where=path, expected=expected, remedy=remedy)
+    if Path(path).suffix.lower() in SPREADSHEETS:
+        remedy = "open it in its program and save the sheet as CSV (UTF-8)"
+        raise DataError("is a spreadsheet", where=path, expected=expected, remedy=remedy)
+    if Path(path).suffix.lower() == ".gz":
+        raise DataError(
+            "is compressed", where=path, expected=expected, remedy=f"gunzip -c {shlex.quote(path)} | predict ADAPTER -"
+        )
 
 
 def _lines(path: str, progress: str) -> Iterator[str | DataError]:

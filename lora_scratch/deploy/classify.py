@@ -1,15 +1,17 @@
-"""Classify any number of texts, in order and in constant memory: one window at a time."""
+"""Classify any number of texts, or pairs of texts, in order and in constant memory: one window at a time."""
 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from ..adapter import NF4, base_precision, merge_and_remove
-from ..data import encode
+from ..data import Encoded, encode
+from ..data.records import Chunk, InputTable, Text
 from ..errors import DataError
 from ..evaluation import Predictor
 from ..fast import onednn
@@ -19,13 +21,14 @@ from ..runs.trained_adapter import TrainedAdapter
 from ..runtime.distributed import broadcast, is_main, world_size
 from ..runtime.memory import trim_heap
 from ..runtime.precision import Precision
+from ..serialization import DataRecord
+from .answers import Answer, finite_answers
 
 WINDOW_ROWS = 2048  # texts of a window: enough to sort by length, few enough for constant memory
 WINDOW_CHARACTERS = 2**22  # the same for long texts
 KERNELS = 16  # a batch has four shapes, and the next one others: a larger cache only fills up
 
 Pair = tuple[str, str]
-Text = str | Pair | DataError  # an error in place of a text that could not be read
 Window = list[Text]
 
 
@@ -48,8 +51,12 @@ class Classifier:
 
     Args:
         precision: the compute dtype, and the device that the model is moved to.
+        calibrated: divide the logits by the temperature that is stored with the adapter.
         plain: use the model's own code, with padding.
         fsdp: shard the base over the processes, and do not merge.
+
+    Raises:
+        ConfigError: `calibrated` and no stored temperature.
     """
 
     def __init__(
@@ -58,9 +65,11 @@ class Classifier:
         *,
         precision: Precision,
         batch_tokens: int | None = None,
+        calibrated: bool = False,
         plain: bool = False,
         fsdp: bool = False,
     ) -> None:
+        self.task = saved.task.with_calibration() if calibrated else saved.task
         onednn.limit_kernel_cache(KERNELS)
         if fsdp:
             self.model = shard_base(saved.base.model, precision.device)
@@ -69,7 +78,7 @@ class Classifier:
             # four bits can't hold W + ΔW
             merged = model if base_precision(model) == NF4 else merge_and_remove(model)
             self.model = merged.requires_grad_(False)
-        self.base, self.task, self.max_tokens = saved.base, saved.task, saved.max_tokens
+        self.base, self.max_tokens, self._data = saved.base, saved.max_tokens, saved.provenance.data
         options: Any = {"plain": plain, "batch_tokens": batch_tokens}
         self.predictor = Predictor(self.model, precision, self.base.pad_token_id, **options)
         self._copies = ExitStack()  # kept, since making them takes a tenth of a second
@@ -79,25 +88,84 @@ class Classifier:
     def __call__(
         self, texts: Iterable[Text], *, rows: int = WINDOW_ROWS, characters: int = WINDOW_CHARACTERS
     ) -> Iterator[Classified | DataError]:
-        """Yield the label of every text, in order, and errors in their places.
+        """Yield the answer to every text, in order, and errors in their places.
 
-        Read at most one window ahead. Several processes share the texts of the main process.
+        An error stands for a text that came as one, and for one whose logits are not finite. Read at most
+        one window ahead. Several processes share the texts of the main process.
+
+        Raises:
+            DataError: a single text for an adapter of pairs, or the other way round.
         """
         for window in from_main_process(windows(texts, rows=rows, characters=characters)):
             classified = self._classify([text for text in window if not isinstance(text, DataError)])
             yield from (text if isinstance(text, DataError) else next(classified) for text in window)
             trim_heap()
 
-    def _classify(self, texts: Sequence[str | Pair]) -> Iterator[Classified]:
+    def _classify(self, texts: Sequence[str | Pair]) -> Iterator[Classified | DataError]:
         if not texts:
             return
-        first = [text if isinstance(text, str) else text[0] for text in texts]
-        pairs = [None if isinstance(text, str) else text[1] for text in texts]
-        second = [pair for pair in pairs if pair is not None] or None
-        encoded = encode(first, [0] * len(texts), self.base.tokenizer, max_tokens=self.max_tokens, pairs=second)
-        answers = self.task.answers(self.predictor.logits(encoded))
-        for text, pair, answer in zip(first, pairs, answers, strict=True):
-            yield Classified(text, answer, pair)
+        for are_pairs in {isinstance(text, tuple) for text in texts}:
+            check_sides(self._data, pairs=are_pairs)
+        encoded = encode_texts(texts, self.base.tokenizer, max_tokens=self.max_tokens)
+        answers = finite_answers(self.task, self.predictor.logits(encoded))
+        for text, answer in zip(texts, answers, strict=True):
+            first, second = (text, None) if isinstance(text, str) else text
+            yield answer if isinstance(answer, DataError) else Classified(first, answer, second)
+
+
+def encode_texts(texts: Sequence[str | Pair], tokenizer: Any, *, max_tokens: int) -> Encoded:
+    """Return the token ids of texts without labels, or of pairs. Raises DataError for a mixture."""
+    first = [text if isinstance(text, str) else text[0] for text in texts]
+    second = [text[1] for text in texts if isinstance(text, tuple)]
+    return encode(first, [0] * len(texts), tokenizer, max_tokens=max_tokens, pairs=second or None)
+
+
+def check_sides(data: DataRecord, *, pairs: bool, where: str = "") -> None:
+    """Raise DataError for single texts and an adapter of pairs, or the other way round.
+
+    A folder that does not record its columns takes both.
+    """
+    trained_on_pairs = data.pair_column is not None
+    if pairs == trained_on_pairs or (data.text_column is None and not trained_on_pairs):
+        return
+    found = "found pairs, and the adapter was trained on single texts"
+    remedy = "leave out --pair, --pair_column or the second text"
+    if trained_on_pairs:
+        columns = f"columns {data.text_column!r} and {data.pair_column!r}"
+        found = f"found single texts, and the adapter was trained on pairs ({columns})"
+        remedy = "name the second text with --pair, or the second column of a table with --pair_column"
+    raise DataError(found, where=where, remedy=remedy)
+
+
+def classify_chunks(
+    classify: Classifier, table: InputTable, *, skip_bad_rows: bool
+) -> Iterator[tuple[Chunk, list[Answer | DataError]]]:
+    """Yield the table's records with their answers, a chunk at a time.
+
+    Raises:
+        DataError: the first record that can't be classified, unless `skip_bad_rows`.
+    """
+    waiting: deque[Chunk] = deque()
+    answers: list[Answer | DataError] = []
+    for result in classify(_texts(table.chunks(), waiting, skip_bad_rows=skip_bad_rows)):
+        chunk = waiting[0]
+        if isinstance(result, DataError) and not skip_bad_rows:
+            place = chunk.places[len(answers)]
+            raise DataError(result.found, where=place, expected=result.expected, remedy=result.remedy)
+        answers.append(result if isinstance(result, DataError) else result.answer)
+        if len(answers) == len(chunk.texts):
+            yield waiting.popleft(), answers
+            answers = []
+
+
+def _texts(chunks: Iterable[Chunk], waiting: deque[Chunk], *, skip_bad_rows: bool) -> Iterator[Text]:
+    """Yield the texts of all chunks, and put every chunk in the queue before its texts."""
+    for chunk in chunks:
+        waiting.append(chunk)
+        for text in chunk.texts:
+            if isinstance(text, DataError) and not skip_bad_rows:
+                raise text
+            yield text
 
 
 def from_main_process(windows: Iterator[Window]) -> Iterator[Window]:

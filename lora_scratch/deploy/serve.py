@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import NF4, quantize_base
-from ..data import Batch, encode
+from ..data import Batch
 from ..errors import AdapterFileError, ConfigError, DataError
 from ..evaluation import Predictor
 from ..fast.frozen_weights import fast_products
@@ -20,10 +20,13 @@ from ..model.forward import classify, evaluating
 from ..runs.hub import local_adapter
 from ..runs.loading import open_base
 from ..runtime.precision import Precision
-from ..serialization import Provenance, read_provenance
+from ..serialization import DataRecord, Provenance, read_provenance
 from ..tasks import Task, task_of
+from .answers import finite_answers
 from .bank import BASE, AdapterBank
-from .classify import Classified
+from .classify import Classified, Pair, check_sides, encode_texts
+
+UNRECORDED = "fp32"  # the precision of an adapter that does not say its own
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,24 @@ class ServedBank:
     Args:
         max_tokens: the length of an adapter's rows, as in its training; for `base` the largest.
         tasks: what each adapter predicts, and the base with its own head.
+        data: the rows that each adapter was trained with, which tell whether it takes pairs.
+        precisions: the names of the precisions that the adapters were trained in.
     """
 
     base: Base
     bank: AdapterBank
     max_tokens: Mapping[str, int]
     tasks: Mapping[str, Task]
+    data: Mapping[str, DataRecord]
+    precisions: tuple[str, ...]
+
+    @property
+    def precision(self) -> str:
+        """The precision that all adapters were trained in. Raises ConfigError if it is not one."""
+        if len(self.precisions) != 1:
+            fault = f"the adapters were trained in {' and in '.join(self.precisions)}"
+            raise ConfigError(fault, remedy="choose one with --precision")
+        return self.precisions[0]
 
 
 def open_bank(
@@ -73,23 +88,28 @@ def open_bank(
     limits = {name: provenance.data.max_tokens or 0 for name, provenance in recorded.items()}
     tasks = {name: provenance.make_task() for name, provenance in recorded.items()}
     tasks[BASE] = task_of(base.model)
-    return ServedBank(base, bank, {**limits, BASE: max(limits.values())}, tasks)
+    data = {BASE: DataRecord(), **{name: provenance.data for name, provenance in recorded.items()}}
+    precisions = sorted({provenance.training.precision or UNRECORDED for provenance in recorded.values()})
+    return ServedBank(base, bank, {**limits, BASE: max(limits.values())}, tasks, data, tuple(precisions))
 
 
 def classify_rows(
     served: ServedBank,
-    texts: Sequence[str],
+    texts: Sequence[str | Pair],
     adapters: Sequence[str],
     *,
     precision: Precision,
     batch_tokens: int | None = None,
 ) -> list[Classified]:
-    """Return every text with its adapter's label, in the order of the texts.
+    """Return every text, or pair of texts, with its adapter's answer, in the order of the texts.
 
     Raises:
-        DataError: a row for `base`, whose head would be random.
+        DataError: a row for `base`, whose head would be random; a single text for an adapter of pairs, or
+            the other way round; logits that are not finite.
     """
     base, bank = served.base, served.bank
+    for text, adapter in zip(texts, adapters, strict=True):
+        check_sides(served.data[adapter], pairs=isinstance(text, tuple), where=f"a row for {adapter!r}")
     if base.newly_initialized and BASE in adapters:
         random = ", ".join(base.newly_initialized[:2])
         raise DataError(
@@ -97,15 +117,15 @@ def classify_rows(
             where=f"a row for {BASE!r}",
             expected=f"one of {', '.join(bank.adapters)}",
         )
-    limits = [served.max_tokens[adapter] for adapter in adapters]
+    # rows are encoded together if they have one length and are all pairs or all single texts
+    kinds = [(served.max_tokens[adapter], isinstance(text, tuple)) for text, adapter in zip(texts, adapters, strict=True)]
     classified: dict[int, Classified] = {}
     predictor = Predictor(base.model, precision, base.pad_token_id, batch_tokens=batch_tokens)
     with evaluating(base.model), fast_products(base.model, precision):
-        for limit in sorted(set(limits)):
-            rows = [row for row in range(len(texts)) if limits[row] == limit]
+        for kind in sorted(set(kinds)):
+            rows = [row for row in range(len(texts)) if kinds[row] == kind]
             names = [adapters[row] for row in rows]
-            contents, no_labels = [texts[row] for row in rows], [0] * len(rows)
-            encoded = encode(contents, no_labels, base.tokenizer, max_tokens=limit)
+            encoded = encode_texts([texts[row] for row in rows], base.tokenizer, max_tokens=kind[0])
             logits = predictor.map_rows(partial(_classify, bank, names), encoded)
             for row, name, row_logits in zip(rows, names, logits, strict=True):
                 classified[row] = _classified(texts[row], row_logits, served.tasks[name])
@@ -118,9 +138,14 @@ def _classify(bank: AdapterBank, names: Sequence[str], batch: Batch) -> Tensor:
         return classify(model, batch)
 
 
-def _classified(text: str, logits: Tensor, task: Task) -> Classified:
+def _classified(text: str | Pair, logits: Tensor, task: Task) -> Classified:
     """Return the answer to a row. Shape: logits (widest,), -inf after the adapter's own."""
-    return Classified(text, task.answers(logits[None, : len(task.labels)])[0])
+    (answer,) = finite_answers(task, logits[None, : len(task.labels)])
+    first, second = text if isinstance(text, tuple) else (text, None)
+    if isinstance(answer, DataError):
+        where = f"the text {first[:60]!r}"
+        raise DataError(answer.found, where=where, expected=answer.expected, remedy=answer.remedy)
+    return Classified(first, answer, second)
 
 
 def _provenance(folder: Path) -> Provenance:

@@ -243,9 +243,21 @@ def test_help_of_train_is_grouped_by_subject(capsys):
 
 
 # Flags that take any text and name no place; every other flag that takes a text is tried with hostile paths.
-NO_PATHS = {"base_precision", "bias", "contenders", "device", "exclude", "flags_of", "flags_of_ours", "head_modules"}
+NO_PATHS = {
+    "base_precision",
+    "best_by",
+    "bias",
+    "class_weights",
+    "contenders",
+    "device",
+    "exclude",
+    "flags_of",
+    "flags_of_ours",
+    "head_modules",
+}
 NO_PATHS |= {"head_start", "init", "label_column", "measures", "module", "only", "part", "precision", "preset", "push"}
 NO_PATHS |= {"repository", "schedule", "split", "targets", "text", "text_column", "texts", "trainable", "variant"}
+NO_PATHS |= {"labels", "pair", "pair_column", "prefix"}
 
 
 def is_path(flag):

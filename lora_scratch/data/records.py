@@ -1,0 +1,170 @@
+"""Records to classify: a chunk at a time, with every column of the input, and the texts of each record checked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+from ..errors import DataError
+from .cells import listed, shown, text_fault
+from .rows import bad_row
+
+CHUNK_ROWS = 256  # records in memory at a time: few, since a record can be long
+
+Text = str | tuple[str, str] | DataError  # an error in place of a text that can't be classified
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TextColumns:
+    """The column of the text, and for pairs that of the second text."""
+
+    text: str
+    pair: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The columns that are read."""
+        return [self.text, *([self.pair] if self.pair is not None else [])]
+
+    def require(self, names: Sequence[str], *, where: str) -> None:
+        """Check that the columns exist, and that every name of a column stands once.
+
+        Raises:
+            DataError: otherwise; the message lists the columns.
+        """
+        if self.text == self.pair:
+            problem = f"text and second text are both column {self.text!r}"
+            raise DataError(problem, where=where, remedy="name different columns")
+        flags = dict(zip(("--text_column", "--pair_column"), self.names, strict=False))
+        for flag, column in flags.items():
+            if column not in names:
+                problem, remedy = f"no column {column!r} among {listed(names)}", f"name it with {flag}"
+                raise DataError(problem, where=where, remedy=remedy)
+        if twice := [name for name in names if names.count(name) > 1]:
+            problem = f"more than one column {twice[0]!r} among {listed(names)}"
+            raise DataError(problem, where=where, remedy="give every column a name of its own")
+
+    def text_of(self, place: str, fields: Fields) -> Text:
+        """Return the text of a record, or the pair of texts, or what is wrong with the record."""
+        for column, name in zip(self.names, ("text", "second text"), strict=False):
+            if column not in fields:
+                return bad_row(place, f"no {column!r} among {listed(list(fields))}")
+            if fault := text_fault(fields[column], name):
+                return bad_row(place, *fault)
+        for column, value in fields.items():
+            if not (is_unicode(column) and is_unicode(value)):
+                return bad_row(place, f"column {shown(column)} is not UTF-8", "UTF-8")
+        return fields[self.text] if self.pair is None else (fields[self.text], fields[self.pair])
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Consecutive records.
+
+    Args:
+        places: `path:line` of each.
+        texts: what is classified of each, or what is wrong with it.
+        fields: every column of each; empty for a record that can't be read.
+        batch: the same columns as a pyarrow.RecordBatch, in place of `fields`.
+    """
+
+    places: Sequence[str]
+    texts: Sequence[Text]
+    fields: Sequence[Fields] = ()
+    batch: Any = None
+
+    @cached_property
+    def objects(self) -> Sequence[Fields]:
+        """Every column of each record. Raises DataError for a value that Python has no object for."""
+        if self.batch is None:
+            return self.fields
+        try:
+            return self.batch.to_pylist()  # type: ignore[no-any-return]
+        except (ValueError, OverflowError) as error:
+            problem, remedy = f"a value can't be read ({error})", "write to a .parquet file, which keeps it"
+            raise DataError(problem, where=f"{self.places[0]} and after", remedy=remedy) from error
+
+
+class InputTable(ABC):
+    """Records of a source, which are read while iterating.
+
+    Args:
+        place: of the source, for messages.
+        read: the columns of the texts.
+        notes: what was decided about the source, a line each.
+        quoted: whether a quote is more than a character of its text.
+    """
+
+    def __init__(self, place: str, read: TextColumns, *, notes: Sequence[str] = (), quoted: bool = True) -> None:
+        self.place, self.read, self.notes, self.quoted = place, read, tuple(notes), quoted
+
+    @abstractmethod
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield all records. Raises DataError where the source can't be read."""
+
+    @cached_property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """The names of all columns."""
+
+    @cached_property
+    def schema(self) -> Any:
+        """The pyarrow.Schema of the columns; strings, if the source has no types."""
+        import pyarrow as pa  # slow to import
+
+        return pa.schema([(name, pa.string()) for name in self.columns])
+
+    @property
+    def n(self) -> int | None:
+        """The number of records, if the source says it."""
+        return None
+
+
+class TextTable(InputTable):
+    """Texts without other columns: the words of a command line, or the lines of a file."""
+
+    def __init__(self, texts: Iterable[Text], *, pairs: bool = False) -> None:
+        super().__init__("the texts", TextColumns("text", "pair" if pairs else None))
+        self._texts = texts
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the texts. One that can't be classified is None."""
+        numbered = ((f"text {number}", text) for number, text in enumerate(self._texts, 1))
+        while part := list(islice(numbered, CHUNK_ROWS)):
+            places, texts = zip(*part, strict=True)
+            yield Chunk(places, texts, [self._fields(text) for text in texts])
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """`text`, and `pair`."""
+        return tuple(self.read.names)
+
+    def _fields(self, text: Text) -> Fields:
+        if isinstance(text, DataError):
+            return dict.fromkeys(self.columns)
+        return dict(zip(self.columns, [text] if isinstance(text, str) else text, strict=True))
+
+
+def chunked(records: Iterable[tuple[str, Fields | DataError]], read: TextColumns) -> Iterator[Chunk]:
+    """Yield (place, fields or what is wrong with them) as chunks."""
+    records = iter(records)
+    while part := list(islice(records, CHUNK_ROWS)):
+        places = [place for place, _ in part]
+        texts = [found if isinstance(found, DataError) else read.text_of(place, found) for place, found in part]
+        yield Chunk(places, texts, [{} if isinstance(found, DataError) else found for _, found in part])
+
+
+def is_unicode(value: object) -> bool:
+    """Return whether the value is no string, or one that UTF-8 can write."""
+    if not isinstance(value, str):
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
