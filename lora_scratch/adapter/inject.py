@@ -23,7 +23,7 @@ from ..runtime.seeds import named_generator
 from .config import LoRAConfig
 from .head_dtype import restore_dtype, train_in_float32
 from .plan import Plan, dry_run
-from .saving import update_refusal
+from .saving import guard_loading, unguard_loading, update_saving
 from .state import AdapterState, adapter_layers, adapter_state, base_tensors, first_values, is_adapted
 from .targets import is_inside
 
@@ -78,13 +78,14 @@ def _apply(model: nn.Module, plan: Plan, seed: int) -> None:
         raise
     state = AdapterState(plan.config, seed, _trained_base(plan), required_grad)
     model._adapter_state = state  # type: ignore[assignment]
+    guard_loading(model)
     for name, layer in layers.items():
         replace_module(model, name, layer)
     for head in plan.heads.values():
         train_in_float32(head)
     for bias in plan.biases.values():
         bias.requires_grad_(True)
-    update_refusal(model)
+    update_saving(model)
 
 
 @torch.no_grad()
@@ -189,4 +190,5 @@ def forget_adapter(model: nn.Module, state: AdapterState) -> None:
     _restore_grad(model, state.required_grad)
     restore_dtype(model)
     del model._adapter_state
-    update_refusal(model)
+    unguard_loading(model)
+    update_saving(model)

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..layers import NF4Linear
 from ..model.families import default_heads
 from ..model.language import language_heads
-from .saving import update_refusal
+from .saving import update_saving
 from .state import is_adapted
 from .targets import is_inside, shared_names
 
@@ -93,7 +93,7 @@ def quantize_base(model: nn.Module, *, heads: Sequence[str] | None = None) -> Qu
     report = _compare(linears, quantized)
     for name, layer in quantized.items():
         model.set_submodule(name, layer.train(linears[name].training))
-    update_refusal(model)
+    update_saving(model)
     return report
 
 
@@ -111,7 +111,7 @@ def dequantize_base(model: nn.Module) -> list[str]:
         linear.weight = nn.Parameter(layer.weight, requires_grad=False)
         linear.bias = layer.bias
         model.set_submodule(name, linear.train(layer.training))
-    update_refusal(model)
+    update_saving(model)
     return list(layers)
 
 

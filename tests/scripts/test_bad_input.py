@@ -254,6 +254,7 @@ NO_PATHS = {
     "flags_of",
     "flags_of_ours",
     "head_modules",
+    "labels",
 }
 NO_PATHS |= {"head_start", "init", "label_column", "measures", "module", "only", "part", "precision", "preset", "push"}
 NO_PATHS |= {"repository", "schedule", "split", "targets", "text", "text_column", "texts", "trainable", "variant"}

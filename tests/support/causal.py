@@ -19,7 +19,7 @@ MODELS = {
     "bert": ("BertConfig", "BertForMaskedLM", LLAMA),
     "vit": ("ViTConfig", "ViTForImageClassification", LLAMA | {"image_size": 16, "patch_size": 8, "num_labels": 3}),
 }
-TARGETS = {"gpt2": "c_attn", "llama": "q_proj", "t5": "q", "bert": "query", "vit": "q_proj"}
+TARGETS = {"gpt2": "c_attn", "llama": "q_proj", "t5": "q", "bert": "value", "vit": "q_proj"}
 
 
 def user_model(kind: str, **settings: object) -> nn.Module:
