@@ -23,7 +23,7 @@ to find the row. The files of your data stay as they are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def main() -> None:
     if options.run:
         margins = read_margins(Path(options.run), train_digest=splits.digests["train"])
         check = replace(check, hard=hard_rows(margins, splits))
-    print("\n".join([render_check(check, show=options.show), *map(printable, splits.notes), *left_out(splits)]))
+    print("\n".join([*map(printable, splits.notes), *left_out(splits), render_check(check, show=options.show)]))
     if options.json:
         write_json(Path(options.json), check.as_json(top=options.top))
 
@@ -123,9 +123,10 @@ def of_run(data: DataOptions, options: CheckOptions) -> tuple[DataOptions, Check
     record = recorded_run(str(options.run))
     if record is None:
         raise ConfigError("no run was started here (there is no config.json)", where=f"--run {options.run}")
-    recorded: dict[str, Any] = record["DataOptions"]
-    rows = DataOptions(**{**recorded, "dataset": data.dataset or recorded["dataset"]})
-    return rows, replace(options, seed=int(record["TrainingConfig"]["seed"]))
+    known = {field.name for field in fields(DataOptions)}
+    recorded = {name: value for name, value in record.get("DataOptions", {}).items() if name in known}
+    rows = DataOptions(**recorded)
+    return replace(rows, dataset=data.dataset or rows.dataset), replace(options, seed=record["TrainingConfig"]["seed"])
 
 
 def with_model(check: DataCheck, data: DataOptions, options: CheckOptions) -> DataCheck:
