@@ -1,11 +1,13 @@
 """scripts/evaluate.py on rows that are there to be measured: all of them count."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from support.command_line import call
 
 from lora_scratch.commands import evaluate
+from lora_scratch.runs import open_adapter, open_rows
 
 LABELS = ("anger", "joy")
 
@@ -46,9 +48,16 @@ def test_folder_with_test_alone_is_measured_whole(job, tmp_path, capsys):
     assert "there is no test split among 'dev.csv': the validation rows are measured" in capsys.readouterr().out
 
 
-def test_data_set_of_the_training_is_split_as_in_the_training(job, tmp_path):
-    """Its training rows are no test, also where it is named again."""
-    assert measured(job, tmp_path, "--dataset", job.data) == measured(job, tmp_path)
+def test_file_of_the_training_is_split_as_in_the_training(job, tmp_path):
+    """Its training rows are no test, also where it is named again or in another way."""
+    path = rows_file(tmp_path / "rows.csv", LABELS * 20)
+    saved = open_adapter(job.adapter)
+    data = replace(saved.provenance.data, dataset=str(path))
+    of_this_file = replace(saved, provenance=replace(saved.provenance, data=data))
+    in_training, _ = open_rows(of_this_file)
+    again, _ = open_rows(of_this_file, dataset=f"{tmp_path}/../{tmp_path.name}/rows.csv", held_out=True)
+    assert again.test == in_training.test
+    assert len(again.test) == 4
 
 
 def test_label_that_the_adapter_lacks_is_one_line_with_its_row(job, tmp_path, capsys):
