@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from ..errors import ConfigError
 from ..layers import METHODS, OFFSET_METHODS, adapter_variants
 from ..runtime.options import flag
+from .expressions import check_expression, matches_end
 
 REGEX = "re:"  # a target or exclude that starts so is a regular expression for whole module names
 ALL_LINEAR = "all-linear"
@@ -63,8 +63,9 @@ class LoRAConfig:
         alphas = {f"alpha_pattern[{key!r}]": alpha for key, alpha in self.alpha_pattern.items()}
         for where, alpha in {"--alpha": self.alpha, **alphas}.items():
             _require(0 < alpha < math.inf, where, alpha, "a finite number above 0")
-        _check_expressions("rank_pattern", self.rank_pattern)
-        _check_expressions("alpha_pattern", self.alpha_pattern)
+        for where, patterns in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
+            for expression in patterns:
+                check_expression(expression, where=where)
         _require(0 <= self.dropout < 1, "--dropout", self.dropout, "a number from 0 to below 1")
 
     def _check_method(self) -> None:
@@ -87,7 +88,8 @@ class LoRAConfig:
             expressions = [name for name in names if name.startswith(REGEX)]
             alone = [name for name in names if name in expressions or name == ALL_LINEAR]
             _require(not alone or len(names) == 1, where, names, f"{alone[:1]} alone")
-            _check_expressions(where, (name.removeprefix(REGEX) for name in expressions))
+            for name in expressions:
+                check_expression(name.removeprefix(REGEX), where=where)
         if self.layers is not None:
             numbers = bool(self.layers) and all(isinstance(i, int) and i >= 0 for i in self.layers)
             _require(numbers, "--layers", self.layers, "whole numbers from 0")
@@ -108,21 +110,7 @@ def alpha_of(config: LoRAConfig, name: str) -> float:
 
 def look_up(patterns: Mapping[str, Value], name: str, default: Value) -> Value:
     """Return the value of the first key that fits the name, as PEFT does."""
-    return next((value for key, value in patterns.items() if fits(key, name)), default)
-
-
-def fits(expression: str, name: str) -> bool:
-    """Return whether the expression matches `name` or the last whole components of it."""
-    return re.match(rf"(.*\.)?({expression})$", name) is not None
-
-
-def _check_expressions(where: str, expressions: Iterable[str]) -> None:
-    for expression in expressions:
-        try:
-            re.compile(expression)
-        except re.error as error:
-            fault = f"{expression!r} is no regular expression ({error})"
-            raise ConfigError(fault, where=where) from error
+    return next((value for key, value in patterns.items() if matches_end(key, name)), default)
 
 
 def _require(holds: bool, where: str, value: object, expected: str) -> None:

@@ -22,7 +22,8 @@ from ..layers import (
 )
 from ..model.families import default_heads
 from ..model.wrappers import unwrapped
-from .config import ALL_LINEAR, LoRAConfig, alpha_of, fits, rank_of
+from .config import ALL_LINEAR, LoRAConfig, alpha_of, rank_of
+from .expressions import matches_end
 from .targets import check_rank, check_untied, default_targets, find_heads, find_targets, no_match
 
 
@@ -159,7 +160,7 @@ def _check_patterns(config: LoRAConfig, names: list[str]) -> None:
     keys = [("rank_pattern", key) for key in config.rank_pattern]
     keys += [("alpha_pattern", key) for key in config.alpha_pattern]
     for where, key in keys:
-        if not any(fits(key, name) for name in names):
+        if not any(matches_end(key, name) for name in names):
             raise no_match(f"{key!r} fits no adapted module", key, names, where=where)
 
 

@@ -19,6 +19,7 @@ from ..layers import OFFSET_METHODS, adapter_class, feature_counts
 from ..model.families import family_name, family_of
 from ..model.language import language_heads
 from .config import ALL_LINEAR, REGEX
+from .expressions import matches_whole
 
 Modules = dict[str, nn.Module]  # by name
 
@@ -26,7 +27,7 @@ Modules = dict[str, nn.Module]  # by name
 def matches(name: str, pattern: str) -> bool:
     """Return whether the pattern is `name`, its last whole components or an expression for it."""
     if pattern.startswith(REGEX):
-        return re.fullmatch(pattern.removeprefix(REGEX), name) is not None
+        return matches_whole(pattern.removeprefix(REGEX), name)
     return name == pattern or name.endswith(f".{pattern}")
 
 
