@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from ..errors import ModelError
 from .base import Base
 from .exact_attention import make_attention_exact
-from .families import default_heads, family_note
+from .families import LEFT, default_heads, family_note, family_of
 from .padding import IDS, MASK, need_equal_lengths, pad_as_family, set_equal_lengths
 from .precision import precision_note
 
@@ -85,6 +85,8 @@ def check_tokens(model: Any, tokenizer: Any, *, where: str) -> list[str]:
         fault, expected = f"the tokenizer has {tokens:,} tokens", f"at most {rows:,}, the model's embeddings"
         remedy = "call model.resize_token_embeddings(len(tokenizer)) and save both again"
         raise ModelError(fault, where=where, expected=expected, remedy=remedy)
+    if (family := family_of(model)) and family.padding == LEFT:
+        tokenizer.padding_side = "left"  # for those who load an export
     return _agree_on_padding(model.config, tokenizer, rows)
 
 

@@ -64,6 +64,12 @@ def test_the_models_padding_counts_where_the_tokenizer_has_another(tmp_path):
     assert f"the model pads with token 1, its tokenizer with {PAD}: 1 is used" in base.notes
 
 
+def test_the_tokenizer_of_xlnet_pads_on_the_left_so_that_an_export_does(tmp_path):
+    """A pipeline of transformers pads as the saved tokenizer says."""
+    assert tiny_tokenizer().padding_side == "right"
+    assert opened(save_tiny("xlnet", tmp_path)).tokenizer.padding_side == "left"
+
+
 def test_a_padding_token_outside_the_vocabulary_is_none(tmp_path):
     """-1 in Llama's configs."""
     assert opened(save_tiny("llama", tmp_path, pad_token_id=-1)).pad_token_id == PAD
