@@ -2,10 +2,12 @@
 
     lora-scratch train                                     the embedded demo: offline, under a minute
     lora-scratch train --preset emotion                    DistilBERT SST-2 to six emotions, from the hub
+    lora-scratch train --model DIR --dataset DIR           the recommended recipe, --preset encoder
     lora-scratch train --model DIR --dataset DIR --rank 8 --alpha 16 --targets q_lin k_lin v_lin
+    lora-scratch train --model DIR --dataset DIR --start_from ADAPTER    a new task from a trained adapter
     lora-scratch train --config job.yaml --epochs 1        flags from a file; flags on the command line win
     lora-scratch train --resume checkpoints/<run>          resume a run that was stopped or killed
-    lora-scratch train --trainable all --learning_rate 1e-4    full fine-tuning, to compare with
+    lora-scratch train --trainable all --learning_rate 1e-4    full fine-tuning, to compare with; also head, bitfit
     torchrun --nproc_per_node 2 -m lora_scratch train      two processes share every batch
     python scripts/train.py                                the same from a checkout
 
@@ -44,10 +46,15 @@ from lora_scratch.model.sharding import shard_base
 from lora_scratch.reporting import run_page, write_page_if_possible
 from lora_scratch.runs import (
     ALL,
+    BITFIT,
+    HEAD,
+    RECOMMENDED,
     TRAIN_OPTIONS,
+    WITH_ADAPTER,
     DataOptions,
     ModelOptions,
     RunOptions,
+    Start,
     check_free,
     check_same_run,
     command_line,
@@ -58,8 +65,10 @@ from lora_scratch.runs import (
     model_card,
     open_base,
     open_splits,
+    open_start,
     parse,
     recorded_run,
+    resolve_head_start,
     resolve_trainable,
     run_command,
     run_folder,
@@ -82,9 +91,12 @@ from lora_scratch.training import (
     tensorboard_listener,
     train,
 )
+from lora_scratch.training.objective import check_best_by, training_task
 
 IN_PROCESSES = True
-HISTORY = ("labels", "task", "data", "training", "trainable", "versions", "command")  # in config.json and provenance.json
+TRAINED = {ALL: "every parameter", HEAD: "the head", BITFIT: "all biases and the head"}  # without an adapter
+# in config.json and provenance.json
+HISTORY = ("labels", "task", "data", "training", "trainable", "start_from", "versions", "command")
 
 
 class Options(NamedTuple):
@@ -107,7 +119,7 @@ class EncodedSplits(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What a run works with: options, texts, token ids, the base and its quantization."""
+    """What a run works with: options, texts, token ids, the base, its quantization, the adapter to start from."""
 
     options: Options
     precision: Precision
@@ -115,11 +127,17 @@ class Job:
     encoded: EncodedSplits
     base: Base
     quantized: QuantizationReport | None
+    start: Start | None = None
 
     @property
     def task(self) -> Task:
         """What is predicted; nothing is fitted to validation rows yet."""
         return task_of(self.base.model)
+
+    @property
+    def objective(self) -> Task:
+        """The task as it is trained: with class weights and label smoothing."""
+        return training_task(self.task, self.options.training, self.encoded.train.labels)
 
     @property
     def predictor(self) -> Predictor:
@@ -137,13 +155,14 @@ class Baseline(NamedTuple):
 
 def main() -> None:
     """Load, measure the frozen base, adapt it, train, measure again, and write the report."""
-    options = Options(*parse(TRAIN_OPTIONS, str(__doc__)))
+    options = Options(*parse(TRAIN_OPTIONS, str(__doc__), recipe=RECOMMENDED))
     run = options.run
     use_threads(options.training.threads)
     precision = resolve_precision(options.training.precision, resolve_device(options.training.device))
     recorded = load_resume_record(run)
 
     job = load(options, precision)
+    check_best_by(options.training.best_by, job.objective, job.encoded.validation.labels)
     record = run_record(job)
     check_same_run(recorded, record, folder=run.resume)
     if run.resume and is_finished(run.resume):
@@ -181,15 +200,21 @@ def load_resume_record(run: RunOptions) -> dict[str, Any] | None:
 
 def load(options: Options, precision: Precision) -> Job:
     """Read the rows and the base, quantize the base if asked to, and encode the rows."""
-    four_bits, seed = options.model.base_precision, options.training.seed
+    run, four_bits, seed = options.run, options.model.base_precision, options.training.seed
     splits = open_splits(options.data, seed=seed)
     base = open_base(str(options.model.model), labels=splits.labels, task=splits.task, seed=seed)
-    adapter = resolve_trainable(base, options.run.trainable, options.adapter, base_precision=four_bits)
+    start = None
+    if options.model.start_from:
+        start = open_start(options.model.start_from, base, trainable=run.trainable, base_precision=four_bits)
+    settings = start.config if start else options.adapter
+    adapter = resolve_trainable(base, run.trainable, settings, base_precision=four_bits)
+    training = resolve_head_start(options.training, base, keeps_head=start is not None and start.keeps_head)
     quantized = quantize_base(base.model, heads=adapter.head_modules) if four_bits == NF4 else None
     texts = (splits.train, splits.validation, splits.test)
     encoded = EncodedSplits(*(encode_rows(rows, base, max_tokens=options.data.max_tokens) for rows in texts))
     precision = family_precision(base.model, precision)
-    return Job(options._replace(adapter=adapter), precision, splits, encoded, base, quantized)
+    options = options._replace(adapter=adapter, training=training)
+    return Job(options, precision, splits, encoded, base, quantized, start)
 
 
 def run_record(job: Job) -> dict[str, Any]:
@@ -202,6 +227,7 @@ def run_record(job: Job) -> dict[str, Any]:
         "data": {**asdict(options.data), "source": splits.source, "digests": splits.digests},
         "training": asdict(options.training),
         "trainable": options.run.trainable,
+        **({"start_from": job.start.record()} if job.start else {}),
         "versions": versions(),
         "command": command_line(),
         "processes": world_size(),
@@ -222,8 +248,13 @@ def describe(job: Job) -> None:
         print(f"       {line}")
     if job.quantized:
         print(f"nf4    {job.quantized}")
-    if job.options.run.trainable == ALL:
-        print("train  every parameter; there is no adapter; --rank and other adapter flags have no effect")
+    if job.start:
+        print(printable(f"start  {job.start}"))
+    if trained := TRAINED.get(job.options.run.trainable):
+        print(f"train  {trained}; there is no adapter; --rank and other adapter flags have no effect")
+    if job.objective.weights is not None:
+        pairs = zip(job.task.labels, job.objective.weights.tolist(), strict=True)
+        print(printable(f"weight {', '.join(f'{label} {weight:.3g}' for label, weight in pairs)}"))
 
 
 def measure_and_adapt(job: Job) -> tuple[Baseline, dict[str, Any]]:
@@ -259,6 +290,8 @@ def adapt(job: Job) -> dict[str, Any]:
     model, options = job.base.model, job.options
     batches = first_batches(job.encoded.train, job.base.pad_token_id, model.device)
     make_trainable(model, options.run.trainable, options.adapter, seed=options.training.seed, batches=batches)
+    if job.start:
+        job.start.copy_into(model)
     return fingerprint(model)
 
 
@@ -285,6 +318,7 @@ def train_adapter(job: Job, folder: Path, *, record: dict[str, Any]) -> tuple[Tr
             job.encoded.validation,
             job.options.training,
             pad_token_id=job.base.pad_token_id,
+            task=job.objective,
             log=log,
             on_best=partial(save_best, job, saved_folder(job, folder), record=record),
             checkpoints=checkpoints,
@@ -293,8 +327,8 @@ def train_adapter(job: Job, folder: Path, *, record: dict[str, Any]) -> tuple[Tr
 
 
 def saved_folder(job: Job, folder: Path) -> Path:
-    """Return where the adapter is saved; with --trainable all, the whole model."""
-    return folder / ("model" if job.options.run.trainable == ALL else "adapter")
+    """Return where the adapter is saved, or the whole model if there is no adapter."""
+    return folder / ("adapter" if job.options.run.trainable in WITH_ADAPTER else "model")
 
 
 def fit_decision(job: Job) -> Task:
@@ -312,7 +346,7 @@ def save_best(job: Job, place: Path, metrics: Metrics, *, record: dict[str, Any]
     if not is_adapted(base.model):
         save_whole(base, place)
         return
-    notes = {**{name: record[name] for name in HISTORY}, "validation": asdict(metrics)}
+    notes = {**{name: record[name] for name in HISTORY if name in record}, "validation": asdict(metrics)}
     notes["decision"] = {} if task is None else task.settings()
     save_adapter(base.model, place, base_model=base.name, base=record["base"]["tensors"], notes=notes)
 

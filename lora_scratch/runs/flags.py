@@ -15,12 +15,12 @@ from transformers import HfArgumentParser
 from ..errors import ConfigError, printable
 from ..runtime.paths import typed_path
 from .config_file import with_config
-from .presets import PRESETS
+from .presets import BASIC, PRESETS
 from .resume import recorded_flags, recorded_run
 
 SPLITS = ("train", "validation", "test")
 HUB_NAMES = frozenset({"dataset", "model"})  # flags whose value is a path, or the name of something on the hub
-READ = HUB_NAMES | {"adapter", "add", "average", "config", "file", "heads_from", "resume", "subtract"}
+READ = HUB_NAMES | {"adapter", "add", "average", "config", "file", "heads_from", "resume", "start_from", "subtract"}
 WRITTEN = frozenset({"figures", "html", "json", "output", "output_dir"})
 PATHS = READ | WRITTEN  # every flag or argument whose value is a path
 LARGEST = 2**63 - 1  # the largest number that torch counts with
@@ -76,16 +76,28 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """The description with its lines as they are written, and the default of every flag."""
 
 
-def parse(kinds: Sequence[Any], description: str, *, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
+def parse(
+    kinds: Sequence[Any], description: str, *, arguments: Sequence[str] | None = None, recipe: str = BASIC
+) -> tuple[Any, ...]:
     """Return one object of each dataclass from the command line: the preset, the flags of --config, the flags typed.
 
     Without `--preset`, `--model` and `--dataset` the preset is `demo`. With `--resume` the settings of the run take its
     place. Wrong usage exits with 2, as argparse does.
 
+    Args:
+        recipe: the preset whose settings are the defaults where none is named.
+
     Raises:
         ConfigError: a value out of bounds, or a run to resume that is not there.
     """
     parser = flag_parser(kinds, description)
+    known = {entry.name for kind in kinds for entry in fields(kind)}
+
+    def set_defaults(values: Mapping[str, Any]) -> None:
+        """Set the defaults of the flags that there are, which --help shows."""
+        parser.set_defaults(**{key: value for key, value in values.items() if key in known})
+
+    set_defaults(PRESETS[recipe])
     arguments = with_config(sys.argv[1:] if arguments is None else arguments, parser)
     typed, _ = parser.parse_known_args(arguments)
     resumed = _resumed_flags(typed)
@@ -94,9 +106,7 @@ def parse(kinds: Sequence[Any], description: str, *, arguments: Sequence[str] | 
         name = "demo"
     if name is not None and name not in PRESETS:
         parser.error(f"--preset: there is no {name!r}; choose from {', '.join(PRESETS)}")
-    known = {entry.name for kind in kinds for entry in fields(kind)}
-    defaults = resumed or {**PRESETS.get(name or "", {}), "preset": name}
-    parser.set_defaults(**{key: value for key, value in defaults.items() if key in known})
+    set_defaults(resumed or {**PRESETS[name or recipe], "preset": name})
     objects = parse_flags(parser, arguments)
     _check_complete(parser, objects)
     return objects

@@ -134,7 +134,7 @@ def resolve_adapter(base: Base, config: LoRAConfig) -> LoRAConfig:
             values that would not be trained, so that the model would keep noise.
     """
     config = dry_run(base.model, _without_unused(base, config)).config
-    _check_covered(base, config.head_modules or [])
+    check_covered(base, config.head_modules or [])
     return config
 
 
@@ -146,7 +146,8 @@ def _without_unused(base: Base, config: LoRAConfig) -> LoRAConfig:
     return replace(config, exclude=[*(config.exclude or []), *unused] or None)
 
 
-def _check_covered(base: Base, heads: Sequence[str]) -> None:
+def check_covered(base: Base, heads: Sequence[str]) -> None:
+    """Check that no parameter outside of the heads has random values. Raise ConfigError otherwise."""
     trained = tuple(f"{head}." for head in heads)
     without_effect = {f"{name}.{kind}" for name in base.unused for kind in ("weight", "bias")}
     stays = [name for name in base.newly_initialized if not name.startswith(trained) and name not in without_effect]

@@ -10,9 +10,10 @@ from ..errors import ConfigError
 from ..runtime.options import flag
 from ..runtime.paths import typed_path
 from ..training import TrainingConfig
-from .presets import PRESETS
+from .presets import BASIC, PRESETS, RECOMMENDED
 
-ADAPTER_AND_HEAD, ADAPTER, ALL = TRAINABLE = ("adapter_and_head", "adapter", "all")
+ADAPTER_AND_HEAD, ADAPTER, ALL, HEAD, BITFIT = TRAINABLE = ("adapter_and_head", "adapter", "all", "head", "bitfit")
+WITH_ADAPTER = (ADAPTER_AND_HEAD, ADAPTER)
 
 
 @dataclass
@@ -22,6 +23,9 @@ class ModelOptions:
     _argument_group_name = "model"  # the title of these flags in --help
 
     model: str | None = flag(None, "hub name or folder of a pretrained encoder, or `demo`")
+    start_from: str | None = flag(
+        None, "adapter folder, or hub:owner/name, to start from: its A and B, and its head if the labels are equal"
+    )
     base_precision: str = flag("full", "how the frozen base is stored: full, or nf4 for 4 bits a weight (QLoRA)")
 
     def __post_init__(self) -> None:
@@ -70,7 +74,11 @@ class RunOptions:
 
     _argument_group_name = "run"  # the title of these flags in --help
 
-    preset: str | None = flag(None, f"a named job whose settings other flags override: {', '.join(PRESETS)}")
+    preset: str | None = flag(
+        None,
+        f"a named job or recipe whose settings other flags override: {', '.join(PRESETS)}; without --model and --dataset "
+        f"the default is demo, with them {RECOMMENDED}; {BASIC} has the library's own defaults",
+    )
     output_dir: str | None = flag(None, "folder of the run; must not hold a run yet (default: checkpoints/<job>, numbered)")
     config: str | None = flag(
         None, "flags from this YAML or JSON file; the preset's values are below them, typed flags above"
@@ -83,8 +91,8 @@ class RunOptions:
     linear_probe: bool = flag(False, "also measure a linear probe on the frozen features")
     trainable: str = flag(
         ADAPTER_AND_HEAD,
-        f"what is trained: {', '.join(TRAINABLE)}; without head the adapter's file holds the untrained one, `all` is full "
-        "fine-tuning, which has no adapter and writes model/ in its place",
+        f"what is trained: {', '.join(TRAINABLE)}; with `adapter` the file holds the untrained head; `all` is full "
+        "fine-tuning, `bitfit` trains all biases and the head; these two and `head` have no adapter and write model/",
     )
     tensorboard: bool = flag(False, "write the training's figures for TensorBoard too, to tensorboard/ in the run folder")
     fsdp: bool = flag(False, "split the base over the processes of torchrun, for one too large for one device")
@@ -96,8 +104,8 @@ class RunOptions:
             raise ConfigError(f"found {self.keep}", where="--keep", expected="at least 1")
         if self.trainable not in TRAINABLE:
             raise ConfigError(f"found {self.trainable!r}", where="--trainable", expected=" or ".join(TRAINABLE))
-        if self.trainable == ALL and self.fsdp:
-            raise ConfigError("with --trainable all", where="--fsdp", expected="a frozen base to share out")
+        if self.trainable not in WITH_ADAPTER and self.fsdp:
+            raise ConfigError(f"with --trainable {self.trainable}", where="--fsdp", expected="a frozen base to share out")
         places = [
             typed_path(getattr(self, name), flag=f"--{name}", written=True).resolve()
             for name in ("resume", "output_dir")

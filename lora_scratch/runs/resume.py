@@ -14,12 +14,14 @@ from ..runtime.paths import typed_path
 
 CONFIG, REPORT = "config.json", "report.json"  # the first and the last file that a run writes
 # Entries of config.json that may differ, by the beginning of their name. They change no number, or
-# another entry is compared: digests in place of the rows' path, the fingerprint in place of a name.
+# another entry is compared: digests in place of the path of rows and adapter, the fingerprint in place of a name.
 FREE = (
     "TrainingConfig.threads",
     "TrainingConfig.max_skipped",
     "RunOptions.",
     "ModelOptions.model",
+    "ModelOptions.start_from",
+    "start_from.folder",
     "data.dataset",
     "data.source",
     "base.name",

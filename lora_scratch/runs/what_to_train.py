@@ -1,8 +1,9 @@
-"""Select what a run trains: an adapter and the head, the adapter alone, or every parameter."""
+"""Select what a run trains: an adapter and the head, the adapter alone, or parameters of the base itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ from torch import nn
 
 from ..adapter import FULL, LoRAConfig, inject
 from ..adapter.state import adapter_state
+from ..adapter.targets import find_heads
 from ..errors import ConfigError
-from ..model.base import Base
+from ..model.base import Base, output_layer
+from ..model.families import default_heads
 from ..runtime.atomic import new_folder
-from .loading import resolve_adapter
-from .options import ADAPTER, ALL
+from ..training import TrainingConfig
+from ..training.config import AUTO, LOADED
+from .loading import check_covered, resolve_adapter
+from .options import ADAPTER, ALL, BITFIT, WITH_ADAPTER
 
 
 def make_trainable(
@@ -27,14 +32,17 @@ def make_trainable(
 ) -> None:
     """Let `trainable`, one of TRAINABLE, require gradients and nothing else.
 
-    `all` injects no adapter. With `adapter` the head modules stay as they are, random where the
-    base has none. The file holds them all the same: another copy of the base would draw others.
+    `all`, `head` and `bitfit` (all biases and the head) inject no adapter. With `adapter` the head
+    modules stay as they are, random where the base has none. The file holds them all the same: another
+    copy of the base would draw others.
 
     Raises:
-        ConfigError, TargetError: as `inject`.
+        ConfigError, TargetError: as `inject`; `bitfit` for a model without biases.
+
+    Source: Ben Zaken et al. 2022, BitFit, arXiv:2106.10199.
     """
-    if trainable == ALL:
-        model.float().requires_grad_(True)  # GradScaler refuses float16 gradients; small steps vanish in bfloat16
+    if trainable not in WITH_ADAPTER:
+        _train_base(model, trainable, heads=config.head_modules or [])
         return
     inject(model, config, seed=seed, batches=batches)
     if trainable == ADAPTER:
@@ -43,21 +51,46 @@ def make_trainable(
 
 
 def resolve_trainable(base: Base, trainable: str, config: LoRAConfig, *, base_precision: str) -> LoRAConfig:
-    """Return the config resolved for this base; unchanged where no adapter is trained.
+    """Return the config resolved for this base. Without an adapter, only the head modules are.
 
     Raises:
-        ConfigError: as `resolve_adapter`, or `all` with a base in four bits.
+        ConfigError: as `resolve_adapter`, or a base in four bits without an adapter.
     """
-    if trainable != ALL:
+    if trainable in WITH_ADAPTER:
         return resolve_adapter(base, config)
     if base_precision != FULL:
         raise ConfigError(
             f"with --base_precision {base_precision}",
-            where="--trainable all",
+            where=f"--trainable {trainable}",
             expected="weights that can be trained",
             remedy="train an adapter on a base in four bits",
         )
-    return config
+    if trainable == ALL:
+        return config
+    heads = list(find_heads(base.model, config.head_modules or default_heads(base.model)))
+    check_covered(base, heads)
+    return replace(config, head_modules=heads)
+
+
+def resolve_head_start(training: TrainingConfig, base: Base, *, keeps_head: bool) -> TrainingConfig:
+    """Return the settings with `loaded` in place of `auto` where the head is a trained one.
+
+    Args:
+        keeps_head: whether the head of an adapter is kept.
+    """
+    output = output_layer(base.model)
+    trained = output is not None and f"{output}.weight" not in base.newly_initialized
+    return replace(training, head_start=LOADED) if training.head_start == AUTO and (trained or keeps_head) else training
+
+
+def _train_base(model: nn.Module, trainable: str, *, heads: Sequence[str]) -> None:
+    model.float()  # GradScaler refuses float16 gradients; small steps vanish in bfloat16
+    inside = tuple(f"{head}." for head in heads)
+    for name, parameter in model.named_parameters():
+        bias = trainable == BITFIT and name.endswith("bias")
+        parameter.requires_grad_(trainable == ALL or bias or name.startswith(inside))
+    if trainable == BITFIT and not any(name.endswith("bias") for name, _ in model.named_parameters()):
+        raise ConfigError("the model has no biases", where=f"--trainable {BITFIT}", remedy="train an adapter")
 
 
 def save_whole(base: Base, place: Path) -> None:

@@ -40,6 +40,8 @@ class Method:
 METHODS = {
     "untrained": Method("the model as it came, its new head random", (), "lora", "baseline"),
     "probe": Method("a linear probe on the frozen features", (), "lora", "probe"),
+    "head": Method("the head alone on the frozen base", ("--trainable", "head")),
+    "bitfit": Method("BitFit, all biases and the head (Ben Zaken et al. 2022)", ("--trainable", "bitfit")),
     "lora_no_head": Method("LoRA, the head as it came", ("--trainable", "adapter")),
     "lora": Method("LoRA and head (Hu et al. 2021)", ("--linear_probe", "true")),
     "dora": Method("DoRA, magnitude and direction apart (Liu et al. 2024)", ("--variant", "dora")),
@@ -86,7 +88,7 @@ class RunResult:
 
     Args:
         trained: the number of trained parameters.
-        file_bytes: the size of the adapter, or of the whole model for `full`.
+        file_bytes: the size of the adapter, or of the whole model for `full`, `head` and `bitfit`.
         seconds: of the training with its validations.
         cpu_seconds: the same on all cores; other work on the machine hardly changes it.
         logits, labels: of the test rows, (n, C) and (n,).

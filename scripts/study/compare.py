@@ -6,9 +6,10 @@
     lora-scratch compare --config comparison.yaml --output_dir checkpoints/ladder
 
 A rung is one of the methods. All rungs are tested against one of them, row by row. Flags that are
-not listed here are those of the command train. A run has the folder OUTPUT_DIR/RUNG/seed-N. An
-interrupted comparison resumes where it stopped, and a finished one takes more rungs, seeds or
-numbers of rows. Writes comparison.json, comparison.md and report.html to OUTPUT_DIR.
+not listed here are those of the command train; their defaults are those of `--preset basic`, unless
+you name another. A run has the folder OUTPUT_DIR/RUNG/seed-N. An interrupted comparison resumes where
+it stopped, and a finished one takes more rungs, seeds or numbers of rows. Writes comparison.json,
+comparison.md and report.html to OUTPUT_DIR.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from lora_scratch.evaluation import markdown_table
 from lora_scratch.reporting import write_page_if_possible
 from lora_scratch.runs import (
+    BASIC,
     TRAIN_OPTIONS,
     argument_parser,
     check_given,
@@ -53,7 +55,7 @@ def main() -> None:
         check_same_flags(folder / method, own.get(method, []))
     flags = {}
     for run in runs:
-        flags[run.place(folder)] = [*others, *run.flags(), *own.get(run.trained_method, [])]
+        flags[run.place(folder)] = ["--preset", BASIC, *others, *run.flags(), *own.get(run.trained_method, [])]
     train_all(TRAIN, flags, processes=options.processes)
 
     results = [read_run_result(run, folder) for run in runs]

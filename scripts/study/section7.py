@@ -24,6 +24,7 @@ from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import Table, markdown_table
 from lora_scratch.reporting import Page, missing_packages, write_page_if_possible
 from lora_scratch.runs import (
+    BASIC,
     TRAIN_OPTIONS,
     argument_parser,
     check_given,
@@ -55,7 +56,8 @@ def main() -> None:
     family, layers = base.config.model_type, base.config.num_hidden_layers
     if options.layer is not None and not 0 <= options.layer < layers:
         raise ConfigError(f"found {options.layer}", where="--layer", expected=f"0 to {layers - 1}")
-    runs = {run_place(folder, *training): [*shared, *flags(family, *training)] for training in plan.trainings()}
+    first = ["--preset", BASIC]
+    runs = {run_place(folder, *training): [*first, *shared, *flags(family, *training)] for training in plan.trainings()}
     check_same_flags(folder, shared)
     train_all(TRAIN, runs, processes=options.processes)
     figures = collect(folder, plan, family, depth=options.layer)

@@ -87,5 +87,25 @@ def test_what_cannot_be_trained_is_refused_before_the_work(job, tmp_path, capsys
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="--fsdp: with --trainable all"):
         RunOptions(trainable="all", fsdp=True)
-    with pytest.raises(ConfigError, match="--trainable: found 'head'; expected adapter_and_head or adapter or all"):
-        RunOptions(trainable="head")
+    with pytest.raises(ConfigError, match=r"--trainable: found 'heads'; expected adapter_and_head or .* or bitfit"):
+        RunOptions(trainable="heads")
+
+
+@pytest.mark.parametrize("trainable", ["head", "bitfit"])
+def test_a_head_or_biases_alone_write_a_model_that_transformers_reads(job, tmp_path, trainable):
+    """No adapter; every frozen tensor has the bits of the base; a stopped run goes on."""
+    run = tmp_path / "run"
+    assert call(train, *train_arguments(job.base, job.data, run), "--trainable", trainable) == 0
+    assert not (run / "adapter").exists()
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    assert 0 < report["parameters"]["trainable"] < report["parameters"]["total"] / 2
+    before = AutoModelForSequenceClassification.from_pretrained(job.base).state_dict()
+    after = AutoModelForSequenceClassification.from_pretrained(run / "model").state_dict()
+    moved = {
+        name for name in before if before[name].shape == after[name].shape and not torch.equal(before[name], after[name])
+    }
+    heads = ("pre_classifier.", "classifier.")
+    assert moved
+    assert all(name.startswith(heads) or (trainable == "bitfit" and name.endswith("bias")) for name in moved)
+    (run / "report.json").unlink()
+    assert call(train, "--resume", run) == 0

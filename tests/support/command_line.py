@@ -23,4 +23,4 @@ def call(script, *arguments, in_processes: bool = False) -> int:
 def train_arguments(base: Path, data: Path, run: Path) -> list[object]:
     """A job of a few seconds."""
     small = ["--epochs", 2, "--batch_size", 16, "--learning_rate", 1e-2, "--max_tokens", 32, "--rank", 4, "--alpha", 8]
-    return ["--model", base, "--dataset", data, "--output_dir", run, "--precision", "fp32", *small]
+    return ["--preset", "basic", "--model", base, "--dataset", data, "--output_dir", run, "--precision", "fp32", *small]
