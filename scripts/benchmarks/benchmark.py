@@ -6,6 +6,9 @@
         --measures race --goal 0.905 --split test
     python scripts/benchmarks/benchmark.py --model DIR --dataset DIR --rounds 1 \\
         --measures job --contenders ours-plain-bf16 peft-bf16
+    python scripts/benchmarks/benchmark.py --model DIR --dataset DIR --text_column A --pair_column B \\
+        --rounds 3 --measures job --contenders peft-best full-best ours \\
+        --flags_of_full "--learning_rate 2e-4"                        pairs, three seeds
 
 The default takes under ten minutes. Each measurement runs in a process of its own. Before it, the
 benchmark checks whether the machine is idle; a `*` in the tables says that it was not. Rounds are
@@ -17,8 +20,8 @@ interleaved. Measures:
     start-up    milliseconds of the import
     peak        peak memory
     growth      peak memory with 100 times the rows
-    race        seconds to an accuracy
-    job         all epochs, then test metrics
+    race        seconds to a score: the headline of the task
+    job         all epochs, then the task's scores on the test rows; every round has the next seed
 
 Needs the extra `benchmark` (peft, accelerate).
 """
@@ -40,7 +43,7 @@ from lora_scratch.commands.benchmarks.machine import (
     machine_kind,
 )
 from lora_scratch.commands.benchmarks.measures import MEASURES, BenchmarkOptions, tasks_of
-from lora_scratch.commands.benchmarks.rounds import run_rounds
+from lora_scratch.commands.benchmarks.rounds import FULL, OURS, run_rounds
 from lora_scratch.commands.benchmarks.tables import idle_words, render_figures
 from lora_scratch.commands.benchmarks.work import BenchmarkModel, BenchmarkRows, open_work
 from lora_scratch.runs import check_file, command_line, parse, restart_command, run_command
@@ -62,7 +65,7 @@ def main() -> None:
         work = open_work(*of_work, training, steps=options.steps)
         print(json.dumps(MEASURES[measure](contender, work, options)))
         return
-    figures = run_all(options)
+    figures = run_all(options, seed=training.seed)
     device = resolve_device(training.device)
     machine = describe_machine(device)
     about = f"{machine_in_words(machine)}; {idle_words(figures)}"
@@ -71,12 +74,12 @@ def main() -> None:
         write_json(Path(options.json), as_json(settings, machine, figures))
 
 
-def run_all(options: BenchmarkOptions) -> Figures:
+def run_all(options: BenchmarkOptions, *, seed: int) -> Figures:
     """Make every measurement in a process of its own, by this command with `--only`."""
-    flags_of_ours = shlex.split(options.flags_of_ours or "")
+    flags_of = {OURS: shlex.split(options.flags_of_ours or ""), FULL: shlex.split(options.flags_of_full or "")}
     command = [*restart_command(), *sys.argv[1:]]
     tasks = tasks_of(options)
-    return Figures(run_rounds(tasks, command, rounds=options.rounds, flags_of_ours=flags_of_ours))
+    return Figures(run_rounds(tasks, command, rounds=options.rounds, flags_of=flags_of, seed=seed))
 
 
 def as_json(settings: Sequence[Any], machine: dict[str, Any], figures: Figures) -> dict[str, Any]:

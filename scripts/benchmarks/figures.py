@@ -51,6 +51,10 @@ class Figures:
         """Return the measured contenders, in order."""
         return list(dict.fromkeys(f.contender for f in self.all if f.measure == measure))
 
+    def has(self, measure: str, name: str) -> bool:
+        """Return whether this number was measured."""
+        return any(name in figure.values for figure in self.all if figure.measure == measure)
+
     def values(self, measure: str, contender: str, name: str) -> list[float]:
         """Return one number of every round that has it."""
         values = (figure.values.get(name) for figure in self.of(measure, contender))

@@ -7,15 +7,19 @@ import time
 from collections import deque
 from contextlib import nullcontext
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import torch
 
 from lora_scratch.data import Encoded
 from lora_scratch.fast.onednn import is_exact, through_onednn
+from lora_scratch.tasks import Task
 
 from .watch import Watch
 from .work import Work
+
+HEADLINE = "headline"  # the name of the score that chooses the epoch
 
 
 def build_peft(work: Work) -> Any:
@@ -48,7 +52,7 @@ def train_peer(
     onednn: bool = False,
     **arguments: Any,
 ) -> None:
-    """Train on `rows`. With a `validation`, the model ends as it was in the best epoch by accuracy.
+    """Train on `rows`. With a `validation`, the model ends as it was in the best epoch by the headline score.
 
     Args:
         onednn: send float32 matrix products to oneDNN, which is faster than MKL on some CPUs.
@@ -65,15 +69,16 @@ def train_peer(
             train_dataset=_data_set(rows),
             eval_dataset=None if validation is None else _data_set(validation),
             data_collator=collator,
-            compute_metrics=_accuracy,
+            compute_metrics=partial(_headline, work.task),
         )
         _attach(trainer, watch, collator)
         trainer.train()
 
 
-def _accuracy(prediction: Any) -> dict[str, float]:
-    right = prediction.predictions.argmax(-1) == prediction.label_ids
-    return {"accuracy": float(right.mean())}
+def _headline(task: Task, prediction: Any) -> dict[str, float]:
+    """Return the task's main score, with thresholds fitted as our loop fits them."""
+    logits, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
+    return {HEADLINE: task.fitted(logits, labels).measure(logits, labels).headline}
 
 
 def _arguments(work: Work, folder: str, *, validated: bool, **arguments: Any) -> Any:
@@ -97,7 +102,7 @@ def _arguments(work: Work, folder: str, *, validated: bool, **arguments: Any) ->
         eval_strategy=after,
         save_strategy=after,
         load_best_model_at_end=validated,
-        metric_for_best_model="accuracy" if validated else None,
+        metric_for_best_model=HEADLINE if validated else None,
         report_to="none",
         disable_tqdm=True,
         seed=settings.seed,
@@ -129,12 +134,15 @@ def sorted_together(rows: int, batch_size: int) -> int:
 
 
 def _data_set(encoded: Encoded) -> Any:
-    """Return the rows as a data set for Trainer."""
+    """Return the rows as a data set for Trainer: labels as the loss of transformers takes them."""
     from datasets import Dataset
 
-    rows = torch.split(encoded.tokens, encoded.lengths.tolist())
-    ids, labels = [row.tolist() for row in rows], encoded.labels.tolist()
-    return Dataset.from_dict({"input_ids": ids, "labels": labels})
+    flat = {"input_ids": encoded.tokens, "token_type_ids": encoded.token_types}
+    lengths = encoded.lengths.tolist()
+    columns = {
+        name: [row.tolist() for row in torch.split(tokens, lengths)] for name, tokens in flat.items() if tokens is not None
+    }
+    return Dataset.from_dict({**columns, "labels": encoded.labels.tolist()})
 
 
 class _CountingCollator:

@@ -91,5 +91,5 @@ def random_adapter(work: Work) -> TrainedAdapter:
 def trained_adapter(work: Work, model: Any) -> TrainedAdapter:
     """Return `model`, which holds an adapter, as one that was trained and opened again."""
     rows = DataRecord(max_tokens=work.sets["test"].max_tokens)
-    provenance = Provenance(labels=work.splits.labels, data=rows)
+    provenance = Provenance(labels=work.splits.labels, task=work.splits.task, data=rows)
     return TrainedAdapter(replace(work.base, model=model), work.adapter, provenance)

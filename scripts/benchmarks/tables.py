@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from statistics import mean, stdev
 
 from lora_scratch.evaluation import Table, markdown_table
+from lora_scratch.tasks import TITLES
 
 from .figures import Figures
+from .rounds import JOB
 
 Cell = Callable[[float], str]
 
@@ -46,17 +49,17 @@ COLUMNS: dict[str, tuple[tuple[str, str, Cell], ...]] = {
         ("seconds to the goal", "seconds_to_goal", _number(1)),
         ("steps", "steps", _number()),
     ),
-    "job": (
+    JOB: (
         ("training s", "seconds", _number(1)),
         ("tokens/s", "tokens_per_second", _number()),
-        ("accuracy", "accuracy", _number(4)),
-        ("macro-F1", "macro_f1", _number(4)),
     ),
 }
 
 
 def render_figures(figures: Figures, *, machine: str) -> str:
     """Return a table for each measure: the median, and the extremes of several rounds.
+
+    Scores of a job are means and sample deviations over the rounds, which have different seeds.
 
     A `*` marks a contender that was measured while the machine was not idle.
 
@@ -76,16 +79,22 @@ def idle_words(figures: Figures) -> str:
 
 
 def _table(figures: Figures, measure: str, machine: str) -> Table:
-    titles = [title for title, _, _ in COLUMNS[measure]]
+    titles = [title for title, _, _ in _columns(figures, measure)]
     agreement = ["equal labels"] if measure == "prediction" else []
     header = [f"{measure}, {machine}", *titles, "against the first", *agreement]
     rows = [[name, *_cells(figures, measure, name)] for name in figures.contenders(measure)]
     return Table(header, rows)
 
 
+def _columns(figures: Figures, measure: str) -> list[tuple[str, str, Cell]]:
+    """Return the columns of a measure; a job also has one for every score of its task."""
+    scores = [name for name in TITLES if measure == JOB and figures.has(JOB, name)]
+    return [*COLUMNS[measure], *((TITLES[name], name, _number(4)) for name in scores)]
+
+
 def _cells(figures: Figures, measure: str, contender: str) -> Iterator[str]:
     first = figures.contenders(measure)[0]
-    for _, name, show in COLUMNS[measure]:
+    for _, name, show in _columns(figures, measure):
         yield _cell(figures, measure, contender, name, show)
     ratio = figures.ratio(measure, COLUMNS[measure][0][1], contender, first)
     yield "-" if ratio is None else f"{ratio:.2f}"
@@ -96,6 +105,8 @@ def _cells(figures: Figures, measure: str, contender: str) -> Iterator[str]:
 def _cell(figures: Figures, measure: str, contender: str, name: str, show: Cell) -> str:
     mark = "" if all(figure.machine.idle for figure in figures.of(measure, contender)) else "*"
     values = figures.values(measure, contender, name)
+    if name in TITLES and len(values) > 1:
+        return f"{show(mean(values))}{mark} ± {show(stdev(values))}"
     middle = figures.median(measure, contender, name)
     spread = f" ({show(min(values))} to {show(max(values))})" if len(values) > 1 else ""
     return "-" if middle is None else f"{show(middle)}{mark}{spread}"

@@ -6,10 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-
-from lora_scratch.tasks import measure
-
 
 class Watch(ABC):
     """Is told the seconds and the tokens of every optimizer step, padding not counted."""
@@ -94,39 +90,36 @@ class Timing(Clock):
 
 
 class Race(Clock):
-    """Ends the training at an accuracy, which is measured every so many steps and not timed.
+    """Ends the training at a score, which is measured every so many steps and not timed.
 
-    The accuracy is that of the model as it is, so it is measured only after the latest step. The
+    The score is that of the model as it is, so it is measured only after the latest step. The
     seconds of all steps until then count.
 
     Args:
-        goal: the accuracy, from 0 to 1.
-        predict: returns the logits of the rows that the accuracy is measured on.
-        labels: the labels of these rows. Shape (n,).
+        goal: the score.
+        measure: returns the score of the model as it is.
         every: steps between two measurements.
     """
 
     def __init__(
         self,
         goal: float,
-        predict: Callable[[Any], Tensor],
-        labels: Tensor,
+        measure: Callable[[Any], float],
         *,
         every: int,
     ) -> None:
         super().__init__()
-        self.goal, self.predict, self.labels, self.every = goal, predict, labels, every
+        self.goal, self.measure, self.every = goal, measure, every
         self.curve: list[dict[str, float]] = []
         self.reached = False
         self.measured = 0  # multiples of `every` that have been measured or passed
 
     def step(self, model: Any, *, seconds: float, tokens: int, is_latest: bool = True) -> bool:
-        """Add a step. Return whether the accuracy is reached."""
+        """Add a step. Return whether the score is reached."""
         super().step(model, seconds=seconds, tokens=tokens, is_latest=is_latest)
         if is_latest and self.steps // self.every > self.measured:
             self.measured = self.steps // self.every
-            accuracy = measure(self.predict(model), self.labels).accuracy
-            point = {"step": self.steps, "seconds": self.seconds, "accuracy": accuracy}
-            self.curve.append(point)
-            self.reached = accuracy >= self.goal
+            score = self.measure(model)
+            self.curve.append({"step": self.steps, "seconds": self.seconds, "score": score})
+            self.reached = score >= self.goal
         return self.reached

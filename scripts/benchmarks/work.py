@@ -21,6 +21,7 @@ from lora_scratch.runs import (
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.options import flag
 from lora_scratch.runtime.precision import Precision, resolve_precision
+from lora_scratch.tasks import Task, make_task, task_of
 from lora_scratch.training import TrainingConfig
 
 from . import emotion_shape
@@ -63,6 +64,11 @@ class Work:
     adapter: LoRAConfig
     training: TrainingConfig
     steps: int
+
+    @property
+    def task(self) -> Task:
+        """What is predicted; nothing is fitted to validation rows yet."""
+        return task_of(self.base.model)
 
     @property
     def device(self) -> torch.device:
@@ -109,14 +115,16 @@ def open_work(
     if steps < 1:
         raise ConfigError(f"found {steps}", where="--steps", expected="at least 1")
     splits = _open_rows(data, seed=training.seed)
-    base = open_sized(str(model.model), splits.labels)
+    base = open_sized(str(model.model), splits.labels, task=splits.task)
     sets = encode_splits(splits, base, max_tokens=data.max_tokens)
     return Work(base, splits, sets, resolve_adapter(base, adapter), training, steps)
 
 
-def open_sized(name: str, labels: tuple[str, ...]) -> Base:
+def open_sized(name: str, labels: tuple[str, ...], *, task: str) -> Base:
     """Return the classifier that `name` stands for; for SHAPE, one of that size."""
-    return shaped_base(labels) if name == SHAPE else open_base(name, labels=labels)
+    base = shaped_base(labels) if name == SHAPE else open_base(name, labels=labels, task=task)
+    base.model.config.problem_type = make_task(task, labels).problem_type  # so Trainer takes this loss
+    return base
 
 
 def shaped_base(labels: tuple[str, ...], **sizes: int) -> Base:

@@ -77,7 +77,10 @@ def test_benchmark_measures_whole_jobs_on_the_test_rows(small, tmp_path, capsys)
     assert [each["contender"] for each in figures] == contenders
     assert len({each["tokens"] for each in figures}) == 1
     out = capsys.readouterr().out
-    assert f"| job, {cpu_kind()} | training s | tokens/s | accuracy | macro-F1 | against the first |" in out
+    assert (
+        f"| job, {cpu_kind()} | training s | tokens/s | accuracy | macro-F1 | Matthews | loss (nats) | against the first |"
+        in out
+    )
     assert "| peft-bf16 |" in out
 
 
