@@ -11,7 +11,7 @@ tenth of the range of all scores apart. A test row is leaked if its text stands 
 
 Near copies: texts that share most of their words and pairs of neighboring words, without case and
 punctuation (--near). Every row is compared with the rows before it, in the order train, validation,
-test; exact copies are not counted again.
+test; exact copies are not counted again. Of rows made from one template the first 500 are compared.
 
 With --model: lengths in tokens, rows that are cut, and labels that may be wrong, by a regression on
 the features of the frozen model that has not seen the row. A suggestion is no proof: read the row.

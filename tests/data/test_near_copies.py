@@ -68,6 +68,18 @@ def test_texts_without_words_are_passed_over():
     assert len(find_near_copies(splits_of(["!!!", LONG], [], ["?!", LONG + " too"]))) == 1
 
 
+def test_rows_of_one_template_take_time_in_proportion(monkeypatch):
+    """Each is compared with the first rows of the template alone, and is found to be near one of them."""
+    monkeypatch.setattr(near_copies, "MOST_ROWS", 3)
+    compared, similarity_of = [], near_copies._similarity
+    monkeypatch.setattr(
+        near_copies, "_similarity", lambda sets, *rows: (compared.append(len(rows[0])), similarity_of(sets, *rows))[1]
+    )
+    splits = splits_of([f"{LONG} number {number}" for number in range(200)])
+    assert len(find_near_copies(splits)) == 199
+    assert sum(compared) <= 3 * 200
+
+
 words = st.lists(st.sampled_from(["a", "b", "c", "d", "e"]), max_size=7).map(" ".join)
 
 
