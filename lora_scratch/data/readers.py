@@ -6,30 +6,26 @@ the end of a file are no rows; a blank line in the middle is a bad one.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any
 
 from ..errors import DataError
 from .cells import number_of
 from .delimited import Dialect, Record, swallowed_lines, unquoted_reason
+from .json_files import EMPTY, Fields, holds_a_list, read_json_list, read_jsonl
 from .parquet import open_parquet
 from .rows import Columns, Rows, Table, bad_row, checked_row, require_columns, row_of, shown
-from .text_files import open_text
+from .text_files import lines_of, open_text, without_trailing_blanks
 
 TEXT_KINDS = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 EXTENSIONS = (*TEXT_KINDS, ".parquet")
 SPREADSHEETS = (".xlsx", ".xls", ".ods")
-EMPTY = "the line is empty"
 SAMPLE_ROWS = 100
 FEW_WORDS = 3  # a column of texts has at least so many words in most rows
-
-Content = TypeVar("Content")
-Fields = tuple[str, dict[str, Any] | DataError]  # (place, the record by column, or what is wrong with it)
 
 
 def file_kind(path: Path) -> str:
@@ -107,7 +103,7 @@ def _open_txt(path: Path, columns: Columns) -> Table:
 
 def _txt(path: Path) -> Rows:
     with open_text(path) as file:
-        for number, line in _without_trailing_blanks(_lines(file)):
+        for number, line in without_trailing_blanks(lines_of(file)):
             text, semicolon, label = (line or "").rpartition(";")
             if semicolon:
                 yield checked_row(f"{path}:{number}", text, label)
@@ -125,55 +121,7 @@ def _records(path: Path, kind: str, dialect: Dialect | None) -> Iterator[Fields]
     """Yield every record as (place, its fields by column)."""
     if dialect is not None:
         return ((f"{path}:{record.first}", fields) for record, fields in _delimited(path, dialect))
-    return _json_list(path) if kind == ".json" and _holds_a_list(path) else _jsonl(path)
-
-
-def _jsonl(path: Path) -> Iterator[Fields]:
-    with open_text(path) as file:
-        for number, line in _without_trailing_blanks(_lines(file)):
-            place = f"{path}:{number}"
-            yield place, bad_row(place, EMPTY, "a JSON object") if line is None else _json_fields(place, line)
-
-
-def _json_fields(place: str, line: str) -> dict[str, Any] | DataError:
-    try:
-        fields = json.loads(line, object_pairs_hook=_json_object)
-    except (ValueError, RecursionError) as error:  # also a number of 4,300 digits
-        return bad_row(place, f"malformed JSON ({error})", "a JSON object on one line")
-    if not isinstance(fields, dict):
-        return bad_row(place, f"JSON of type {type(fields).__name__}", "a JSON object")
-    return fields
-
-
-def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return fields
-
-
-def _holds_a_list(path: Path) -> bool:
-    with open_text(path) as file:
-        for line in file:
-            if line.strip():
-                return line.lstrip().startswith("[")
-    return False
-
-
-def _json_list(path: Path) -> Iterator[Fields]:
-    """Yield the objects of a list, numbered from 1. The list is read as a whole."""
-    try:
-        with open_text(path) as file:
-            entries = json.load(file, object_pairs_hook=_json_object)
-    except (ValueError, RecursionError) as error:
-        problem, expected = f"malformed JSON ({error})", "a list of objects"
-        if isinstance(error, DataError):
-            raise
-        raise DataError(problem, where=str(path), expected=expected) from error
-    for number, entry in enumerate(entries, start=1):
-        place = f"{path}:{number}"
-        problem = f"JSON of type {type(entry).__name__}"
-        yield place, entry if isinstance(entry, dict) else bad_row(place, problem, "a JSON object")
+    return read_json_list(path) if kind == ".json" and holds_a_list(path) else read_jsonl(path)
 
 
 def _header(path: Path, dialect: Dialect) -> list[str]:
@@ -192,7 +140,7 @@ def _delimited(path: Path, dialect: Dialect) -> Iterator[tuple[Record, dict[str,
     """Yield every record after the header with its fields by column; a broken one once for each of its lines."""
     with open_text(path) as file:
         numbered = ((record, record if record.fields or record.problem else None) for record in dialect.records(file))
-        records = _without_trailing_blanks(numbered)
+        records = without_trailing_blanks(numbered)
         header = next(records)[0].fields
         for blank_or_record, record in records:
             yield from _by_column(str(path), blank_or_record, record, header)
@@ -280,23 +228,3 @@ def unused_texts(sample: Iterable[dict[str, Any]], columns: Columns) -> tuple[st
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and len(re.findall(r"[^\W\d_]{2,}", value[:400])) >= FEW_WORDS
-
-
-def _lines(file: TextIO) -> Iterator[tuple[int, str | None]]:
-    """Yield (number, line without its ending); None for a blank line."""
-    for number, line in enumerate(file, start=1):
-        yield number, line.rstrip("\r\n") if line.strip() else None
-
-
-Place = TypeVar("Place")
-
-
-def _without_trailing_blanks(lines: Iterable[tuple[Place, Content | None]]) -> Iterator[tuple[Place, Content | None]]:
-    blanks: list[Place] = []
-    for number, content in lines:
-        if content is None:
-            blanks.append(number)
-            continue
-        yield from ((blank, None) for blank in blanks)
-        blanks.clear()
-        yield number, content

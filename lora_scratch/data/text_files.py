@@ -6,16 +6,19 @@ import codecs
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
+from typing import BinaryIO, TextIO, TypeVar, cast
 
 from ..errors import DataError
 
 MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 UTF32_REMEDY = "convert it: iconv -f UTF-32 -t UTF-8 FILE > NEW"
+
+Content = TypeVar("Content")
+Place = TypeVar("Place")
 
 
 @contextmanager
@@ -50,3 +53,21 @@ def _encoding(path: Path) -> str:
 
 def _open_bytes(path: Path) -> BinaryIO:
     return cast("BinaryIO", gzip.open(path, "rb")) if path.suffix == ".gz" else open(path, "rb")
+
+
+def lines_of(file: TextIO) -> Iterator[tuple[int, str | None]]:
+    """Yield (number, line without its ending); None for a blank line."""
+    for number, line in enumerate(file, start=1):
+        yield number, line.rstrip("\r\n") if line.strip() else None
+
+
+def without_trailing_blanks(lines: Iterable[tuple[Place, Content | None]]) -> Iterator[tuple[Place, Content | None]]:
+    """Yield the lines again but for blank ones at the end, which are no rows."""
+    blanks: list[Place] = []
+    for number, content in lines:
+        if content is None:
+            blanks.append(number)
+            continue
+        yield from ((blank, None) for blank in blanks)
+        blanks.clear()
+        yield number, content
