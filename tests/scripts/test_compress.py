@@ -53,7 +53,7 @@ def test_the_folder_holds_what_the_table_says(job, tmp_path, capsys):
     assert call(evaluate, folder, "--precision", "fp32", "--json", tmp_path / "report.json") == 0
     assert (
         json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["adapted"]["accuracy"]
-        == found["tested"]["accuracy"]
+        == found["tested"]["score"]
     )
     assert re.search(
         rf"^\| {chosen['kept']:.2%} \(chosen\) \| \d \| .* \| {chosen['size']['file_bytes']:,} \|", printed, re.M
@@ -93,7 +93,8 @@ def test_the_first_candidate_that_is_worse_ends_the_search(job, tmp_path, failin
     found = json.loads((tmp_path / "small.json").read_text(encoding="utf-8"))
     assert [each["validation"]["word"] for each in found["candidates"]] == ["not shown"] * 3 + ["worse"]
     assert found["candidates"][3]["validation"] == {
-        "accuracy": 0,
+        "score": 0,
+        "direction": -1.0,
         "change": -1,
         "fixed": 0,
         "broken": 24,

@@ -22,7 +22,7 @@ def test_require_is_an_exit_code(job, tmp_path, capsys, requirement, words):
     assert ("error: --require: the verdict is" in captured.err) == bool(code)
     assert report["calibration"]["tempered"]["temperature"] > 0
     assert sum(each["n"] for each in report["lengths"]) == report["adapted"]["n"]
-    assert len(report["changed"]["fixed"]) == report["mcnemar"]["fixed"]
+    assert len(report["changed"]["fixed"]) == report["test"]["fixed"]
     assert all(row["text"] for row in report["changed"]["fixed"])
 
 

@@ -27,7 +27,7 @@ def test_a_run_leaves_what_the_design_promises(job):
         assert report[model].keys() >= {"accuracy", "macro_f1", "loss", "n"}
     assert report["parameters"].keys() >= {"total", "trainable", "lora", "head"}
     assert report["train"].keys() >= {"seconds", "examples", "tokens", "examples_per_second", "peak_memory_bytes"}
-    assert report["mcnemar"].keys() >= {"fixed", "broken", "p_value"}
+    assert report["test"].keys() >= {"fixed", "broken", "p_value"}
     assert {"versions", "command"} <= report.keys()
     names = {file.name for file in job.adapter.iterdir()}
     assert names == {"adapter_model.safetensors", "adapter_config.json", "provenance.json", "README.md"}

@@ -36,7 +36,7 @@ def counts(path):
     """What is counted in a report, nothing that is rounded."""
     found = json.loads(path.read_text(encoding="utf-8"))
     measured = {name: [found[name][key] for key in ("accuracy", "n")] for name in ("baseline", "adapted")}
-    return {**measured, "mcnemar": found["mcnemar"], "parameters": found["parameters"]}
+    return {**measured, "test": found["test"], "parameters": found["parameters"]}
 
 
 @pytest.mark.parametrize("flags", [[], ["--fsdp", "True"]], ids=["whole", "fsdp"])

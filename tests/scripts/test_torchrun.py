@@ -26,7 +26,7 @@ def adapter_bytes(run):
 
 def counted(run):
     found = json.loads((run / "report.json").read_text(encoding="utf-8"))
-    return [found["mcnemar"], *(found[name][key] for name in ("baseline", "adapted") for key in ("accuracy", "n"))]
+    return [found["test"], *(found[name][key] for name in ("baseline", "adapted") for key in ("accuracy", "n"))]
 
 
 def test_two_machines_of_one_process_train_as_one_process(job, tmp_path):

@@ -53,7 +53,7 @@ def test_ablation_prints_every_trial_and_the_correction(job, tmp_path, capsys):
         name = trial["name"] if trial["what"] == "strength" else f"{trial['group']} {trial['name']}"
         name = re.escape(f"{trial['what']} {name}".replace("_", r"\_"))
         each = trial["found"]
-        figures = rf"\| {each['accuracy']:.4f} \| \{each['change']:+.4f} \| .*\| {each['fixed']} \| {each['broken']} \|"
+        figures = rf"\| {each['score']:.4f} \| \{each['change']:+.4f} \| .*\| {each['fixed']} \| {each['broken']} \|"
         assert re.search(rf"^\| {name} {figures}", printed, re.MULTILINE), name
 
 
@@ -66,7 +66,7 @@ def test_the_page_has_the_pictures_and_their_figures(made):
     assert "What carries the gain" in page
     for trial in found["trials"]:
         assert trial["name"] in page
-        assert f"{trial['found']['accuracy']:.4f}" in page
+        assert f"{trial['found']['score']:.4f}" in page
 
 
 @pytest.mark.parametrize(
