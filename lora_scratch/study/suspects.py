@@ -7,7 +7,8 @@ features of the other four. Rows with the same text are in the same part.
     suspect if the likeliest k with p_k ≥ t_k is not the label y    score = p_k - p_y
     scores: suspect if |y - z| is above 3 standard deviations       score = that number of deviations
 
-Of several labels each is judged for itself, present or absent, and the largest score counts.
+Of several labels each is judged for itself, present or absent, and the largest score counts. To drop
+every label is suggested only if some rows have none: else the regression just does not know.
 
 Source: Northcutt et al. 2021, Confident Learning, arXiv:1911.00068, section 3 (confident joint), and
 its ranking by normalized margin.
@@ -115,9 +116,10 @@ def _several(logits: Tensor, labels: Tensor, task: Task) -> Iterable[Suspect]:
     usual = torch.where(truth, absent, present)
     changed = (other >= usual) & (other > 0.5)
     score = (2 * other - 1).where(changed, 0.0).amax(-1)
-    for row in changed.any(-1).nonzero().flatten().tolist():
-        suggested = truth[row] ^ changed[row]
-        yield Suspect(row, task.truth(labels[row]), task.truth(suggested.double()), float(score[row]))
+    suggested = truth ^ changed
+    possible = suggested.any(-1) | bool((~truth.any(-1)).any())
+    for row in (changed.any(-1) & possible).nonzero().flatten().tolist():
+        yield Suspect(row, task.truth(labels[row]), task.truth(suggested[row].double()), float(score[row]))
 
 
 def _scores(logits: Tensor, labels: Tensor, task: Task) -> Iterable[Suspect]:

@@ -84,6 +84,16 @@ def test_a_label_is_added_only_with_the_probability_it_usually_gets():
     assert [(suspect.row, suspect.label, suspect.suggested) for suspect in found] == [(4, "no label", "joy")]
 
 
+@pytest.mark.parametrize(("bare", "found"), [(False, []), (True, [(0, "no label")])])
+def test_no_label_is_suggested_only_where_rows_without_a_label_occur(bare, found):
+    """A label that the regression does not see at all is else no error of the row."""
+    p = torch.tensor([[0.01, 0.1], [0.2, 0.9], [0.3, 0.9], [0.9, 0.2], [0.1, 0.2]])
+    labels = torch.tensor([[1.0, 0], [0, 1], [0, 1], [1, 0], [0, 0]])
+    rows = slice(0, 5 if bare else 4)
+    suspects = RULES["multi_label"](p[rows].double().logit(), labels[rows], make_task("multi_label", ("joy", "love")))
+    assert [(suspect.row, suspect.suggested) for suspect in suspects] == found
+
+
 def test_a_class_of_few_rows_is_judged_too():
     """Two rows are fewer than the parts."""
     labels = [0] * 30 + [1] * 30 + [2] * 2
