@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..adapter.config import LoRAConfig
 from ..errors import AdapterFileError
+from ..runtime.tensor_files import header_fault
 from .fingerprint import file_sha256
 from .peft_format import from_peft_config, heads_in, without_wrapper_copies
 from .provenance import REMEDY, Provenance
@@ -35,15 +36,15 @@ def read_provenance(folder: Path) -> Provenance | None:
     return Provenance.from_json(_read_json(path), where=str(path))
 
 
-def read_tensors(folder: Path, provenance: Provenance | None) -> dict[str, Tensor]:
-    """Read the tensors, all finite.
+def read_tensors(folder: Path, provenance: Provenance | None, *, most_bytes: int | None = None) -> dict[str, Tensor]:
+    """Read the tensors, all finite. `most_bytes` is the size that a model has use for.
 
     Raises:
         AdapterFileError: no such file, not a whole safetensors file, not the bytes that were
             written, NaN or inf inside.
     """
     path = folder / WEIGHTS
-    content = _read(path)
+    content = _read_tensor_file(path, most_bytes)
     tensors = _parse(content, path)
     problems = [fault for name, tensor in tensors.items() if (fault := _fault(name, tensor))]
     if provenance and provenance.adapter_sha256 != file_sha256(content):
@@ -55,7 +56,8 @@ def read_tensors(folder: Path, provenance: Provenance | None) -> dict[str, Tenso
 
 def read_unchecked_tensors(folder: Path) -> dict[str, Tensor]:
     """Read the tensors whatever their values are. Raises AdapterFileError: not a whole file."""
-    return without_wrapper_copies(_parse(_read(folder / WEIGHTS), folder / WEIGHTS))
+    path = folder / WEIGHTS
+    return without_wrapper_copies(_parse(_read_tensor_file(path, None), path))
 
 
 def read_config(folder: Path, tensors: Mapping[str, Tensor], provenance: Provenance | None) -> LoRAConfig:
@@ -97,16 +99,24 @@ def _fault(name: str, tensor: Tensor) -> str | None:
     return None if tensor.isfinite().all() else f"{name} holds NaN or inf"
 
 
-def _read(path: Path) -> bytes:
+def _read_tensor_file(path: Path, most_bytes: int | None) -> bytes:
+    """Return the bytes, if the header fits them: before they are read."""
+    return _read(path, lambda: header_fault(path, most_bytes=most_bytes))
+
+
+def _read(path: Path, fault_of: Callable[[], str | None] = lambda: None) -> bytes:
     """Return the bytes of a regular file: reading a pipe or a device could take for ever."""
     try:
         regular = stat.S_ISREG(path.stat().st_mode)
-        content = path.read_bytes() if regular else b""
+        fault = fault_of() if regular else None
+        content = path.read_bytes() if regular and not fault else b""
     except (OSError, ValueError) as error:  # ValueError: NUL in the name
         reason = getattr(error, "strerror", error)
         raise _unreadable(path, f"can't be read ({reason})") from error
     if not regular:
         raise _unreadable(path, "not a regular file")
+    if fault:
+        raise _damaged(path, f"not a whole safetensors file ({fault})")
     return content
 
 

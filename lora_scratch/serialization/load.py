@@ -46,7 +46,7 @@ def load_adapter(
     """
     folder = Path(folder)
     provenance = read_provenance(folder)
-    tensors = read_tensors(folder, provenance)
+    tensors = read_tensors(folder, provenance, most_bytes=_most_bytes(model))
     config = _inject_saved(model, folder, tensors, provenance)
     contents = AdapterContents.of(model)
     try:
@@ -59,6 +59,11 @@ def load_adapter(
     for name, tensor in contents.trained.items():
         tensor.copy_(tensors[name])
     return config
+
+
+def _most_bytes(model: nn.Module) -> int:
+    """Return what the tensors of an adapter of this model can have at most: factors of full rank, and the heads."""
+    return 16 * sum(p.numel() for p in model.parameters()) + 2**24
 
 
 def problems_on(model: nn.Module, folder: Path, *, must_cover: Collection[str] = ()) -> list[str]:

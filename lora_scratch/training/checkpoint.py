@@ -24,6 +24,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..runtime.atomic import new_folder, remove_folder, remove_leftovers, write_bytes, write_json
 from ..runtime.distributed import broadcast, world_size
+from ..runtime.tensor_files import header_fault
 
 TENSORS, VALUES = "tensors.safetensors", "values.json"
 FORMAT = 1
@@ -96,6 +97,8 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     where = str(path)
     try:
+        if fault := header_fault(path / TENSORS):
+            raise CheckpointError(f"is no checkpoint ({fault})", where=where, remedy=_REMEDY)
         content, written = (path / TENSORS).read_bytes(), json.loads((path / VALUES).read_bytes())
         if written["format"] != FORMAT:
             problem = f"has format {written['format']!r}"
