@@ -4,10 +4,12 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from support.tiny import tiny_distilbert, tiny_rows
+from support.tiny_models import tiny_model
 
 from lora_scratch.data import Encoded, collate
 from lora_scratch.errors import DataError
 from lora_scratch.evaluation import Predictor, linear_probe
+from lora_scratch.evaluation.probe import frozen_features
 from lora_scratch.runtime.precision import Precision
 from lora_scratch.tasks import measure
 from lora_scratch.tasks.linear import PENALTIES
@@ -108,3 +110,16 @@ def test_linear_probe_refuses_features_that_are_not_finite():
     model.distilbert.embeddings.word_embeddings.weight.data.fill_(torch.nan)
     with pytest.raises(DataError, match="features that are not finite"):
         probe(model, tiny_rows(6), tiny_rows(6))
+
+
+@pytest.mark.parametrize(("family", "place"), [("bert", 0), ("gpt2", -1), ("xlnet", -1)])
+def test_features_are_read_where_the_head_of_the_family_reads(family, place):
+    """The first token of a decoder has seen nothing of the text; padding is never read."""
+    model, rows = tiny_model(family), tiny_rows(8)
+    first, mean = frozen_features(Predictor(model, FP32, 0), rows)
+    for row in range(len(rows)):
+        tokens = rows.tokens[rows.offsets[row] : rows.offsets[row + 1]].long()[None]
+        with torch.no_grad():
+            hidden = model.base_model(input_ids=tokens, attention_mask=torch.ones_like(tokens))[0][0]
+        torch.testing.assert_close(first[row], hidden[place], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(mean[row], hidden.mean(0), rtol=1e-4, atol=1e-5)
