@@ -165,6 +165,7 @@ def _attach(trainer: Any, watch: Watch, collator: _CountingCollator) -> None:
 
     class Steps(TrainerCallback):  # type: ignore[misc]
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            collator.tokens.clear()  # of the validation after the epoch before
             self.last = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
