@@ -1,4 +1,4 @@
-"""Both models' scores of every label, where the task has labels, and their confusion matrices."""
+"""Both models' answers in detail: scores of every label, confusion matrices, or numbers, by the task."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from torch import Tensor
 
 from ..tasks import Task, holm
 from ..tasks.metrics import LabelRow
+
+MOST_POINTS = 500  # of a drawing: more would cover each other
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,15 @@ class Confusions:
     adapted: list[list[int]]
 
 
+@dataclass(frozen=True)
+class Points:
+    """Labels and both models' answers, where they are numbers: at most MOST_POINTS rows, evenly spaced."""
+
+    label: list[float]
+    baseline: list[float]
+    adapted: list[float]
+
+
 def class_scores(task: Task, before: Tensor, after: Tensor, labels: Tensor) -> ClassScores | None:
     """Return the scores of every label; None for a task without labels. Shape: (n, C) logits."""
     old, new = task.label_rows(before, labels), task.label_rows(after, labels)
@@ -47,3 +58,13 @@ def confusions(task: Task, before: Tensor, after: Tensor, labels: Tensor) -> Con
     matrices = [task.confusion(logits, labels) for logits in (before, after)]
     counts = [matrix.tolist() for matrix in matrices if matrix is not None]
     return Confusions(*counts) if counts else None
+
+
+def points(task: Task, before: Tensor, after: Tensor, labels: Tensor) -> Points | None:
+    """Return labels and answers of some rows; None unless they are numbers. Shape: (n, C) logits."""
+    old, new = task.points(before, labels), task.points(after, labels)
+    if old is None or new is None:
+        return None
+    every = -(-len(labels) // MOST_POINTS)
+    truth, adapted = new[::every].T.tolist()
+    return Points(truth, old[::every, 1].tolist(), adapted)

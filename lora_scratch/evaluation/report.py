@@ -23,7 +23,7 @@ from ..runtime.atomic import read_json
 from ..runtime.json_types import from_json
 from ..tasks import Interval, Metrics, Task, make_task
 from .calibration import Calibrations, compare_calibration
-from .classes import ClassScores, Confusions, class_scores, confusions
+from .classes import ClassScores, Confusions, Points, class_scores, confusions, points
 from .verdict import (
     ChangedRows,
     Constant,
@@ -66,7 +66,8 @@ class Report:
     """All figures of a run. `train` is None if an adapter is only measured.
 
     `labels` are the C names of the outputs; `anatomy` has an entry for every adapted layer. What does not
-    apply to the task is None: `calibration` and `confusion` need one label a row, `per_class` needs labels.
+    apply to the task is None: `calibration` and `confusion` need one label a row, `per_class` needs labels,
+    `points` needs numbers.
     """
 
     task: str = "single_label"
@@ -87,6 +88,7 @@ class Report:
     thresholds: dict[str, float] | None = None
     per_class: ClassScores | None = None
     confusion: Confusions | None = None
+    points: Points | None = None
     anatomy: list[AdapterSummary] | None = None
     quantization: dict[str, float] | None = None
     versions: dict[str, str]
@@ -140,6 +142,7 @@ class Report:
             labels=list(task.labels),
             per_class=class_scores(task, baseline, adapted, labels),
             confusion=confusions(task, baseline, adapted, labels),
+            points=points(task, baseline, adapted, labels),
             versions=versions(),
             command=command,
         )

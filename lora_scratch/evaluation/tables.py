@@ -14,7 +14,7 @@ from ..tasks.metrics import TITLES
 from .calibration import Calibrations
 from .classes import ClassScores
 from .report import Report, TrainingCost
-from .verdict import ChangedRow, PairedTest
+from .verdict import ChangedRow
 
 WIDTH = 100  # columns of the terminal text, at most
 LABEL_WIDTH = 20  # columns of a label in a table; report.json holds the whole label
@@ -43,23 +43,29 @@ def render_markdown(report: Report) -> str:
 def _parts(report: Report, draw: Callable[[Table], str]) -> Iterator[str]:
     yield report.verdict.sentence
     yield draw(scores_table(report))
-    yield test_line(report.test)
+    yield test_line(report)
     yield draw(difference_table(report.difference))
     if report.calibration is not None:
         yield draw(calibration_table(report.calibration))
+    else:
+        yield no_calibration(report)
+    if report.thresholds:
+        yield threshold_line(report.thresholds)
     if report.lengths is not None:
         yield draw(length_table(report))
     if report.per_class is not None:
-        yield "Per class: precision P, recall R and F1 of the baseline and, now, of the adapted model; rows fixed and broken"
-        yield draw(class_table(report.per_class))
+        kind = label_kind(report)
+        figures = "precision P, recall R and F1 of the baseline and, now, of the adapted model; rows fixed and broken"
+        yield f"Per {kind}: {figures}"
+        yield draw(class_table(report.per_class, kind=kind))
     yield draw(parameter_table(report))
     if report.train is not None:
         yield training_line(report.train)
 
 
 def _changed(report: Report) -> Iterator[str]:
-    changed, test = report.changed, report.test
-    for kind, rows, count in (("fixed", changed.fixed, test.fixed), ("broken", changed.broken, test.broken)):
+    changed, test, (better, worse) = report.changed, report.test, report.make_task().row_words
+    for kind, rows, count in ((better, changed.fixed, test.fixed), (worse, changed.broken, test.broken)):
         if rows:
             shown = rows[:LISTED_ROWS]
             yield "\n".join([f"Rows {kind} ({len(shown)} of {count:,})", *map(_changed_line, shown)])
@@ -79,7 +85,7 @@ def scores_table(report: Report) -> Table:
     measured = {name: metrics for name, metrics in models.items() if metrics is not None}
     change = partial(_change, report.baseline, report.adapted)
     rows = [
-        [TITLES[name], *(f"{m.scores[name]:.4f}" for m in measured.values()), change(name)] for name in report.adapted.scores
+        [TITLES[name], *(f"{m.shown[name]:.4f}" for m in measured.values()), change(name)] for name in report.adapted.shown
     ]
     return Table([f"{report.adapted.n:,} rows", *measured, "adapted - baseline"], rows)
 
@@ -106,19 +112,36 @@ def length_table(report: Report) -> Table:
         scores = (f"{s.baseline:.4f}", f"{s.adapted:.4f}")
         rows.append([f"{s.shortest} to {s.longest} tokens", f"{s.n:,}", *scores, f"{s.fixed:,}", f"{s.broken:,}"])
     name = TITLES[report.adapted.headline_name]
-    return Table(["length", "rows", f"{name} before", f"{name} after", "fixed", "broken"], rows)
+    return Table(["length", "rows", f"{name} before", f"{name} after", *report.make_task().row_words], rows)
 
 
-def test_line(test: PairedTest) -> str:
-    """Return the test and its figures as a sentence."""
+def no_calibration(report: Report) -> str:
+    """Return why the report has no calibration."""
+    return f"Calibration does not apply: {report.make_task().no_confidence}."
+
+
+def label_kind(report: Report) -> str:
+    """Return `class` where a row has one label, else `label`."""
+    return "label" if report.confusion is None else "class"
+
+
+def threshold_line(thresholds: Mapping[str, float]) -> str:
+    """Return the thresholds as a sentence."""
+    listed = ", ".join(f"{_printable(label)} {threshold:g}" for label, threshold in thresholds.items())
+    return f"A label applies where its probability is above its threshold, fitted on validation rows: {listed}."
+
+
+def test_line(report: Report) -> str:
+    """Return the paired test and its figures as a sentence."""
+    test, (better, worse) = report.test, report.make_task().row_words
     p = f"p = {test.p_value:.4f}" if test.p_value >= 0.001 else f"p = {test.p_value:.1e}"
     return (
-        f"{test.title}, adapted against baseline: {test.fixed:,} rows fixed, {test.broken:,} broken, "
+        f"{test.title}, adapted against baseline: {test.fixed:,} rows {better}, {test.broken:,} {worse}, "
         f"{p if test.p_value else 'p < 1e-300'}"  # 0 is an underflow
     )
 
 
-def class_table(found: ClassScores) -> Table:
+def class_table(found: ClassScores, *, kind: str = "class") -> Table:
     """Return the scores of every label before and after."""
     rows = []
     for before, after, *counts in zip(found.baseline, found.adapted, found.fixed, found.broken, strict=True):
@@ -126,7 +149,7 @@ def class_table(found: ClassScores) -> Table:
         changed = [_change(before, after, "f1"), *(f"{count:,}" for count in counts)]
         rows.append([_printable(before.label), f"{before.support:,}", *scores, *changed])
     titles = [f"{score}{when}" for score in ("P", "R", "F1") for when in ("", " now")]
-    return Table(["class", "rows", *titles, "change", "fixed", "broken"], rows)
+    return Table([kind, "rows", *titles, "change", "fixed", "broken"], rows)
 
 
 def _change(before: object, after: object, score: str) -> str:

@@ -110,9 +110,27 @@ def bar_panel(axes: Any, values: Mapping[str, float], *, x: str, errors: Sequenc
     axes.invert_yaxis()
 
 
+def grouped_bars(axes: Any, names: Sequence[str], values: Mapping[str, Sequence[float]], *, x: str) -> None:
+    """Draw for every name one horizontal bar of each kind, the first name on top."""
+    thickness = 0.8 / len(values)
+    for place, (kind, lengths) in enumerate(values.items()):
+        y = [row + (place + 0.5) * thickness - 0.4 for row in range(len(names))]
+        axes.barh(y, lengths, height=thickness, label=kind, color=COLOURS[place])
+    axes.set_yticks(range(len(names)), [short(name) for name in names])
+    axes.set(xlabel=x)
+    axes.tick_params(axis="y", length=0, labelsize=8)
+    axes.invert_yaxis()
+    axes.legend(fontsize=8)
+
+
 def short(name: str, width: int = 24) -> str:
     """Return the name; the middle of a long one is cut out."""
     return name if len(name) <= width else f"{name[: width // 2 - 1]}…{name[-(width // 2) :]}"
+
+
+def sentence_case(name: str) -> str:
+    """Return the name with a large first letter, and the others as they are."""
+    return name[:1].upper() + name[1:]
 
 
 def _ticks(names: Sequence[str], most: int = 30) -> tuple[list[float], list[str]]:

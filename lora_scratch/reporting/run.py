@@ -6,14 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..evaluation import Report, Table, tables
+from ..evaluation.calibration import Calibrations
+from ..tasks import TITLES
 from .anatomy import anatomy_section
-from .drawing import Line, heat_panel, line_panel, short, svg
+from .answers import answers_section
+from .drawing import Line, line_panel, svg
 from .dynamics import dynamics_section
 from .page import Listing, Page, Picture, Section
 
 POINTS = 60  # of a curve, at most: each point is the mean over equally many steps
 LISTED = 50  # fixed or broken rows on the page; report.json holds more
-NUMBERED = 20  # classes up to which every cell of a confusion matrix shows its number
 LOGGED = ("loss", "learning_rate", "gradient_norm")
 
 Event = Mapping[str, Any]
@@ -28,11 +30,11 @@ def run_page(report: Report, events: Sequence[Event] = (), *, title: str = "Adap
         Listing("Differences", tables.difference_table(report.difference)),
     ]
     sections = [
-        Section("The answer in figures", [tables.test_line(report.test)], listings=listings),
-        *([_curves(steps, validations)] if steps else []),
-        *([_classes(report)] if report.confusion and report.per_class else []),
+        Section("The answer in figures", _answer_sentences(report), listings=listings),
+        *([_curves(report, steps, validations)] if steps else []),
+        answers_section(report),
         _changed(report),
-        *([_reliability(report)] if report.calibration else []),
+        *([_reliability(report.calibration, report.adapted.n)] if report.calibration else []),
         *_lengths(report),
         *([anatomy_section(report.anatomy)] if report.anatomy else []),
         *dynamics_section(steps),
@@ -43,28 +45,38 @@ def run_page(report: Report, events: Sequence[Event] = (), *, title: str = "Adap
     return Page(title, verdict, sections, f"{report.command} — {versions}")
 
 
-def _curves(steps: Sequence[Event], validations: Sequence[Event]) -> Section:
-    """Return loss and accuracy over the steps."""
+def _answer_sentences(report: Report) -> list[str]:
+    sentences = [tables.test_line(report)]
+    if report.thresholds:
+        sentences.append(tables.threshold_line(report.thresholds))
+    return sentences if report.calibration else [*sentences, tables.no_calibration(report)]
+
+
+def _curves(report: Report, steps: Sequence[Event], validations: Sequence[Event]) -> Section:
+    """Return the training loss, and loss and headline score of the validations, over the steps."""
     points = [_mean_of(group) for group in _groups(steps)]
-    best = max((event["accuracy"] for event in validations), default=None)
+    metrics = report.adapted
+    score, title = metrics.headline_name, TITLES[metrics.headline_name]
+    best = max((event[score] for event in validations), default=None)
     words = (
         f"Over {steps[-1]['step']:,} steps: training loss from {points[0]['loss']:.3f} to {points[-1]['loss']:.3f}"
-        f"{'' if best is None else f', validation accuracy up to {best:.4f}'}."
+        f"{'' if best is None else f', validation {title} up to {best:.4f}'}."
     )
 
     def draw(axes: list[Any]) -> None:
         validated = [event["step"] for event in validations]
         lines = [Line("training", [point["step"] for point in points], [point["loss"] for point in points])]
         lines += [Line("validation", validated, [event["loss"] for event in validations])] if validated else []
-        line_panel(axes[0], lines, title="loss (nats)", x="step", y="")
-        accuracy = Line("", validated, [event["accuracy"] for event in validations])
-        line_panel(axes[1], [accuracy], title="validation accuracy", x="step", y="")
+        line_panel(axes[0], lines, title=metrics.loss_title, x="step", y="")
+        scored = Line("", validated, [event[score] for event in validations])
+        line_panel(axes[1], [scored], title=f"validation {title}", x="step", y="")
 
     cells = [[f"{point['step']:,.0f}", *(f"{point[key]:.4g}" for key in LOGGED)] for point in points]
     table = Table(["up to step", "training loss", "learning rate", "gradient norm"], cells)
-    picture = Picture("Loss and accuracy", svg(draw, words=words, panels=2), words, table)
-    rows = [[f"{e['step']:,}", *(f"{e[key]:.4f}" for key in ("loss", "accuracy", "macro_f1"))] for e in validations]
-    listing = Listing("Validation", Table(["step", "loss", "accuracy", "macro-F1"], rows))
+    picture = Picture(f"Loss and {title}", svg(draw, words=words, panels=2), words, table)
+    names = list(dict.fromkeys(["loss", *list(metrics.shown)[:2]]))
+    rows = [[f"{e['step']:,}", *(f"{e[name]:.4f}" for name in names)] for e in validations]
+    listing = Listing("Validation", Table(["step", "loss", *(TITLES[name] for name in names[1:])], rows))
     return Section("Training", pictures=[picture], listings=[listing])
 
 
@@ -82,58 +94,23 @@ def _mean_of(group: Sequence[Event]) -> dict[str, float]:
     return means
 
 
-def _classes(report: Report) -> Section:
-    """Return the confusion matrices before and after, and the scores of every class."""
-    names, matrices = report.labels, {"before": report.confusion.baseline, "after": report.confusion.adapted}
-    numbered = len(names) <= NUMBERED
-    right = {title: sum(row[i] for i, row in enumerate(counts)) for title, counts in matrices.items()}
-    words = (
-        f"Two confusion matrices of {len(names)} classes, {'in numbers' if numbered else 'by colour'}: truth by row, "
-        f"answer by column. On the diagonal {right['before']:,} rows before and {right['after']:,} after."
-    )
-
-    def draw(axes: list[Any]) -> None:
-        for panel, (title, counts) in zip(axes, matrices.items(), strict=True):
-            shares = [[count / max(1, sum(row)) for count in row] for row in counts]
-            y = "truth" if title == "before" else ""
-            heat_panel(panel, shares, rows=names, columns=names, title=title, x="answer", y=y)
-            _numbers(panel, counts if numbered else [])
-
-    cells = [
-        [f"{title}: {short(name)}", *(f"{count:,}" for count in row)]
-        for title, counts in matrices.items()
-        for name, row in zip(names, counts, strict=True)
-    ]
-    table = Table(["truth \\ answer", *map(short, names)], cells)
-    drawn = svg(draw, words=words, panels=2, height=min(8.0, 1.9 + 0.28 * len(names)))
-    listing = Listing("Precision P, recall R and F1", tables.class_table(report.per_class))
-    return Section("Class by class", (), [Picture("Confusion matrices", drawn, words, table)], [listing])
-
-
-def _numbers(axes: Any, counts: Sequence[Sequence[int]]) -> None:
-    for i, row in enumerate(counts):
-        for j, count in enumerate(row):
-            axes.text(j + 0.5, i + 0.5, str(count), ha="center", va="center", fontsize=8 if len(counts) <= 8 else 6)
-
-
 def _changed(report: Report) -> Section:
-    """Return the rows that exactly one of the models has right."""
-    changed, test = report.changed, report.test
+    """Return the rows whose answer became better, and worse."""
+    changed, test, task = report.changed, report.test, report.make_task()
+    better, worse = (f"{word.capitalize()}: {why}" for word, why in zip(task.row_words, task.row_meanings, strict=True))
     listings = []
-    for title, rows, count in (
-        ("Fixed: wrong before, right after", changed.fixed, test.fixed),
-        ("Broken: right before, wrong after", changed.broken, test.broken),
-    ):
+    for title, rows, count in ((better, changed.fixed, test.fixed), (worse, changed.broken, test.broken)):
         cells = [[str(r.row), r.label, r.before, r.after, r.text or ""] for r in rows[:LISTED]]
         shown = f"{len(cells)} of {count:,}" if cells else "none"
         table = Table(["row", "truth", "before", "after", "text"], cells)
         listings.append(Listing(f"{title} ({shown})", table, texts=True))
-    return Section("Rows fixed and broken", ["Rows are counted from 0 in the order of the data set."], listings=listings)
+    return Section(
+        f"Rows {' and '.join(task.row_words)}", ["Rows are counted from 0 in the order of the data set."], listings=listings
+    )
 
 
-def _reliability(report: Report) -> Section:
+def _reliability(found: Calibrations, n: int) -> Section:
     """Return accuracy by stated confidence, before and after."""
-    found, n = report.calibration, report.adapted.n
     models = {"before": found.baseline, "after": found.adapted}
     models |= {"after, tempered": found.tempered} if found.tempered else {}
     errors = ", ".join(f"{model.ece:.3f} {name}" for name, model in models.items())

@@ -72,6 +72,7 @@ class Ablation:
     Args:
         rows: the number of rows.
         score: the name of the task's headline score, which all figures are.
+        test_title: the name of its paired test.
         baseline: of the base model before training.
         adapted: with the whole adapter.
         bare: with the trained head and biases, and no update of a weight.
@@ -79,6 +80,7 @@ class Ablation:
 
     rows: int
     score: str
+    test_title: str
     baseline: float
     adapted: float
     bare: float
@@ -132,6 +134,7 @@ def ablate(model: nn.Module, predict: Predict, rows: Encoded, strengths: Strengt
     return Ablation(
         rows=len(rows),
         score=TITLES[task.metrics_type.headline_name],
+        test_title=task.test_title,
         baseline=task.measure(baseline, rows.labels).headline,
         adapted=task.measure(whole, rows.labels).headline,
         bare=trials[0].test.score,  # without all updates

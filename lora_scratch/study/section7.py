@@ -24,6 +24,7 @@ from ..model.families import FAMILIES
 from ..runs.resume import REPORT
 from ..runs.trained_adapter import open_adapter
 from ..runtime.seeds import named_generator
+from ..tasks import TITLES
 from .subspace import (
     amplification,
     directions_of_A,
@@ -166,13 +167,14 @@ def collect(folder: Path, plan: Plan, family: str, *, depth: int | None = None) 
 
 
 def accuracies(folder: Path, variant: Variant, seeds: Sequence[int]) -> Figures:
-    """Return a variant's parameters, and its test accuracy with every seed."""
+    """Return a variant's parameters, and its headline score on the test rows with every seed."""
     reports = [Report.read(run_place(folder, variant, seed) / REPORT) for seed in seeds]
     return {
         "kinds": variant.kinds,
         "rank": variant.rank,
         "parameters": reports[0].parameters.lora,
         "n": reports[0].adapted.n,
+        "score": TITLES[reports[0].adapted.headline_name],
         "accuracy": [report.adapted.headline for report in reports],
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 from ..evaluation import Table
 from ..reporting.drawing import Line, bar_panel, heat_panel, line_panel, svg
 from ..reporting.page import Listing, Page, Picture, Section
+from ..tasks import TITLES
 from .comparison import mean_and_spread
 
 Figures = Mapping[str, Any]
@@ -37,11 +38,9 @@ def section7_page(figures: Figures, *, source: str = "") -> Page:
     tables = [Listing(title, table) for title, table in section7_tables(figures).items()]
     budget, ranked = figures["budget"], figures["ranks"]
     best = max(budget, key=lambda row: mean(row["accuracy"]))
-    accuracy = mean(best["accuracy"])
-    error = (accuracy * (1 - accuracy) / best["n"]) ** 0.5
     answer = (
         f"With {budget[0]['parameters']:,} parameters in A and B, {_label(best)} has the highest "
-        f"test accuracy, {accuracy:.4f}; one standard error of {best['n']:,} rows is {error:.4f}."
+        f"{_score(budget)}, {mean(best['accuracy']):.4f}{_error(best)}."
     )
     small, large = (len(figures[name][0]["grid"]) for name in ("between_ranks", "between_seeds"))
     inside = f"7.2 Ranks {small} and {large} in one another (figure 3)"
@@ -58,16 +57,29 @@ def section7_page(figures: Figures, *, source: str = "") -> Page:
         Section("7.3 How ΔW relates to W", [_amplified(figures)], factors, tables[4:]),
     ]
     title = "Section 7 of the LoRA paper, replayed"
-    return Page(title, (f"{_label(best)}: {accuracy:.4f}", answer), sections, source)
+    return Page(title, (f"{_label(best)}: {mean(best['accuracy']):.4f}", answer), sections, source)
 
 
 def _label(row: Figures) -> str:
     return f"{'+'.join(row['kinds'])} at rank {row['rank']}"
 
 
+def _score(rows: Sequence[Figures]) -> str:
+    """Return the name of the score; the key `accuracy` holds the headline score of every task."""
+    return f"test {rows[0]['score']}"
+
+
+def _error(row: Figures) -> str:
+    """Return the standard error of a share of right rows; nothing for a score that is no share."""
+    if row["score"] != TITLES["accuracy"]:
+        return ""
+    accuracy = mean(row["accuracy"])
+    return f"; one standard error of {row['n']:,} rows is {(accuracy * (1 - accuracy) / row['n']) ** 0.5:.4f}"
+
+
 def _accuracies(rows: Sequence[Figures]) -> Table:
     seeds = len(rows[0]["accuracy"])
-    accuracy = f"test accuracy, {seeds} seed{'s' if seeds > 1 else ''}"
+    accuracy = f"{_score(rows)}, {seeds} seed{'s' if seeds > 1 else ''}"
     cells = [[_label(r), f"{r['parameters']:,}", mean_and_spread(r["accuracy"])] for r in rows]
     return Table(["adapted", "numbers in A and B", accuracy], cells)
 
@@ -107,13 +119,13 @@ def _amplified(figures: Figures) -> str:
 def _bars(rows: Sequence[Figures]) -> Picture:
     values = {_label(row): mean(row["accuracy"]) for row in rows}
     listed = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-    words = f"Bars of the test accuracy: {listed}"
+    words = f"Bars of the {_score(rows)}: {listed}"
 
     def draw(axes: list[Any]) -> None:
-        bar_panel(axes[0], values, x="test accuracy")
-        axes[0].set_xlim(0, 1)
+        bar_panel(axes[0], values, x=_score(rows))
+        axes[0].set_xlim(min(0.0, *values.values()), 1)
 
-    return Picture("Accuracy by adapted matrices", svg(draw, words=words), words, _accuracies(rows))
+    return Picture("By adapted matrices", svg(draw, words=words), words, _accuracies(rows))
 
 
 def _lines(rows: Sequence[Figures], name: Callable[[Figures], str], x: str, y: Value) -> list[Line]:
@@ -124,19 +136,19 @@ def _lines(rows: Sequence[Figures], name: Callable[[Figures], str], x: str, y: V
 
 
 def _curves(rows: Sequence[Figures]) -> Picture:
-    """Draw the accuracy over the rank, a curve for every choice of projections."""
+    """Draw the score over the rank, a curve for every choice of projections."""
     lines = _lines(rows, lambda r: "+".join(r["kinds"]), "rank", lambda r: mean(r["accuracy"]))
-    words = "Curves of the test accuracy over the rank: " + "; ".join(
+    words = f"Curves of the {_score(rows)} over the rank: " + "; ".join(
         f"{line.name} from {line.y[0]:.4f} to {line.y[-1]:.4f}" for line in lines
     )
 
     def draw(axes: list[Any]) -> None:
-        line_panel(axes[0], lines, title="", x="rank", y="test accuracy")
+        line_panel(axes[0], lines, title="", x="rank", y=_score(rows))
         axes[0].set_xscale("log", base=2)
         axes[0].minorticks_off()
         axes[0].set_xticks(lines[0].x, [str(rank) for rank in lines[0].x])
 
-    return Picture("Accuracy by rank", svg(draw, words=words), words, _accuracies(rows))
+    return Picture("By rank", svg(draw, words=words), words, _accuracies(rows))
 
 
 def _between_ranks(figures: Figures, side: str) -> list[Picture]:

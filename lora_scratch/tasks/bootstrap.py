@@ -39,12 +39,6 @@ def interval(value: float, redrawn: Array) -> Interval:
     return Interval(value, float(low), float(high))
 
 
-def two_sided_p(redrawn: Array) -> float:
-    """Return the bootstrap's p-value of no difference: twice the share of resamples beyond 0, at most 1."""
-    beyond = min((redrawn <= 0).sum(), (redrawn >= 0).sum())
-    return float(min(1.0, 2 * (beyond + 1) / (len(redrawn) + 1)))
-
-
 def row_counts(n: int, *, resamples: int | None = None, seed: int = 0) -> Iterator[Array]:
     """Yield how often every row is drawn, some resamples at a time. Shape: (r, n), in all R resamples."""
     rng, left = np.random.default_rng(seed), resamples or RESAMPLES

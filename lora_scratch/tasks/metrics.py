@@ -37,6 +37,7 @@ class Metrics:
     """
 
     headline_name: ClassVar[str]
+    loss_title: ClassVar[str] = "loss (nats)"
 
     loss: float
     n: int
@@ -52,6 +53,11 @@ class Metrics:
         names = [f.name for f in fields(self) if f.name not in ("loss", "n")]
         scores = {name: getattr(self, name) for name in (self.headline_name, *names, "loss")}
         return {name: value for name, value in scores.items() if value is not None}
+
+    @property
+    def shown(self) -> dict[str, float]:
+        """The scores of a table, in its order."""
+        return self.scores
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ..data.examples import Label
 from ..errors import DataError
-from .bootstrap import Array, Interval, f1_of, interval, row_counts, two_sided_p
+from .bootstrap import Array, Interval, f1_of, interval, row_counts
 from .linear import Linear, fit_logistic
 from .mcnemar import McNemar, mcnemar
 from .metrics import LabelRow, Metrics, check_rows, label_rows
+from .randomization import macro_f1_p
 from .task import Task
 from .thresholds import fit_thresholds
 
@@ -46,7 +47,10 @@ class MultiLabel(Task):
     name: ClassVar[str] = "multi_label"
     problem_type: ClassVar[str] = "multi_label_classification"
     metrics_type: ClassVar[type[Metrics]] = MultiLabelMetrics
-    test_title: ClassVar[str] = "Bootstrap test of macro-F1"
+    test_title: ClassVar[str] = "Randomization test of macro-F1"
+    row_words: ClassVar[tuple[str, str]] = ("improved", "worsened")
+    row_meanings: ClassVar[tuple[str, str]] = ("fewer wrong labels after", "more wrong labels after")
+    no_confidence: ClassVar[str] = "a text has several labels and no single confidence"
 
     thresholds: tuple[float, ...] = ()
 
@@ -101,8 +105,9 @@ class MultiLabel(Task):
         return [mcnemar(old[:, label], new[:, label]) for label in range(len(self.labels))]
 
     def p_value(self, before: Tensor, after: Tensor, labels: Tensor) -> float:
-        """Return the bootstrap's p of no change in macro-F1."""
-        return two_sided_p(self._redrawn(before, after, labels)["macro_f1"])
+        """Return the randomization test's p of no change in macro-F1 (randomization.py)."""
+        answers = (self.decide(logits).numpy().astype(np.float64) for logits in (before, after))
+        return macro_f1_p(labels.numpy().astype(np.float64), *answers)
 
     def direction(self, before: Tensor, after: Tensor, labels: Tensor) -> float:
         """Return the change in macro-F1."""
@@ -128,9 +133,19 @@ class MultiLabel(Task):
         rows = zip(self.decide(logits).tolist(), logits.double().sigmoid().tolist(), strict=True)
         return [self._answer(applies, scores) for applies, scores in rows]
 
+    def chosen(self, answer: Mapping[str, Any]) -> list[str]:
+        """Return the labels that apply, in the order of the logits."""
+        return [label for label in self.labels if label in answer["labels"]]
+
     def named(self, answer: dict[str, Any]) -> str:
         """Return the labels as text."""
         return ", ".join(answer["labels"]) or "no label"
+
+    def sentence(self, subject: str) -> str:
+        """Return what the model does, with the thresholds."""
+        named = zip(self.labels, self.thresholds, strict=False)
+        listed = ", ".join(f"{label} above {threshold:g}" for label, threshold in named) or ", ".join(self.labels)
+        return f"Gives {subject} any number of these labels, each by its own probability: {listed}."
 
     def truth(self, label: Tensor) -> str:
         """Return the labels of a row as text. Shape: (C,)."""

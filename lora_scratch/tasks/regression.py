@@ -27,11 +27,17 @@ class RegressionMetrics(Metrics):
     """
 
     headline_name: ClassVar[str] = "pearson"
+    loss_title: ClassVar[str] = "mean error²"
 
     pearson: float
     spearman: float
     mae: float
     mse: float
+
+    @property
+    def shown(self) -> dict[str, float]:
+        """The scores of a table: the loss is `mse`, which is there already."""
+        return {name: value for name, value in self.scores.items() if name != "loss"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +48,9 @@ class Regression(Task):
     problem_type: ClassVar[str] = "regression"
     metrics_type: ClassVar[type[Metrics]] = RegressionMetrics
     test_title: ClassVar[str] = "Wilcoxon's signed-rank test of squared errors"
+    row_words: ClassVar[tuple[str, str]] = ("nearer", "farther")
+    row_meanings: ClassVar[tuple[str, str]] = ("a smaller error after", "a larger error after")
+    no_confidence: ClassVar[str] = "a number has no probability"
 
     def tensor(self, labels: Sequence[Label]) -> Tensor:
         """Return the numbers. Shape: (n,) float32."""
@@ -92,6 +101,22 @@ class Regression(Task):
     def answers(self, logits: Tensor) -> list[dict[str, Any]]:
         """Return the number."""
         return [{"score": round(score, 6)} for score in logits[:, 0].double().tolist()]
+
+    def points(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return label and answer of every row. Shape: (n, 2)."""
+        return torch.stack([labels.double(), logits[:, 0].double()], 1)
+
+    def chosen(self, answer: Mapping[str, Any]) -> None:
+        """Return None: a number is no choice among labels."""
+        return
+
+    def scored(self, answer: Mapping[str, Any]) -> dict[str, float]:
+        """Return the number under its name."""
+        return {self.labels[0]: answer["score"]}
+
+    def sentence(self, subject: str) -> str:
+        """Return what the model does."""
+        return f"Gives {subject} a number, {self.labels[0]}."
 
     def named(self, answer: dict[str, Any]) -> str:
         """Return the number as text."""

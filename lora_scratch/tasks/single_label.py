@@ -110,6 +110,14 @@ class SingleLabel(Task):
             for best, scores in rows
         ]
 
+    def chosen(self, answer: Mapping[str, Any]) -> list[str]:
+        """Return the label."""
+        return [answer["label"]]
+
+    def sentence(self, subject: str) -> str:
+        """Return what the model does."""
+        return f"Classifies {subject} as {', '.join(self.labels)}."
+
     def fit_linear(self, features: Sequence[Tensor], labels: Tensor) -> tuple[int, Linear]:
         """Fit a softmax regression."""
         return fit_softmax(features, labels, classes=len(self.labels))

@@ -66,7 +66,10 @@ class Task(ABC):
     problem_type: ClassVar[str]  # as transformers' config.json has it
     metrics_type: ClassVar[type[Metrics]]
     test_title: ClassVar[str]  # the name of the paired test
+    row_words: ClassVar[tuple[str, str]] = ("fixed", "broken")  # rows whose answer became better, and worse
+    row_meanings: ClassVar[tuple[str, str]] = ("wrong before, right after", "right before, wrong after")
     has_confidence: ClassVar[bool] = False  # whether the answer has a probability: the largest of softmax
+    no_confidence: ClassVar[str] = ""  # why it has none
 
     labels: tuple[str, ...]
     weights: Tensor | None = None
@@ -108,6 +111,14 @@ class Task(ABC):
         """Return what is said of every row, as JSON: a label or labels, and a score. Shape: (n, C) -> n."""
 
     @abstractmethod
+    def chosen(self, answer: Mapping[str, Any]) -> list[str] | None:
+        """Return the labels that an answer chooses; None where it chooses none, but is a number."""
+
+    @abstractmethod
+    def sentence(self, subject: str) -> str:
+        """Return what the model does, for its card; `subject` is `texts` or `pairs of texts`."""
+
+    @abstractmethod
     def fit_linear(self, features: Sequence[Tensor], labels: Tensor) -> tuple[int, Linear]:
         """Fit a linear model to the best of several kinds of features (linear.py)."""
 
@@ -126,6 +137,14 @@ class Task(ABC):
     def confusion(self, logits: Tensor, labels: Tensor) -> Tensor | None:
         """Return the confusion matrix (C, C); None unless a row has one label."""
         return None
+
+    def points(self, logits: Tensor, labels: Tensor) -> Tensor | None:
+        """Return label and answer of every row (n, 2), for a drawing; None unless both are numbers."""
+        return None
+
+    def scored(self, answer: Mapping[str, Any]) -> dict[str, float]:
+        """Return the number of an answer by the name of its output: probabilities, if it has labels."""
+        return dict(answer["scores"])
 
     def direction(self, before: Tensor, after: Tensor, labels: Tensor) -> float:
         """Return whether `after` is better (positive) or worse (negative), in what the paired test tests."""

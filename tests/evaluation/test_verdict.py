@@ -47,9 +47,18 @@ def test_judge_says_the_word_of_the_paired_test_with_its_figures(word, change):
 def test_better_has_to_beat_the_answer_that_reads_no_text_too(word, against, expected):
     """A model that answers `good` to every row beats a random head, and is worth nothing."""
     constant = Constant("always 'good'", metrics(0.95), against)
-    verdict = judge(metrics(0.5), metrics(0.95), word, Interval(0.45, 0.3, 0.6), constant)
+    change = Interval(-0.1, -0.2, -0.05) if word == "worse" else Interval(0.45, 0.3, 0.6)
+    verdict = judge(metrics(0.5), metrics(0.95), word, change, constant)
     assert verdict.word == expected
     assert ("reads no text, always 'good' (accuracy 0.9500)" in verdict.sentence) == (word != expected)
+
+
+@pytest.mark.parametrize(("word", "change"), [("better", Interval(-0.2, -0.3, -0.1)), ("worse", Interval(0.2, 0.1, 0.3))])
+def test_a_test_and_a_score_that_disagree_show_nothing(word, change):
+    """Errors of a number can become smaller while its correlation falls: neither alone is `better`."""
+    verdict = judge(metrics(0.5), metrics(0.5 + change.value), word, change)
+    assert verdict.word == "not shown"
+    assert f"The paired test says {word}, and the accuracy says the opposite" in verdict.sentence
 
 
 def test_a_model_that_says_the_commonest_label_to_every_row_is_not_better():

@@ -125,7 +125,7 @@ def test_verdicts_are_by_holms_correction_over_all_trials():
 
 def test_shares_of_the_gain_by_hand():
     """0.5 without any update, 0.9 with all: 0.8 without a part is a quarter lost, 0.6 with only that part a quarter kept."""
-    found = Ablation(rows=10, score="accuracy", baseline=0.2, adapted=0.9, bare=0.5, trials=[])
+    found = Ablation(rows=10, score="accuracy", test_title="", baseline=0.2, adapted=0.9, bare=0.5, trials=[])
 
     def trial(kind, accuracy):
         return Trial(kind, "layer", "0", Paired(accuracy, accuracy - 0.9, 0, 0, 1.0, accuracy - 0.9, "not shown"), 1.0)

@@ -13,7 +13,8 @@ def test_losses_are_points_and_a_gain_is_negative():
     """A module without which two points are lost, and one without which half a point is won."""
     names = ("encoder.layer.0.q", "encoder.layer.1.q")
     picture = loss_map(
-        [trial("without", "module", name, 0.5, change) for name, change in zip(names, (-0.02, 0.005), strict=True)]
+        [trial("without", "module", name, 0.5, change) for name, change in zip(names, (-0.02, 0.005), strict=True)],
+        score="accuracy",
     )
     assert picture.table.rows == [["0", "2.0000"], ["1", "-0.5000"]]
     assert "points of accuracy lost" in picture.title
@@ -27,7 +28,8 @@ def test_bars_have_both_sides_of_every_part():
             trial("only", "projection", "0", 0.6),
             trial("without", "layer", "0", 0.7),
             trial("only", "layer", "0", 0.5),
-        ]
+        ],
+        score="accuracy",
     )
     assert picture.table.rows == [["projection 0", "0.8000", "0.6000"], ["layer 0", "0.7000", "0.5000"]]
     assert "projection 0 0.8000 and 0.6000, layer 0 0.7000 and 0.5000" in picture.words
@@ -36,6 +38,7 @@ def test_bars_have_both_sides_of_every_part():
 def test_the_strength_curve_has_every_strength():
     """In their order."""
     scores = (("0", 0.2), ("0.5", 0.6), ("1.5", 0.4))
-    picture = strength_curve([trial("strength", "all", *score) for score in scores])
+    picture = strength_curve([trial("strength", "all", *score) for score in scores], score="Pearson")
     assert picture.table.rows == [["0", "0.2000"], ["0.5", "0.6000"], ["1.5", "0.4000"]]
+    assert "Curve of the Pearson" in picture.words
     assert "from 0 to 1.5" in picture.words

@@ -49,7 +49,9 @@ def _ablation() -> Page:
     named = [("without", *part) for part in parts] + [("only", *part) for part in parts[-2:]]
     named += [("strength", "all", strength) for strength in ("0", "0.5", "1", "1.5")]
     test = Paired(0.8, -0.02, 52, 1073, 7.9e-249, -0.02, "worse")
-    ablation = Ablation(50, "accuracy", 0.2, 0.9, 0.5, [Trial(*name, test, 3.9e-247) for name in named])
+    ablation = Ablation(
+        50, "accuracy", "McNemar's exact test", 0.2, 0.9, 0.5, [Trial(*name, test, 3.9e-247) for name in named]
+    )
     header = ["trial", "accuracy", "change", "of the gain", "fixed", "broken", "p", "p (Holm)", "verdict"]
     cells = ["0.8000", "-0.0200", "100.0%", "52", "1073", "7.9e-249", "3.9e-247", "worse"]
     table = Table(header, [[" ".join(name), *cells] for name in named])
@@ -72,7 +74,7 @@ def _replay() -> dict[str, object]:
         for layer in (0, 1)
     ]
     trained = [
-        {"kinds": kinds, "rank": rank, "parameters": 64, "accuracy": [0.7, 0.8], "n": 50}
+        {"kinds": kinds, "rank": rank, "parameters": 64, "accuracy": [0.7, 0.8], "n": 50, "score": "accuracy"}
         for kinds in ("q", "qv")
         for rank in (2, 8)
     ]
