@@ -11,6 +11,8 @@ from ..errors import DataError
 from .records import CHUNK_ROWS, Chunk, InputTable, Text, TextColumns
 from .rows import bad_row
 
+BUFFER_BYTES = 2**20  # of a column that are read at once, not its whole row group
+
 
 class ParquetTable(InputTable):
     """A .parquet file, whose columns keep their types."""
@@ -21,7 +23,7 @@ class ParquetTable(InputTable):
 
         super().__init__(str(path), read)
         try:
-            self._file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
+            self._file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False, buffer_size=BUFFER_BYTES)
             self._schema = self._file.schema_arrow
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._broken(error) from error

@@ -155,8 +155,9 @@ class JsonTable(InputTable):
         schema = pa.schema([])
         try:
             for chunk in self.chunks():
-                part = pa.Table.from_pylist([fields for fields in chunk.objects if fields]).schema
-                schema = pa.unify_schemas([schema, part], promote_options="permissive")
+                keys = dict.fromkeys(key for fields in chunk.objects for key in fields)
+                part = pa.table({key: [fields.get(key) for fields in chunk.objects] for key in keys})
+                schema = pa.unify_schemas([schema, part.schema], promote_options="permissive")
         except (pa.ArrowException, OverflowError) as error:
             problem, remedy = f"no column type holds its values ({error})", "write to a .jsonl file"
             raise DataError(problem, where=self.place, remedy=remedy) from error

@@ -57,7 +57,7 @@ class TextColumns:
             if fault := text_fault(fields[column], name):
                 return bad_row(place, *fault)
         for column, value in fields.items():
-            if not (is_unicode(column) and is_unicode(value)):
+            if readable(column) != column or readable(value) != value:
                 return bad_row(place, f"column {shown(column)} is not UTF-8", "UTF-8")
         return fields[self.text] if self.pair is None else (fields[self.text], fields[self.pair])
 
@@ -151,20 +151,20 @@ class TextTable(InputTable):
 
 
 def chunked(records: Iterable[tuple[str, Fields | DataError]], read: TextColumns) -> Iterator[Chunk]:
-    """Yield (place, fields or what is wrong with them) as chunks."""
+    """Yield (place, fields or what is wrong with them) as chunks. All fields can be written as UTF-8."""
     records = iter(records)
     while part := list(islice(records, CHUNK_ROWS)):
         places = [place for place, _ in part]
         texts = [found if isinstance(found, DataError) else read.text_of(place, found) for place, found in part]
-        yield Chunk(places, texts, [{} if isinstance(found, DataError) else found for _, found in part])
+        fields = [{} if isinstance(found, DataError) else found for _, found in part]
+        good = [readable(f) if isinstance(text, DataError) else f for text, f in zip(texts, fields, strict=True)]
+        yield Chunk(places, texts, good)
 
 
-def is_unicode(value: object) -> bool:
-    """Return whether the value is no string, or one that UTF-8 can write."""
-    if not isinstance(value, str):
-        return True
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def readable(value: Any) -> Any:
+    """Return the value, with escapes in its strings for what UTF-8 can't write."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {readable(name): readable(inner) for name, inner in value.items()}
+    return [readable(inner) for inner in value] if isinstance(value, list) else value

@@ -20,7 +20,7 @@ from ..errors import ConfigError, DataError
 from ..runtime.atomic import new_file
 from .answers import BOOLEAN, NUMBER, STRING, STRINGS, Answer, AnswerFormat, json_value
 
-ROW_GROUP = 4096  # rows of a .parquet file that are written at once
+ROW_GROUP, ROW_GROUP_BYTES = 4096, 2**23  # of a .parquet file that are written at once, whichever comes first
 JSON_LINES = ".jsonl"
 FORMS = (JSON_LINES, ".csv", ".tsv", ".parquet")
 
@@ -106,9 +106,8 @@ class CsvWriter(Writer):
     def __init__(self, file: TextIO, table: InputTable, answers: AnswerFormat, *, delimiter: str) -> None:
         super().__init__(file, table, answers)
         unquoted = delimiter == "\t" and not table.quoted
-        self._writer = csv.writer(
-            _Lines(file), delimiter=delimiter, quoting=csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL
-        )
+        quotes: Any = {"quoting": csv.QUOTE_NONE, "quotechar": None} if unquoted else {"quoting": csv.QUOTE_MINIMAL}
+        self._writer = csv.writer(_Lines(file), delimiter=delimiter, **quotes)
         self._writer.writerow([*table.columns, *answers.columns])
 
     def write(self, chunk: Chunk, answers: Answers) -> None:
@@ -145,9 +144,10 @@ class ParquetWriter(Writer):
         added = pa.RecordBatch.from_pylist(rows, self._added)
         batch = chunk.batch
         if batch is None:
-            batch = pa.RecordBatch.from_pylist([_readable(fields) for fields in chunk.objects], self._table.schema)
+            batch = pa.RecordBatch.from_pylist(chunk.objects, self._table.schema)
         self._waiting.append(pa.RecordBatch.from_arrays([*batch.columns, *added.columns], schema=self._schema))
-        if sum(part.num_rows for part in self._waiting) >= ROW_GROUP:
+        rows, size = (sum(getattr(part, kind) for part in self._waiting) for kind in ("num_rows", "nbytes"))
+        if rows >= ROW_GROUP or size >= ROW_GROUP_BYTES:
             self._flush()
 
     def close(self) -> None:
@@ -179,19 +179,10 @@ def cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return _readable_text(value)
+        return value
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         return repr(value)
     plain = json_value(value)
     return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False, allow_nan=False)
-
-
-def _readable(fields: Any) -> dict[str, Any]:
-    return {name: _readable_text(value) if isinstance(value, str) else value for name, value in fields.items()}
-
-
-def _readable_text(text: str) -> str:
-    """Return the text; of a bad row, with escapes for bytes that are not UTF-8."""
-    return text.encode(errors="backslashreplace").decode()
