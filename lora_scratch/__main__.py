@@ -29,6 +29,7 @@ COMMANDS = {  # by group: name, module, what it does
         "explain": ("study.explain", "follow one text through an adapted layer"),
         "compare": ("study.compare", "train several methods on the same rows, and compare them"),
         "section7": ("study.section7", "repeat section 7 of the LoRA paper on a model of yours"),
+        "table2": ("study.table2", "repeat table 2 of the LoRA paper (GLUE) on a model of yours"),
     },
     "measure": {
         "benchmark": ("benchmarks.benchmark", "speed and memory beside PEFT + Trainer"),
