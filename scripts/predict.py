@@ -37,7 +37,7 @@ from lora_scratch.data.record_files import check_table, is_table, open_records
 from lora_scratch.data.records import InputTable, Text, TextColumns, TextTable
 from lora_scratch.deploy.answers import AnswerFormat, check_limits
 from lora_scratch.deploy.bank import BASE
-from lora_scratch.deploy.classify import Classifier, check_sides, classify_chunks
+from lora_scratch.deploy.classify import Classifier, classify_chunks
 from lora_scratch.deploy.named_rows import read_named_rows
 from lora_scratch.deploy.output_tables import JSON_LINES, open_output, open_stream, output_form
 from lora_scratch.deploy.serve import classify_rows, open_bank
@@ -53,6 +53,7 @@ from lora_scratch.runs import (
     open_adapter,
     run_command,
 )
+from lora_scratch.runs.sides import check_sides
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.distributed import check_one_process, is_main
 from lora_scratch.runtime.paths import typed_path

@@ -67,7 +67,8 @@ def open_part(folder: str, weight: float, *, model: str | None = None, labels: S
 
 
 def combine_parts(parts: list[Part], *, rank: int | None, heads_from: str | None) -> Combination:
-    """Return Σ weight · ΔW, in at most this rank. Raises ConfigError if labels or heads differ."""
+    """Return Σ weight · ΔW, in at most this rank. Raises ConfigError if tasks, labels or heads differ."""
+    _check_tasks(parts)
     if heads_from is None:
         _check_labels(parts)
     index = None if heads_from is None else [part.folder for part in parts].index(heads_from)
@@ -88,7 +89,7 @@ def save_combination(combination: Combination, folder: Path, *, command: str) ->
     base = open_base_of(main.provenance, main.base)
     install_update(base.model, combination.update, seed=main.provenance.seed)
     history = {
-        **main.provenance.select("labels", "data", "training"),
+        **main.provenance.select("labels", "task", "decision", "data", "training"),
         "versions": versions(),
         "command": command,
         "combined": {
@@ -98,14 +99,21 @@ def save_combination(combination: Combination, folder: Path, *, command: str) ->
         },
     }
     origins = [(part.folder, part.weight) for part in combination.parts]
-    labels = main.provenance.labels
-    card = combined_card(base.name, labels, origins, residual=residual, command=command)
+    card = combined_card(base.name, main.provenance, origins, residual=residual, command=command)
     return save_adapter(base.model, folder, base_model=base.name, notes=history, card=card)
 
 
 def _origin(part: Part) -> dict[str, Any]:
     recorded = part.provenance.select("adapter_sha256", "data", "training", "combined")
     return {"folder": part.folder, "weight": part.weight, **recorded}
+
+
+def _check_tasks(parts: list[Part]) -> None:
+    first = parts[0]
+    for other in parts[1:]:
+        if other.provenance.task != first.provenance.task:
+            found, expected = f"its task is {other.provenance.task}", f"that of {first.folder}: {first.provenance.task}"
+            raise ConfigError(found, where=other.folder, expected=expected, remedy="serve both from one bank instead")
 
 
 def _check_labels(parts: list[Part]) -> None:

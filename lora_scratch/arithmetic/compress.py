@@ -151,7 +151,7 @@ def save_compression(
         "command": command,
         "compressed": {"from": {"folder": origin, **selected}, **compression.as_json()},
     }
-    card = compressed_card(base.name, saved.labels, origin, describe(compression), command=command)
+    card = compressed_card(base.name, saved.provenance, origin, describe(compression), command=command)
     return save_adapter(base.model, folder, base_model=base.name, notes=history, card=card)
 
 

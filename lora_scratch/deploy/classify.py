@@ -17,11 +17,11 @@ from ..evaluation import Predictor
 from ..fast import onednn
 from ..fast.frozen_weights import stores_copies, with_frozen_weights_in
 from ..model.sharding import shard_base
+from ..runs.sides import check_sides
 from ..runs.trained_adapter import TrainedAdapter
 from ..runtime.distributed import broadcast, is_main, world_size
 from ..runtime.memory import trim_heap
 from ..runtime.precision import Precision
-from ..serialization import DataRecord
 from .answers import Answer, finite_answers
 
 WINDOW_ROWS = 2048  # texts of a window: enough to sort by length, few enough for constant memory
@@ -118,23 +118,6 @@ def encode_texts(texts: Sequence[str | Pair], tokenizer: Any, *, max_tokens: int
     first = [text if isinstance(text, str) else text[0] for text in texts]
     second = [text[1] for text in texts if isinstance(text, tuple)]
     return encode(first, [0] * len(texts), tokenizer, max_tokens=max_tokens, pairs=second or None)
-
-
-def check_sides(data: DataRecord, *, pairs: bool, where: str = "") -> None:
-    """Raise DataError for single texts and an adapter of pairs, or the other way round.
-
-    A folder that does not record its columns takes both.
-    """
-    trained_on_pairs = data.pair_column is not None
-    if pairs == trained_on_pairs or (data.text_column is None and not trained_on_pairs):
-        return
-    found = "found pairs, and the adapter was trained on single texts"
-    remedy = "leave out --pair, --pair_column or the second text"
-    if trained_on_pairs:
-        columns = f"columns {data.text_column!r} and {data.pair_column!r}"
-        found = f"found single texts, and the adapter was trained on pairs ({columns})"
-        remedy = "name the second text with --pair, or the second column of a table with --pair_column"
-    raise DataError(found, where=where, remedy=remedy)
 
 
 def classify_chunks(

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..adapter import NF4, base_precision, merge_and_remove
 from ..data import Encoded
@@ -14,6 +15,7 @@ from ..evaluation import Predictor
 from ..runs.loading import encode_rows, open_splits
 from ..runs.trained_adapter import TrainedAdapter
 from ..runtime.precision import Precision
+from ..tasks import Task
 from ..testing import relative_error
 from .rounding import Survival, survival
 
@@ -31,7 +33,7 @@ class LogitCheck:
     source: str  # of the rows
     rows: int
     error: float  # the largest error of a logit / rms of the adapter model's logits
-    flips: int  # rows that get another label
+    flips: int | None  # rows that get other labels; None for numbers
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,9 @@ class MergeCheck:
         """
         logits = self.logits
         if logits is not None and not logits.error <= self.tolerance:
-            flips = f"{logits.flips} of {logits.rows} labels flip"
+            flips = "" if logits.flips is None else f", and {logits.flips} of {logits.rows} rows get other labels"
             raise MergeError(
-                f"a logit is off by {logits.error:.1e} of their rms, and {flips}",
+                f"a logit is off by {logits.error:.1e} of their rms{flips}",
                 where=f"merged in {self.dtype}",
                 expected=f"at most {self.tolerance:.1e}",
                 remedy="use a wider --dtype, or keep the adapter apart; nothing was written",
@@ -98,9 +100,15 @@ def merge_if_equal(
     if rows is None or expected is None:
         return MergeCheck(dtype, tolerance, layers, None)
     logits = predictor.logits(rows)
-    flips = int((logits.argmax(-1) != expected.argmax(-1)).sum())
-    check = LogitCheck(source, len(logits), relative_error(logits, expected), flips)
+    check = LogitCheck(source, len(logits), relative_error(logits, expected), _flips(saved.task, expected, logits))
     return MergeCheck(dtype, tolerance, layers, check)
+
+
+def _flips(task: Task, before: Tensor, after: Tensor) -> int | None:
+    """Count the rows whose chosen labels differ; None where an answer is a number. Shape: (n, C) logits."""
+    answers = zip(task.answers(before), task.answers(after), strict=True)
+    chosen = [(task.chosen(old), task.chosen(new)) for old, new in answers]
+    return None if chosen[0][0] is None else sum(old != new for old, new in chosen)
 
 
 def merge_check_rows(

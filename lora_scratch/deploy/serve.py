@@ -19,12 +19,13 @@ from ..model.base import Base
 from ..model.forward import classify, evaluating
 from ..runs.hub import local_adapter
 from ..runs.loading import open_base
+from ..runs.sides import check_sides
 from ..runtime.precision import Precision
 from ..serialization import DataRecord, Provenance, read_provenance
 from ..tasks import Task, task_of
 from .answers import finite_answers
 from .bank import BASE, AdapterBank
-from .classify import Classified, Pair, check_sides, encode_texts
+from .classify import Classified, Pair, encode_texts
 
 UNRECORDED = "fp32"  # the precision of an adapter that does not say its own
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..adapter import LoRAConfig
 from ..serialization import Provenance
+from ..tasks import Task
 from .loading import DEMO
 from .options import ADAPTER_AND_HEAD
 
@@ -25,13 +26,13 @@ learning rate {training.learning_rate:g}, seed {training.seed}. Hashes and versi
 ## Results on the test rows
 
 {results}"""
-    return _card("LoRA adapter", provenance.base.name, provenance.labels, text, command=str(provenance.command))
+    return _card("LoRA adapter", provenance.base.name, provenance, text, command=str(provenance.command))
 
 
 def combined_card(
-    base: str, labels: Sequence[str], origins: Sequence[tuple[str, float]], *, residual: float, command: str
+    base: str, main: Provenance, origins: Sequence[tuple[str, float]], *, residual: float, command: str
 ) -> str:
-    """Return README.md of a sum of adapters: its terms, and what was lost."""
+    """Return README.md of a sum of adapters: its terms, and what was lost; `main` is the one whose labels it has."""
     terms = "\n".join(f"| {folder} | {weight:g} |" for folder, weight in origins)
     text = f"""Its update of each weight is the weighted sum of the updates of these adapters,
 less {residual:.2%} of its Frobenius norm, which the rank it is written in could not hold:
@@ -39,19 +40,21 @@ less {residual:.2%} of its Frobenius norm, which the rank it is written in could
 | adapter | weight |
 |---|---|
 {terms}"""
-    return _card("A sum of LoRA adapters", base, labels, text, command=command)
+    return _card("A sum of LoRA adapters", base, main, text, command=command)
 
 
-def compressed_card(base: str, labels: Sequence[str], origin: str, results: str, *, command: str) -> str:
+def compressed_card(base: str, main: Provenance, origin: str, results: str, *, command: str) -> str:
     """Return README.md of a compressed adapter: its origin, and what the compression costs."""
     text = f"""Holds the strongest singular directions of the updates of {origin}, in every module
 as many as it needs, and of some modules none:
 
 {results}"""
-    return _card("A compressed LoRA adapter", base, labels, text, command=command)
+    return _card("A compressed LoRA adapter", base, main, text, command=command)
 
 
-def _card(title: str, base: str, labels: Sequence[str], text: str, *, command: str) -> str:
+def _card(title: str, base: str, provenance: Provenance, text: str, *, command: str) -> str:
+    task = provenance.make_task()
+    subject = "texts" if provenance.data.pair_column is None else "pairs of texts"
     return f"""---
 base_model: {base}
 library_name: peft
@@ -60,15 +63,15 @@ tags: [lora, text-classification]
 
 # {title} for {base}
 
-Classifies texts as {", ".join(labels)}. {text}
+{task.sentence(subject)} {text}
 
-{_load_it(base, labels)}
+{_load_it(base, task)}
 
 Made with `{command}`.
 """
 
 
-def _load_it(base: str, labels: Sequence[str]) -> str:
+def _load_it(base: str, task: Task) -> str:
     if base == DEMO:
         return """## Load it
 
@@ -84,7 +87,8 @@ model = open_adapter("path/to/this/folder").base.model
 ```python
 import peft, transformers
 
-base = transformers.AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels={len(labels)},
-                                                                       ignore_mismatched_sizes=True)
+base = transformers.AutoModelForSequenceClassification.from_pretrained(
+    {base!r}, num_labels={len(task.labels)},
+    problem_type={task.problem_type!r}, ignore_mismatched_sizes=True)
 model = peft.PeftModel.from_pretrained(base, "path/to/this/folder").eval()
 ```"""

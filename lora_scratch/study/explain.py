@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from ..adapter import adapter_layers, disabled, without
 from ..adapter.targets import matches, nearest
-from ..data import checked_text, encode
+from ..data import Batch, checked_text, collate, encode
 from ..errors import ConfigError, DataError, TargetError
 from ..layers import AdapterLayer
+from ..model.forward import classify
+from ..runs.sides import check_sides
 from ..runs.trained_adapter import TrainedAdapter
 from .anatomy import summarize_adapter
 from .trace import ForwardTrace, trace
@@ -28,7 +30,9 @@ class Explanation:
         rows: the names of the rows of the trace: the tokens, if the layer has one row for each.
         trace: every step, in float64.
         rounding: max |y − trace| / max |trace|, with the layer's own output y.
-        scores: the probability of every label: with the adapter, without this layer, without all.
+        scores: the probability of every label, or the number that is predicted: with the adapter, without
+            this layer, without all.
+        chosen: the labels that are predicted, in the same three; None for a number.
     """
 
     name: str
@@ -37,39 +41,49 @@ class Explanation:
     trace: ForwardTrace
     rounding: float
     scores: dict[str, dict[str, float]]
+    chosen: dict[str, list[str] | None]
 
 
-def explain(saved: TrainedAdapter, text: str, *, module: str | None = None) -> Explanation:
-    """Classify the text, and trace the layer on its input; the model is not changed.
+def explain(saved: TrainedAdapter, text: str, *, pair: str | None = None, module: str | None = None) -> Explanation:
+    """Classify the text, or the pair of texts, and trace the layer on its input; the model is not changed.
 
     Args:
         module: the name of the layer, or its end; the one with the largest ‖ΔW‖ / ‖W‖ if None.
 
     Raises:
-        TargetError: no adapted layer has this name, or several. DataError: an invalid text.
+        TargetError: no adapted layer has this name, or several. DataError: an invalid text, or one text for an
+            adapter of pairs, or the other way round.
         ConfigError: the model does not call the layer.
     """
-    checked = checked_text("the text", text)
-    if isinstance(checked, DataError):
-        raise checked
+    texts = [_checked(text, "the text"), *([] if pair is None else [_checked(pair, "the second text")])]
+    check_sides(saved.provenance.data, pairs=pair is not None, where="explain")
     model, tokenizer = saved.base.model, saved.base.tokenizer
     name = find_layer(model, module)
     layer = adapter_layers(model)[name]
-    encoded = encode([checked], [0], tokenizer, max_tokens=saved.max_tokens)
-    ids = encoded.tokens.long()[None]  # (1, T)
+    encoded = encode(texts[:1], [0], tokenizer, max_tokens=saved.max_tokens, pairs=texts[1:] or None)
+    batch = collate(encoded, [0], pad_token_id=saved.base.pad_token_id)
     with recorded(layer) as calls:
-        scores = {"adapter": _scores(model, ids, saved.labels)}
+        answers = {"adapter": _answer(saved, batch)}
     if not calls:
         raise ConfigError("the model does not call this layer when it classifies", where=name)
     with without(model, [name]):
-        scores["without this layer"] = _scores(model, ids, saved.labels)
+        answers["without this layer"] = _answer(saved, batch)
     with disabled(model):
-        scores["without the adapter"] = _scores(model, ids, saved.labels)
+        answers["without the adapter"] = _answer(saved, batch)
     x, y = calls[0]
     steps = trace(layer, x)
-    tokens, count = tuple(tokenizer.convert_ids_to_tokens(ids[0].tolist())), len(steps.output)
+    tokens, count = tuple(tokenizer.convert_ids_to_tokens(encoded.tokens.tolist())), len(steps.output)
     rows = tokens if count == len(tokens) else tuple(f"row {i}" for i in range(1, count + 1))
-    return Explanation(name, layer, rows, steps, _rounding(y, steps.output), scores)
+    scores = {column: saved.task.scored(answer) for column, answer in answers.items()}
+    chosen = {column: saved.task.chosen(answer) for column, answer in answers.items()}
+    return Explanation(name, layer, rows, steps, _rounding(y, steps.output), scores, chosen)
+
+
+def _checked(text: str, place: str) -> str:
+    checked = checked_text(place, text)
+    if isinstance(checked, DataError):
+        raise checked
+    return checked
 
 
 def find_layer(model: nn.Module, module: str | None) -> str:
@@ -110,9 +124,9 @@ def recorded(layer: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
 
 
 @torch.no_grad()
-def _scores(model: Any, ids: Tensor, labels: tuple[str, ...]) -> dict[str, float]:
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]  # (C,)
-    return dict(zip(labels, logits.double().softmax(-1).tolist(), strict=True))
+def _answer(saved: TrainedAdapter, batch: Batch) -> dict[str, Any]:
+    """Return the task's answer to the only row."""
+    return saved.task.answers(classify(saved.base.model, batch).double())[0]
 
 
 def _rounding(y: Tensor, exact: Tensor) -> float:

@@ -2,6 +2,7 @@
 
     lora-scratch explain checkpoints/demo/adapter "i am so happy today"
     lora-scratch explain checkpoints/demo/adapter "i am so happy today" --module layer.1.attention.q_lin
+    lora-scratch explain checkpoints/mrpc/adapter "he left early" --pair "he went home before the end"
 
 The layer is computed in float64 on its real input. One line says how far the model's own float32
 result is from that.
@@ -25,6 +26,7 @@ def main() -> None:
     parser = argument_parser(__doc__)
     add_adapter(parser)
     parser.add_argument("text", metavar="TEXT", help="the text to follow")
+    parser.add_argument("--pair", metavar="TEXT", help="the second text, for an adapter of pairs")
     parser.add_argument(
         "--module", metavar="NAME", help="adapted layer, or the end of its name (default: the one moved most)"
     )
@@ -34,7 +36,7 @@ def main() -> None:
     if options.tokens < 1:
         parser.error(f"--tokens: found {options.tokens}; expected at least 1")
     saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
-    result = explain(saved, options.text, module=options.module)
+    result = explain(saved, options.text, pair=options.pair, module=options.module)
     moved = tokens(result, most=options.tokens)
     print("\n\n".join([layer(result), steps(result), moved, predictions(result)]))
 
@@ -89,17 +91,19 @@ def bar(value: float, top: float) -> str:
 
 
 def predictions(result: Explanation) -> str:
-    """Return the probability of every label: with all, without the layer, without the adapter."""
+    """Return the number of every label: with all, without the layer, without the adapter."""
     columns = list(result.scores)
     labels = list(result.scores[columns[0]])
     width = max(len(printable(label)) for label in ["label", *labels])
-    best = {column: max(scores, key=lambda label: scores[label]) for column, scores in result.scores.items()}
+    chosen = {column: labels or [] for column, labels in result.chosen.items()}
     lines = [
         f"{printable(label):<{width}}"
-        + "".join(f"  {result.scores[c][label]:>{len(c)}.4f}{'*' if best[c] == label else ' '}" for c in columns)
+        + "".join(f"  {result.scores[c][label]:>{len(c)}.4f}{'*' if label in chosen[c] else ' '}" for c in columns)
         for label in labels
     ]
-    note = "* the label that is predicted; without the adapter the head is as it was before training, too"
+    head = "without the adapter the head is as it was before training, too"
+    numbers = all(labels is None for labels in result.chosen.values())
+    note = f"the number that is predicted; {head}" if numbers else f"* predicted; {head}"
     return "\n".join([f"{'label':<{width}}" + "".join(f"  {column} " for column in columns), *lines, note])
 
 

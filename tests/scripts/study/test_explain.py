@@ -89,7 +89,7 @@ def test_explanation_has_the_prediction_with_and_without(job, answer):
     assert torch.equal(saved.base.model(**ids).logits, logits)
     assert found.rounding < 1e-5
     (classified,) = Classifier(open_adapter(job.adapter), precision=resolve_precision("fp32", torch.device("cpu")))([TEXT])
-    assert classified.scores == pytest.approx(found.scores["adapter"], abs=1e-5)
+    assert classified.answer["scores"] == pytest.approx(found.scores["adapter"], abs=1e-5)
 
 
 def test_without_a_name_the_layer_moved_most_is_explained(job, answer):
