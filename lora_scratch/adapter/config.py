@@ -10,7 +10,6 @@ from typing import TypeVar
 from ..errors import ConfigError
 from ..layers import METHODS, OFFSET_METHODS, adapter_variants
 from ..runtime.options import flag
-from .expressions import check_expression, matches_end
 
 REGEX = "re:"  # a target or exclude that starts so is a regular expression for whole module names
 ALL_LINEAR = "all-linear"
@@ -63,6 +62,8 @@ class LoRAConfig:
         alphas = {f"alpha_pattern[{key!r}]": alpha for key, alpha in self.alpha_pattern.items()}
         for where, alpha in {"--alpha": self.alpha, **alphas}.items():
             _require(0 < alpha < math.inf, where, alpha, "a finite number above 0")
+        from .expressions import check_expression
+
         for where, patterns in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
             for expression in patterns:
                 check_expression(expression, where=where)
@@ -89,6 +90,8 @@ class LoRAConfig:
             alone = [name for name in names if name in expressions or name == ALL_LINEAR]
             _require(not alone or len(names) == 1, where, names, f"{alone[:1]} alone")
             for name in expressions:
+                from .expressions import check_expression
+
                 check_expression(name.removeprefix(REGEX), where=where)
         if self.layers is not None:
             numbers = bool(self.layers) and all(isinstance(i, int) and i >= 0 for i in self.layers)
@@ -110,6 +113,8 @@ def alpha_of(config: LoRAConfig, name: str) -> float:
 
 def look_up(patterns: Mapping[str, Value], name: str, default: Value) -> Value:
     """Return the value of the first key that fits the name, as PEFT does."""
+    from .expressions import matches_end  # with a library that most adapters need not load
+
     return next((value for key, value in patterns.items() if matches_end(key, name)), default)
 
 

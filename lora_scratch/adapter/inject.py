@@ -21,9 +21,7 @@ from ..layers import AdapterLayer
 from ..model.wrappers import is_distributed, named_parameters, submodule, unwrapped, wrapped_modules
 from ..runtime.seeds import named_generator
 from .config import LoRAConfig
-from .head_dtype import restore_dtype, train_in_float32
 from .plan import Plan, dry_run
-from .saving import guard_loading, unguard_loading, update_saving
 from .state import AdapterState, adapter_layers, adapter_state, base_tensors, first_values, is_adapted
 from .targets import is_inside
 
@@ -68,6 +66,9 @@ def inject(
 
 def _apply(model: nn.Module, plan: Plan, seed: int) -> None:
     """Carry out the plan, or leave the model as it is and raise ConfigError."""
+    from .head_dtype import train_in_float32  # heads in half precision
+    from .saving import guard_loading, update_saving  # the methods that transformers gave the model
+
     _warn_of_statistics(model, plan)
     required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
     model.requires_grad_(False)
@@ -186,6 +187,9 @@ def _restore_grad(model: nn.Module, required_grad: Mapping[str, bool]) -> None:
 
 def forget_adapter(model: nn.Module, state: AdapterState) -> None:
     """Remove what `inject` left on the model, and restore `requires_grad` and the heads' dtype."""
+    from .head_dtype import restore_dtype
+    from .saving import unguard_loading, update_saving
+
     model = unwrapped(model)
     _restore_grad(model, state.required_grad)
     restore_dtype(model)

@@ -20,10 +20,8 @@ from ..layers import (
     feature_counts,
     initialize,
 )
-from ..model.families import default_heads
 from ..model.wrappers import unwrapped
 from .config import ALL_LINEAR, LoRAConfig, alpha_of, rank_of
-from .expressions import matches_end
 from .targets import check_rank, check_untied, default_targets, find_heads, find_targets, no_match
 
 
@@ -137,6 +135,8 @@ def _planned(name: str, module: nn.Module, config: LoRAConfig) -> PlannedLayer:
 
 def resolve(model: nn.Module, config: LoRAConfig) -> LoRAConfig:
     """Return the config with this model's targets and heads in place of None and `all-linear`."""
+    from ..model.families import default_heads  # the table, where nothing is named
+
     heads = default_heads(model) if config.head_modules is None else list(config.head_modules)
     targets = list(config.targets or default_targets(model))
     config = replace(config, targets=targets, head_modules=heads)
@@ -157,6 +157,8 @@ def _targets(model: nn.Module, config: LoRAConfig) -> dict[str, nn.Module]:
 
 
 def _check_patterns(config: LoRAConfig, names: list[str]) -> None:
+    from .expressions import matches_end
+
     keys = [("rank_pattern", key) for key in config.rank_pattern]
     keys += [("alpha_pattern", key) for key in config.alpha_pattern]
     for where, key in keys:

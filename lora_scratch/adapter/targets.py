@@ -16,10 +16,7 @@ from torch import nn
 
 from ..errors import ConfigError, TargetError
 from ..layers import OFFSET_METHODS, adapter_class, feature_counts
-from ..model.families import family_name, family_of
-from ..model.language import language_heads
 from .config import ALL_LINEAR, REGEX
-from .expressions import matches_whole
 
 Modules = dict[str, nn.Module]  # by name
 
@@ -27,6 +24,8 @@ Modules = dict[str, nn.Module]  # by name
 def matches(name: str, pattern: str) -> bool:
     """Return whether the pattern is `name`, its last whole components or an expression for it."""
     if pattern.startswith(REGEX):
+        from .expressions import matches_whole
+
         return matches_whole(pattern.removeprefix(REGEX), name)
     return name == pattern or name.endswith(f".{pattern}")
 
@@ -42,6 +41,8 @@ def default_targets(model: nn.Module) -> list[str]:
     Raises:
         TargetError: a model that is of no family at all.
     """
+    from ..model.families import family_name, family_of  # the table, where nothing is named
+
     if family := family_of(model):
         return list(family.targets)
     if family_name(model):
@@ -131,6 +132,8 @@ def _last(name: str) -> str:
 
 def _all_linear(model: nn.Module, candidates: Modules, variant: str) -> list[str]:
     """Return the linear layers, without a language model's output layer and tied weights."""
+    from ..model.language import language_heads
+
     output = language_heads(model)
     names = [
         name

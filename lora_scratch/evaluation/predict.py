@@ -13,9 +13,7 @@ from tqdm import tqdm
 
 from ..data import Batch, Encoded, collate, plan_eval_batches
 from ..errors import DataError
-from ..model.forward import classify, evaluating, forward_path
-from ..model.padding import need_equal_lengths
-from ..model.precision import family_precision
+from ..model.forward import classify, evaluating, forward_path, need_equal_lengths
 from ..runtime.distributed import barrier, is_main, rank, sum_over_processes, world_size
 from ..runtime.precision import Precision
 from ..runtime.ranks import check_same_tensors
@@ -45,6 +43,8 @@ class Predictor:
     batch_tokens: int | None = None
 
     def __post_init__(self) -> None:
+        from ..model.precision import family_precision  # a rule for one family
+
         object.__setattr__(self, "precision", family_precision(self.model, self.precision))
 
     def logits(self, encoded: Encoded, *, progress: str = "") -> Tensor:

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from ..data import Batch, Encoded
 from ..errors import DataError
 from ..model.families import family_of
-from ..model.forward import classify, evaluating
-from ..model.padding import pad_as_family
+from ..model.forward import classify, evaluating, pad_as_family
 from ..tasks import task_of
 from .predict import Predictor
 

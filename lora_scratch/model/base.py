@@ -21,8 +21,8 @@ from ..runtime.paths import path_fault, shown_path
 from ..runtime.seeds import named_generator
 from .families import default_heads
 from .foreign import check_attention, check_no_adapter, check_vocabulary
+from .forward import need_equal_lengths
 from .own_head import PROBLEM_TYPES, head_order, own_labels, own_task
-from .padding import need_equal_lengths
 
 
 @dataclass(frozen=True)

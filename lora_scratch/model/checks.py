@@ -22,11 +22,12 @@ from ..errors import ModelError
 from .base import Base
 from .exact_attention import make_attention_exact
 from .families import LEFT, default_heads, family_note, family_of
-from .padding import IDS, MASK, need_equal_lengths, pad_as_family, set_equal_lengths
+from .forward import need_equal_lengths, pad_as_family, set_equal_lengths
 from .precision import precision_note
 
 SHORT = "a film is good"
 LONG = " and ".join([SHORT] * 4)
+IDS, MASK = "input_ids", "attention_mask"
 ROUNDING = 3e-5  # of the largest logit; float32's rounding is below 1e-6 for twelve layers
 NO_PADDING = "padding changes its logits: evaluation and prediction batch rows of one length, and training pads"
 

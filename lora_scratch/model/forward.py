@@ -6,6 +6,10 @@
 
 The fast path replaces `forward` of the model and of its layers for a while (fast/path.py). So the
 code that trains and predicts is the same on both paths.
+
+`collate` pads on the right. The head of XLNet reads the last token, so its rows are padded on the
+left. Convolutions and Fourier transforms read the padding itself: only rows of one length give the
+logits of a row alone.
 """
 
 from __future__ import annotations
@@ -14,10 +18,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from ..runtime.precision import Precision
-from .padding import pad_as_family
 from .path import ForwardPath
 
 if TYPE_CHECKING:
@@ -28,6 +32,37 @@ def classify(model: Any, batch: Batch) -> Tensor:
     """Return the logits of a batch. Shape: -> (B, C)."""
     logits: Tensor = model(**pad_as_family(model, batch.inputs)).logits
     return logits
+
+
+def pad_as_family(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the inputs of `model`, padded as its family pads. Shape: (B, T) each, with a mask.
+
+    Args:
+        inputs: padded on the right, as `collate` gives them.
+    """
+    from .families import LEFT, family_of  # the table: one need not read it to follow a batch
+
+    family = family_of(model)
+    if family is None or family.padding != LEFT:
+        return inputs
+    mask = inputs["attention_mask"]
+    width, lengths = mask.shape[1], mask.sum(1, keepdim=True)  # (B, 1)
+    place = (torch.arange(width, device=mask.device) + lengths) % width  # (B, T): the padding comes first
+    return {name: x.gather(1, place) for name, x in inputs.items()}
+
+
+def need_equal_lengths(model: nn.Module) -> bool:
+    """Return whether evaluation may only batch rows of one length, since padding changes the logits."""
+    from .families import UNSUITED, family_of
+
+    family = family_of(model)
+    known = family is not None and family.padding == UNSUITED
+    return known or bool(getattr(model, "_equal_lengths", False))
+
+
+def set_equal_lengths(model: nn.Module) -> None:
+    """Let evaluation and prediction batch only rows of one length."""
+    model._equal_lengths = True  # type: ignore[assignment]
 
 
 @contextmanager

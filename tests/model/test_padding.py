@@ -1,4 +1,4 @@
-"""lora_scratch/model/padding.py: rows are padded as their family pads, or not at all."""
+"""lora_scratch/model/forward.py: rows are padded as their family pads, or not at all."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from lora_scratch.data import plan_eval_batches
 from lora_scratch.evaluation import Predictor
 from lora_scratch.model.base import load_base
 from lora_scratch.model.checks import NO_PADDING, check_base
-from lora_scratch.model.padding import need_equal_lengths, pad_as_family, set_equal_lengths
+from lora_scratch.model.forward import need_equal_lengths, pad_as_family, set_equal_lengths
 from lora_scratch.runtime.precision import resolve_precision
 
 CPU = resolve_precision("fp32", torch.device("cpu"))
