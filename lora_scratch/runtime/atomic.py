@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 from ..errors import LoraScratchError
+from .json_text import MOST_BYTES, MOST_VALUES, parse_json
 
 NOT_WRITTEN, FREE_SPACE = "could not be written", "free some space or choose another folder"
 MARK = ".lora-scratch-"  # in the name of every temporary file and folder, so that no other is ever removed
@@ -49,19 +50,20 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def read_json(path: Path, *, most_bytes: int = MOST_BYTES, most_values: int = MOST_VALUES) -> Any:
+    """Read a JSON file (json_text.py).
 
     Raises:
-        LoraScratchError: it does not exist, or is no regular file or no JSON.
+        LoraScratchError: it does not exist, is no regular file, is no JSON, or is not within the bounds.
     """
     where = str(path)
+    if not os.path.isfile(path) and os.path.exists(path):  # reading a pipe would never end
+        raise LoraScratchError("is no regular file", where=where)
     try:
-        if not os.path.isfile(path) and os.path.exists(path):  # reading a pipe would never end
-            raise LoraScratchError("is no regular file", where=where)
-        with file_errors(path, "can't be read"):
-            return json.loads(Path(path).read_bytes())
-    except (ValueError, RecursionError) as error:
+        with file_errors(path, "can't be read"), open(path, "rb") as file:
+            content = file.read(min(os.fstat(file.fileno()).st_size, most_bytes + 1))
+        return parse_json(content, most_bytes=most_bytes, most_values=most_values)
+    except ValueError as error:
         remedy = "remove it, or put it right"
         raise LoraScratchError(f"not valid JSON ({error})", where=where, remedy=remedy) from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ..adapter.config import LoRAConfig
 from ..errors import AdapterFileError
+from ..runtime.json_text import MOST_BYTES, parse_json
 from ..runtime.tensor_files import header_fault
 from .fingerprint import file_sha256
 from .peft_format import from_peft_config, heads_in, without_wrapper_copies
@@ -83,7 +83,7 @@ def read_base_name(folder: Path) -> str:
         AdapterFileError: no such file, or not JSON.
     """
     name = _read_json(folder / CONFIG).get("base_model_name_or_path")
-    return name if isinstance(name, str) else ""
+    return name if isinstance(name, str) and "\0" not in name else ""
 
 
 def _parse(content: bytes, path: Path) -> dict[str, Tensor]:
@@ -101,7 +101,13 @@ def _fault(name: str, tensor: Tensor) -> str | None:
 
 def _read_tensor_file(path: Path, most_bytes: int | None) -> bytes:
     """Return the bytes, if the header fits them: before they are read."""
-    return _read(path, lambda: header_fault(path, most_bytes=most_bytes))
+
+    def fault_of() -> str | None:
+        """Return what is wrong with the header."""
+        fault = header_fault(path, most_bytes=most_bytes)
+        return f"not a whole safetensors file ({fault})" if fault else None
+
+    return _read(path, fault_of)
 
 
 def _read(path: Path, fault_of: Callable[[], str | None] = lambda: None) -> bytes:
@@ -116,16 +122,15 @@ def _read(path: Path, fault_of: Callable[[], str | None] = lambda: None) -> byte
     if not regular:
         raise _unreadable(path, "not a regular file")
     if fault:
-        raise _damaged(path, f"not a whole safetensors file ({fault})")
+        raise _damaged(path, fault)
     return content
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    text = _read(path, lambda: f"larger than {MOST_BYTES:,} bytes" if path.stat().st_size > MOST_BYTES else None)
     try:
-        content = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, AdapterFileError):  # of _read, and a ValueError too
-            raise
+        content = parse_json(text)
+    except ValueError as error:
         raise _damaged(path, f"not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise _damaged(path, "not a JSON object")

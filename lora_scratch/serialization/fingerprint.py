@@ -19,6 +19,7 @@ from ..model.wrappers import named_modules, named_parameters
 
 Fingerprint = dict[str, dict[str, str]]  # tensor name -> dtype name -> SHA-256
 
+CASTS = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # what a base in float32 is compared in too
 REST = "(all other frozen tensors)"
 
 
@@ -70,14 +71,15 @@ def _frozen(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _agrees(tensors: list[Tensor], recorded: Mapping[str, str]) -> bool:
-    own = _name(tensors[0].dtype if tensors else torch.float32)
-    comparable = [own] if own in recorded else [name for name in recorded if own == "float32"]
-    return any(_digest(tensors, getattr(torch, name)) == recorded[name] for name in comparable[:1])
+    own = tensors[0].dtype if tensors else torch.float32
+    casts = CASTS if own is torch.float32 else {}
+    dtypes = [dtype for name, dtype in {_name(own): own, **casts}.items() if name in recorded]
+    return any(_digest(tensors, dtype) == recorded[_name(dtype)] for dtype in dtypes[:1])
 
 
 def _reachable(tensors: list[Tensor]) -> list[torch.dtype]:
     own = tensors[0].dtype if tensors else torch.float32
-    return [own, torch.bfloat16, torch.float16] if own is torch.float32 else [own]
+    return [own, *CASTS.values()] if own is torch.float32 else [own]
 
 
 def _digest(tensors: Iterable[Tensor], dtype: torch.dtype) -> str:

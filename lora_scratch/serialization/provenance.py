@@ -3,51 +3,64 @@
 Alpha and rsLoRA show in no tensor: an adapter read with another alpha is silently too strong or too
 weak. So the scaling of every module is recorded and compared. The labels say what the logits mean.
 Because this file decides what is checked, it carries a digest of itself, and that digest and every
-type are checked before anything else is read.
+type and range are checked before anything else is read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any
 
 from ..adapter.config import LoRAConfig, alpha_of, rank_of
-from ..adapter.quantize import FULL
+from ..adapter.quantize import BASE_PRECISIONS, FULL
 from ..errors import AdapterFileError
 from ..layers import lora_scaling
-from ..tasks import SINGLE_LABEL, TASKS, Task, make_task
+from ..runtime.json_types import Bound, JsonReader, Name, between, one_of, shown
+from ..runtime.precision import DTYPES
+from ..tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, TASKS, Task, make_task
 from .peft_format import stored_config
 
 FORMAT = 1
 SEAL = "provenance_sha256"
 REMEDY = "copy the adapter folder again, or train it again"
+MOST_LABELS = 2**16
+LARGEST = 2**31 - 1
 
 Settings = dict[str, dict[str, float]]
-Section = TypeVar("Section")
+Digest = Annotated[str, Bound("a SHA-256 in hex", lambda text: re.fullmatch("[0-9a-f]{64}", text) is not None)]
+Whole = Annotated[int, between(1, LARGEST)]
+Positive = Annotated[float, Bound("a number above 0", lambda number: number > 0)]
+Seed = Annotated[int, between(-(2**63), 2**63 - 1)]
+Labels = Annotated[
+    tuple[str, ...],
+    Bound("different names", lambda names: len({*names}) == len(names)),
+    Bound(f"at most {MOST_LABELS:,} names", lambda names: len(names) <= MOST_LABELS),
+]
 
 
 @dataclass(frozen=True)
 class BaseRecord:
     """The base of an adapter: the name to load it by, its precision, the digests of its tensors."""
 
-    name: str = ""
-    precision: str = FULL
-    tensors: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    name: Name
+    tensors: Mapping[str, Mapping[str, Digest]]
+    precision: Annotated[str, one_of(BASE_PRECISIONS)] = FULL
 
 
 @dataclass(frozen=True)
 class DataRecord:
     """The rows that an adapter was trained with. None stands for what the folder does not say."""
 
-    dataset: str | None = None
-    source: str | None = None
-    text_column: str | None = None
-    pair_column: str | None = None
-    label_column: str | None = None
-    max_tokens: int | None = None
+    dataset: Name | None = None
+    source: Name | None = None
+    text_column: Name | None = None
+    pair_column: Name | None = None
+    label_column: Name | None = None
+    max_tokens: Whole | None = None
     skip_bad_rows: bool | None = None
 
 
@@ -55,11 +68,54 @@ class DataRecord:
 class TrainingRecord:
     """The settings of the training that a reader asks for. None stands for what is not recorded."""
 
-    epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | int | None = None
-    precision: str | None = None
-    seed: int | None = None
+    epochs: Whole | None = None
+    batch_size: Whole | None = None
+    learning_rate: Annotated[float, between(0, 1e9)] | None = None
+    precision: Annotated[str, one_of(("auto", *DTYPES))] | None = None
+    seed: Annotated[int, between(0, 2**63 - 1)] | None = None
+
+
+@dataclass(frozen=True)
+class _ModuleRecord:
+    """The settings of an adapted module."""
+
+    rank: Whole
+    alpha: Positive
+    scaling: Positive
+
+
+@dataclass(frozen=True)
+class _ConfigRecord:
+    """The settings of the adapter, of which only these are asked for here."""
+
+    head_modules: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """What a task fitted on validation rows."""
+
+    thresholds: Mapping[str, Annotated[float, between(0, 1)]] | None = None
+    temperature: Annotated[float, between(1e-6, 1e6)] | None = None
+
+
+@dataclass(frozen=True)
+class _Document:
+    """Every field of the file that is read, with its type and range."""
+
+    format: Annotated[int, between(FORMAT, FORMAT)]
+    adapter_sha256: Digest
+    base: BaseRecord
+    config: _ConfigRecord
+    seed: Seed
+    modules: Mapping[str, _ModuleRecord]
+    labels: Labels | None = None
+    task: Annotated[str, one_of(TASKS)] = SINGLE_LABEL
+    decision: _Decision = _Decision()
+    data: DataRecord | None = None
+    training: TrainingRecord | None = None
+    trainable: str | None = None
+    command: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +134,7 @@ class Provenance:
 
     adapter_sha256: str = ""
     seed: int = 0
-    base: BaseRecord = BaseRecord()
+    base: BaseRecord = BaseRecord("", {})
     head_modules: tuple[str, ...] = ()
     modules: Settings = field(default_factory=dict)
     labels: tuple[str, ...] = ()
@@ -97,27 +153,24 @@ class Provenance:
         Raises:
             AdapterFileError: an entry is missing or of another type, or the object was changed.
         """
-        problems = _problems(document)
-        data = _section(DataRecord, "data", document, problems)
-        training = _section(TrainingRecord, "training", document, problems)
-        if data.max_tokens is not None and data.max_tokens < 1:
-            problems.append(f"data.max_tokens is {data.max_tokens}, expected at least 1")
-        if problems:
+        reader = JsonReader(allow_unknown=True)
+        read: _Document | None = reader.read(_Document, document)
+        problems = reader.problems + _seal_problems(document) + (_fit_problems(read) if read else [])
+        if problems or read is None:
             raise AdapterFileError(problems, where=where, remedy=REMEDY)
-        base = document["base"]
         return cls(
-            adapter_sha256=document["adapter_sha256"],
-            seed=document["seed"],
-            base=BaseRecord(base["name"], base.get("precision", FULL), base["tensors"]),
-            head_modules=tuple(document["config"]["head_modules"]),
+            adapter_sha256=read.adapter_sha256,
+            seed=read.seed,
+            base=read.base,
+            head_modules=read.config.head_modules,
             modules=document["modules"],
-            labels=tuple(document.get("labels") or ()),
-            task=document.get("task", SINGLE_LABEL),
+            labels=read.labels or (),
+            task=read.task,
             decision=document.get("decision", {}),
-            trainable=document.get("trainable"),
-            command=document.get("command"),
-            data=data,
-            training=training,
+            trainable=read.trainable,
+            command=read.command,
+            data=read.data or DataRecord(),
+            training=read.training or TrainingRecord(),
             document=document,
         )
 
@@ -162,63 +215,26 @@ def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, SEAL: digest}
 
 
-def _problems(document: Mapping[str, Any]) -> list[str]:
-    """Return what is missing or has another type, apart from the fields of the sections."""
-    config, labels = document.get("config"), document.get("labels")
-    heads = config.get("head_modules") if isinstance(config, dict) else None
-    different = labels is None or (_is_names(labels) and len({*labels}) == len(labels))
-    expected = {
-        "format": (document.get("format") == FORMAT, str(FORMAT)),
-        "adapter_sha256": (isinstance(document.get("adapter_sha256"), str), "a SHA-256"),
-        "base": (_is_base(document.get("base")), "name, precision and tensors of the base"),
-        "config": (_is_names(heads), "settings with the names of the head modules"),
-        "seed": (type(document.get("seed")) is int, "a whole number"),
-        "modules": (_is_table(document.get("modules"), (int, float)), "the settings of each module"),
-        "labels": (different, "a list of different names"),
-        "task": (document.get("task", SINGLE_LABEL) in TASKS, " or ".join(TASKS)),
-        "decision": (_is_decision(document.get("decision", {})), "thresholds by label, or a temperature"),
-        "trainable": (isinstance(document.get("trainable", ""), str), "a text"),
-        "command": (isinstance(document.get("command", ""), str), "a text"),
-        SEAL: (document.get(SEAL) == sealed(document)[SEAL], "the SHA-256 of the other fields"),
-    }
-    return [f"{name} is not {kind}" for name, (holds, kind) in expected.items() if not holds]
+def _seal_problems(document: Mapping[str, Any]) -> list[str]:
+    fits = document.get(SEAL) == sealed(document)[SEAL]
+    return [] if fits else [f"{SEAL} is not the SHA-256 of the other fields"]
 
 
-def _section(kind: type[Section], name: str, document: Mapping[str, Any], problems: list[str]) -> Section:
-    """Read the fields of a section, and add a line to `problems` for each one of another type."""
-    section = {} if document.get(name) is None else document[name]
-    if not isinstance(section, dict):
-        problems.append(f"{name} is {section!r}, which is no object")
-        return kind()
-    types = {key: get_args(hint) for key, hint in get_type_hints(kind).items()}
-    wrong = [key for key in types if type(section.get(key)) not in types[key]]
-    problems += [f"{name}.{key} is {section[key]!r}, which is no {types[key][0].__name__}" for key in wrong]
-    return kind(**{key: section.get(key) for key in types if key not in wrong})
+def _fit_problems(document: _Document) -> list[str]:
+    """Return what does not fit between task, labels and decision."""
+    task, labels, decision, problems = document.task, document.labels or (), document.decision, list[str]()
+    if task == REGRESSION and len(labels) > 1:
+        problems.append(f"labels has {len(labels):,} names, expected one for task {task}")
+    if decision.temperature is not None and task != SINGLE_LABEL:
+        problems.append(f"decision.temperature has no meaning for task {task}")
+    if decision.thresholds and task != MULTI_LABEL:
+        problems.append(f"decision.thresholds has no meaning for task {task}")
+    elif decision.thresholds and {*decision.thresholds} != {*labels}:
+        problems.append(f"decision.thresholds is for {shown(sorted(decision.thresholds))}, expected one of every label")
+    return problems
 
 
 def _describe(settings: Mapping[str, float] | None) -> str:
     if settings is None:
         return "no adapter"
     return ", ".join(f"{name} {value}" for name, value in sorted(settings.items()))
-
-
-def _is_base(base: object) -> bool:
-    if not isinstance(base, dict) or not _is_table(base.get("tensors"), str):
-        return False
-    return isinstance(base.get("name"), str) and isinstance(base.get("precision", FULL), str)
-
-
-def _is_decision(value: object) -> bool:
-    if not isinstance(value, dict):
-        return False
-    numbers = [value.get("temperature", 1.0), *dict(value.get("thresholds") or {}).values()]
-    return all(type(number) in (int, float) for number in numbers)
-
-
-def _is_names(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _is_table(table: object, kind: type | tuple[type, ...]) -> bool:
-    rows = table.values() if isinstance(table, dict) else [None]
-    return all(isinstance(row, dict) and all(isinstance(v, kind) for v in row.values()) for row in rows)

@@ -84,15 +84,18 @@ def test_report_with_every_field_has_every_key():
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda r: r.pop("verdict"), "report: without verdict"),
-        (lambda r: r.update(more=1), "report: unknown keys more"),
-        (lambda r: r["adapted"].update(accuracy="0.9"), r"report\.adapted\.accuracy: found '0\.9'; expected float"),
-        (lambda r: r["test"].update(fixed=True), r"report\.test\.fixed: found True; expected int"),
-        (lambda r: r["baseline"].update(loss=math.nan), r"report\.baseline\.loss: found nan; expected float"),
-        (lambda r: r["train"].pop("tokens"), r"report\.train: without tokens"),
-        (lambda r: r["confusion"].update(adapted=[[1, None]]), r"report\.confusion\.adapted\[0\]\[1\]: found None"),
-        (lambda r: r.update(changed=[]), r"report\.changed: found \[\]; expected an object"),
-        (lambda r: r["versions"].update(torch=2), r"report\.versions\.torch: found 2; expected str"),
+        (lambda r: r.pop("verdict"), "report: verdict is missing"),
+        (lambda r: r.update(more=1), "report: the content has unknown keys 'more'"),
+        (lambda r: r["adapted"].update(accuracy="0.9"), r"report: adapted\.accuracy is '0\.9', expected a number"),
+        (lambda r: r["test"].update(fixed=True), r"report: test\.fixed is True, expected a whole number"),
+        (lambda r: r["baseline"].update(loss=math.nan), r"report: baseline\.loss is nan, expected a number"),
+        (lambda r: r["train"].pop("tokens"), r"report: train\.tokens is missing"),
+        (
+            lambda r: r["confusion"].update(adapted=[[1, None]]),
+            r"report: confusion\.adapted\[0\]\[1\] is None, expected a whole number",
+        ),
+        (lambda r: r.update(changed=[]), r"report: changed is \[\], expected an object"),
+        (lambda r: r["versions"].update(torch=2), r"report: versions\.torch is 2, expected a text"),
     ],
 )
 def test_report_from_json_names_what_is_wrong(damage, message):
@@ -106,7 +109,7 @@ def test_report_from_json_names_what_is_wrong(damage, message):
 def test_report_read_names_the_file(tmp_path):
     """A file that is no report, and one that is not there."""
     (tmp_path / "report.json").write_text("[1]")
-    with pytest.raises(DataError, match=r"report\.json: found \[1\]; expected an object"):
+    with pytest.raises(DataError, match=r"report\.json: the content is \[1\], expected an object"):
         Report.read(tmp_path / "report.json")
     with pytest.raises(LoraScratchError, match=r"none\.json: can't be read"):
         Report.read(tmp_path / "none.json")

@@ -1,6 +1,7 @@
 """lora_scratch/serialization/provenance.py: what is read is checked, all of it at once, and nothing is lost."""
 
 import json
+import re
 
 import pytest
 from support.families import tiny
@@ -16,13 +17,14 @@ NOTES = {
     "training": {"precision": "bf16", "seed": 3, "learning_rate": 1},
     "of another tool": {"a": [1, None]},
 }
+SETTINGS = {"rank": 4, "alpha": 6.0, "scaling": 1.5}
 CORE = {
     "format": 1,
-    "adapter_sha256": "ab",
-    "base": {"name": "tiny/base", "tensors": {"q.weight": {"float32": "cd"}}},
+    "adapter_sha256": "ab" * 32,
+    "base": {"name": "tiny/base", "tensors": {"q.weight": {"float32": "cd" * 32}}},
     "config": {"head_modules": ["classifier"]},
     "seed": 5,
-    "modules": {"q": {"rank": 4, "alpha": 6.0, "scaling": 1.5}},
+    "modules": {"q": SETTINGS},
 }
 
 
@@ -62,27 +64,57 @@ def test_what_may_be_absent_is_absent():
 @pytest.mark.parametrize(
     ("entry", "value", "message"),
     [
-        ("format", 2, "format is not 1"),
-        ("labels", ["yes", "yes"], "labels is not a list of different names"),
-        ("labels", "yes", "labels is not a list of different names"),
-        ("labels", ["yes", 1], "labels is not a list of different names"),
-        ("labels", ["yes", ["no"]], "labels is not a list of different names"),
-        ("data", 3, "data is 3, which is no object"),
-        ("data", {"max_tokens": "9"}, "data.max_tokens is '9', which is no int"),
-        ("data", {"max_tokens": True}, "data.max_tokens is True, which is no int"),
-        ("data", {"max_tokens": 0}, "data.max_tokens is 0, expected at least 1"),
-        ("training", {"precision": 16}, "training.precision is 16, which is no str"),
-        ("base", {"name": "x", "tensors": {"w": {"float32": 1}}}, "base is not name, precision and tensors of the base"),
-        ("base", {"name": "x", "precision": None, "tensors": {}}, "base is not name, precision and tensors of the base"),
-        ("modules", {"q": {"rank": "4"}}, "modules is not the settings of each module"),
-        ("command", ["train"], "command is not a text"),
+        ("format", 2, "format is 2, expected a number from 1 to 1"),
+        ("adapter_sha256", "AB", "adapter_sha256 is 'AB', expected a SHA-256 in hex"),
+        ("labels", ["yes", "yes"], "labels is ['yes', 'yes'], expected different names"),
+        ("labels", "yes", "labels is 'yes', expected a list"),
+        ("labels", ["yes", 1], "labels[1] is 1, expected a text"),
+        ("labels", ["yes", ["no"]], "labels[1] is ['no'], expected a text"),
+        ("seed", 2**63, f"seed is {2**63}, expected a number from {-(2**63):,} to {2**63 - 1:,}"),
+        ("data", 3, "data is 3, expected an object"),
+        ("data", {"dataset": "a\0b"}, "data.dataset is 'a\\x00b', expected a text without NUL"),
+        ("data", {"max_tokens": "9"}, "data.max_tokens is '9', expected a whole number"),
+        ("data", {"max_tokens": True}, "data.max_tokens is True, expected a whole number"),
+        ("data", {"max_tokens": 0}, "data.max_tokens is 0, expected a number from 1 to 2,147,483,647"),
+        ("data", {"max_tokens": 2**40}, f"data.max_tokens is {2**40}, expected a number from 1 to 2,147,483,647"),
+        ("training", {"precision": 16}, "training.precision is 16, expected a text"),
+        ("training", {"precision": "int8"}, "training.precision is 'int8', expected auto or fp32 or bf16 or fp16"),
+        ("training", {"seed": -1}, f"training.seed is -1, expected a number from 0 to {2**63 - 1:,}"),
+        ("base", {"name": "x", "tensors": {"w": {"float32": 1}}}, "base.tensors.w.float32 is 1, expected a text"),
+        ("base", {"name": "x", "precision": None, "tensors": {}}, "base.precision is None, expected a text"),
+        ("base", {"name": "x", "precision": "save", "tensors": {}}, "base.precision is 'save', expected full or nf4"),
+        ("base", {"tensors": {}}, "base.name is missing"),
+        ("config", {"head_modules": "x"}, "config.head_modules is 'x', expected a list"),
+        ("modules", {"q": {**SETTINGS, "rank": "4"}}, "modules.q.rank is '4', expected a whole number"),
+        ("modules", {"q": {**SETTINGS, "rank": 0}}, "modules.q.rank is 0, expected a number from 1 to 2,147,483,647"),
+        ("modules", {"q": {**SETTINGS, "scaling": 0}}, "modules.q.scaling is 0, expected a number above 0"),
+        ("command", ["train"], "command is ['train'], expected a text"),
+        ("task", ["x"], "task is ['x'], expected a text"),
+        ("decision", {"temperature": 0}, "decision.temperature is 0, expected a number from 1e-06 to 1,000,000.0"),
+        ("decision", {"thresholds": {"a": 0.5}}, "decision.thresholds has no meaning for task single_label"),
     ],
 )
-def test_an_entry_of_another_type_is_refused_by_name(entry, value, message):
+def test_an_entry_of_another_type_or_range_is_refused_by_name(entry, value, message):
     """Also where the digest says that it was written so."""
     with pytest.raises(AdapterFileError) as caught:
         Provenance.from_json(sealed({**CORE, entry: value}))
     assert caught.value.problems == (message,)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "decision", "message"),
+    [
+        ("regression", ["a", "b"], {}, "labels has 2 names, expected one for task regression"),
+        ("regression", ["a"], {"temperature": 2.0}, "decision.temperature has no meaning for task regression"),
+        ("multi_label", ["a", "b"], {"thresholds": {"a": 0.5}}, "decision.thresholds is for ['a'], expected one of every"),
+        ("multi_label", ["a"], {"thresholds": {"a": 1.5}}, "decision.thresholds.a is 1.5, expected a number from 0 to 1"),
+        ("multi_label", ["a"], {"thresholds": {"x": 0.5}}, "decision.thresholds is for ['x'], expected one of every label"),
+    ],
+)
+def test_a_decision_that_does_not_fit_the_task_is_refused(task, labels, decision, message):
+    """A threshold of an unknown label would be passed over, and one that is missing would be taken for a half."""
+    with pytest.raises(AdapterFileError, match=re.escape(message)):
+        Provenance.from_json(sealed({**CORE, "task": task, "labels": labels, "decision": decision}))
 
 
 def test_all_problems_are_one_error():
@@ -91,16 +123,18 @@ def test_all_problems_are_one_error():
         Provenance.from_json({**CORE, "seed": "x", "labels": [1], "data": {"dataset": 1, "max_tokens": 2.5}})
     assert [problem.split()[0] for problem in caught.value.problems] == [
         "seed",
-        "labels",
-        "provenance_sha256",
+        "labels[0]",
         "data.dataset",
         "data.max_tokens",
+        "provenance_sha256",
     ]
 
 
 def test_notes_that_could_not_be_read_again_are_not_written(tmp_path):
     """Refused before the folder is touched."""
     model = inject(tiny("distilbert"), LoRAConfig(rank=4))
-    with pytest.raises(AdapterFileError, match="notes for save_adapter: labels is not a list of different names"):
+    with pytest.raises(
+        AdapterFileError, match=r"notes for save_adapter: labels is \['yes', 'yes'\], expected different names"
+    ):
         save_adapter(model, tmp_path / "adapter", notes={"labels": ["yes", "yes"]})
     assert list(tmp_path.iterdir()) == []
