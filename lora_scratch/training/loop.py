@@ -22,13 +22,11 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
-from ..adapter import check_trainable, is_adapted
-from ..adapter.state import adapter_state
+from ..adapter import check_trainable
 from ..data import Batch, Encoded, plan_batches, shard_batch
-from ..errors import ConfigError, LoraScratchError, TrainingError
+from ..errors import LoraScratchError
 from ..evaluation import Predictor
 from ..model.forward import forward_path
 from ..model.path import ForwardPath
@@ -37,10 +35,10 @@ from ..runtime.device import resolve_device, use_device
 from ..runtime.distributed import is_main, rank, world_size
 from ..runtime.memory import peak_bytes, trim_heap
 from ..runtime.precision import resolve_precision
-from ..runtime.ranks import check_same_settings, check_same_tensors
 from ..runtime.seeds import named_seed, seed_everything
 from ..tasks import Metrics, Task, task_of
 from .checkpoint import Checkpoints, share_state
+from .checks import check_processes, check_rows
 from .config import AUTO, LOADED, TrainingConfig
 from .dynamics import Dynamics
 from .interrupt import StopRequest, stop_request
@@ -98,8 +96,7 @@ def train(
 ) -> TrainResult:
     """Train the tensors of `model` that require a gradient. At the end it holds the best ones.
 
-    The best ones have the best validation score (`best_by`, or the task's headline), and among equals
-    the lowest loss.
+    They have the best validation score (`best_by`, or the task's headline), of equal ones the lowest loss.
 
     Args:
         task: what is predicted; that of the model if None. The class weights and the label smoothing
@@ -111,46 +108,29 @@ def train(
     Raises:
         Interrupted: a signal asked to stop, after saving; only with `checkpoints`.
         CheckpointError: the last checkpoint is damaged, or of a model that trains other tensors.
-        ConfigError: class weights or a score that the task does not have.
+        ConfigError: the task has no such class weights or score.
         TrainingError: nothing to train, an adapter that does not move, frozen weights that do, or
             losses that stay infinite.
     """
     check_trainable(model)
-    if not len(train_set) or not len(validation):
-        problem = f"{len(train_set)} training and {len(validation)} validation rows"
-        raise TrainingError(problem, expected="at least one of each")
+    check_rows(train_set, validation)
     task = training_task(task or task_of(model), config, train_set.labels)
     check_best_by(config.best_by, task, validation.labels)
     seed_everything(config.seed)
     precision = family_precision(model, resolve_precision(config.precision, resolve_device(config.device)))
     use_device(precision.device)
-    _check_processes(model, config, precision.name, training=train_set, validation=validation)
+    check_processes(model, config, precision.name, training=train_set, validation=validation)
     model.to(precision.device)
     saved = share_state(checkpoints.load() if is_main() else None) if checkpoints else None
     listening = stop_request() if checkpoints else nullcontext(StopRequest())
     chosen = (saved or {}).get("path")
-    path_context = forward_path(model, precision, plain=config.plain, choices=chosen)
-    with path_context as path, listening as stop:
+    with forward_path(model, precision, plain=config.plain, choices=chosen) as path, listening as stop:
         predictor = Predictor(model, precision, pad_token_id, plain=config.plain)
         own_log = (log if is_main() else None) or MetricsLog()
         loop = _Loop(model, train_set, validation, config, task, predictor, path, own_log)
         loop.on_best = (on_best if is_main() else None) or (lambda _: None)
         loop.resume(saved, checkpoints, stop)
         return loop.run(show_progress=show_progress and is_main())
-
-
-def _check_processes(model: nn.Module, config: TrainingConfig, dtype: str, **rows: Encoded) -> None:
-    if config.batch_size < world_size():
-        problem = f"a batch of {config.batch_size} rows for {world_size()} processes"
-        raise ConfigError(problem, where="--batch_size", expected=f"at least {world_size()}")
-    flags = asdict(config) | (asdict(adapter_state(model).config) if is_adapted(model) else {})
-    settings: dict[str, Any] = {f"--{name}": value for name, value in flags.items()}
-    settings |= {"the compute dtype": dtype, "torch": torch.__version__}
-    check_same_settings(settings)
-    for name, split in rows.items():
-        tensors = {"tokens": split.tokens, "offsets": split.offsets, "labels": split.labels}
-        check_same_tensors(f"the {name} rows", tensors)
-    check_same_tensors("the model", model.state_dict())
 
 
 @dataclass

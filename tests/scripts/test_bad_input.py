@@ -258,7 +258,7 @@ NO_PATHS = {
 }
 NO_PATHS |= {"head_start", "init", "label_column", "measures", "module", "only", "part", "precision", "preset", "push"}
 NO_PATHS |= {"repository", "schedule", "split", "targets", "text", "text_column", "texts", "trainable", "variant"}
-NO_PATHS |= {"labels", "pair", "pair_column", "prefix", "task"}
+NO_PATHS |= {"labels", "pair", "pair_column", "prefix", "task", "tasks"}
 
 
 def is_path(flag):
