@@ -21,7 +21,7 @@ import math
 from pathlib import Path
 
 from lora_scratch.adapter import dequantize_base
-from lora_scratch.deploy.formats import FORMATS, check_format, write_plain
+from lora_scratch.deploy.formats import FORMATS, check_format, input_names, write_plain
 from lora_scratch.deploy.merge_check import DTYPES, TOLERANCES, MergeCheck, merge_check_rows, merge_if_equal
 from lora_scratch.deploy.split import save_split
 from lora_scratch.evaluation import Table, aligned_table
@@ -44,8 +44,8 @@ from lora_scratch.runtime.device import resolve_device
 RECORD = "merge.json"
 READERS = {
     "transformers": "AutoModelForSequenceClassification.from_pretrained loads it",
-    "program": "torch.export.load('model.pt2').module()(input_ids, attention_mask) gives its logits",
-    "onnx": "onnxruntime.InferenceSession('model.onnx').run(None, {'input_ids': i, 'attention_mask': m}) gives its logits",
+    "program": "torch.export.load('model.pt2').module()({names}) gives its logits",
+    "onnx": "onnxruntime.InferenceSession('model.onnx').run(None, {{...}}), by name {names}, gives its logits",
 }
 
 
@@ -69,10 +69,16 @@ def merge(options: argparse.Namespace) -> None:
     check = merge_if_equal(saved, rows=rows, source=source, dtype=options.dtype, tolerance=tolerance, device=device)
     print(table(check))
     check.check()
+    pairs, decision = saved.provenance.data.pair_column is not None, saved.task.settings()
     with new_folder(place) as folder:
-        write_plain(saved.base, folder, form=options.format, tolerance=TOLERANCES[options.dtype])
-        write_json(folder / RECORD, check.as_json())
-    print(f"\n{place}: {READERS[options.format]}")
+        write_plain(saved.base, folder, form=options.format, tolerance=TOLERANCES[options.dtype], pairs=pairs)
+        write_json(folder / RECORD, {**check.as_json(), "task": saved.task.name, "decision": decision})
+    names = ", ".join(input_names(saved.base, pairs=pairs))
+    print(f"\n{place}: {READERS[options.format].format(names=names)}")
+    if thresholds := decision.get("thresholds"):
+        print(
+            f"a label applies above its threshold, of {len(thresholds)} in {RECORD}; a pipeline of transformers knows none"
+        )
 
 
 def split(options: argparse.Namespace) -> None:
@@ -170,12 +176,13 @@ def table(check: MergeCheck) -> str:
     ]
     header = ["module", "|dW|/|W|", "survived", "error", "unchanged"]
     logits = check.logits
-    words = (
-        f"{check.dtype}: logits not compared (--no_rows)"
-        if logits is None
-        else f"{check.dtype}, {logits.rows:,} rows of {logits.source}: largest logit error {logits.error:.1e} of their rms "
-        f"(tolerance {check.tolerance:.1e}), {logits.flips:,} labels flip"
-    )
+    words = f"{check.dtype}: logits not compared (--no_rows)"
+    if logits is not None:
+        words = (
+            f"{check.dtype}, {logits.rows:,} rows of {logits.source}: largest logit error {logits.error:.1e} of their rms "
+            f"(tolerance {check.tolerance:.1e})"
+        )
+        words += "" if logits.flips is None else f", {logits.flips:,} rows get other labels"
     return f"{aligned_table(Table(header, rows))}\n\n{words}"
 
 

@@ -103,9 +103,11 @@ def judge(baseline: Metrics, adapted: Metrics, word: str, change: Interval, cons
         f"{name} {baseline.headline:.4f} -> {adapted.headline:.4f} on {baseline.n:,} rows, "
         f"a change of {change.value:+.4f} ({CONFIDENCE:.0%} interval {change.low:+.4f} to {change.high:+.4f})."
     )
-    if (word == BETTER and change.high < 0) or (word == WORSE and change.low > 0):
-        claim = f"The paired test says {word}, and the {name} says the opposite: no difference is shown"
+    if word == BETTER and change.high < 0:
+        claim = f"No difference is shown: the paired test says {word}, but the {name} became worse"
         return Verdict(NOT_SHOWN, f"{claim}: {figures}")
+    if word == WORSE and change.low > 0:
+        return Verdict(WORSE, f"{CLAIMS[WORSE]} in the paired test, though its {name} is higher: {figures}")
     if word == BETTER and constant is not None and constant.word != BETTER:
         claim = f"The adapted model is not shown to be better than an answer that reads no text, {constant.answer}"
         return Verdict(NOT_SHOWN, f"{claim} ({name} {constant.metrics.headline:.4f}): {figures}")

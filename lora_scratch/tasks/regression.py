@@ -18,6 +18,8 @@ from .linear import Linear, fit_ridge
 from .metrics import Metrics, check_rows
 from .task import Task
 
+CONSTANT = 1e-24  # a variance of less, relative to the squares, is rounding: the values are equal
+
 
 @dataclass(frozen=True, kw_only=True)
 class RegressionMetrics(Metrics):
@@ -182,9 +184,8 @@ def _ranks(values: Tensor) -> Tensor:
 
 
 def _correlation(x: Tensor, y: Tensor) -> float:
-    x, y = x - x.mean(), y - y.mean()
-    norm = (x.square().sum() * y.square().sum()).sqrt()
-    return (x @ y / norm).item() if norm > 0 else 0.0
+    counts = np.ones((1, len(x)))
+    return float(_weighted_correlation(counts, x.numpy(), y.numpy())[0])
 
 
 def _redrawn(answers: Sequence[Tensor], truth: Tensor) -> dict[str, Array]:
@@ -206,12 +207,16 @@ def _scores_of_resamples(answers: Array, truth: Array) -> dict[str, Array]:
 
 
 def _weighted_correlation(counts: Array, x: Array, y: Array) -> Array:
-    """Return Pearson's correlation of every resample. Shape: counts (r, n); x, y (n,) or (r, n)."""
+    """Return Pearson's correlation of every resample; 0 where one side is constant.
+
+    Shape: counts (r, n); x, y (n,) or (r, n).
+    """
     n = counts.sum(1, keepdims=True)
+    smallest = [CONSTANT * (counts * z**2).sum(1) for z in (x, y)]  # (r,) each
     x, y = (z - (counts * z).sum(1, keepdims=True) / n for z in (x, y))  # (r, n)
     xy, xx, yy = ((counts * a * b).sum(1) for a, b in ((x, y), (x, x), (y, y)))
-    norm = np.sqrt(xx * yy)
-    return np.where(norm > 0, xy / np.where(norm > 0, norm, 1), 0.0)
+    varied = (xx > smallest[0]) & (yy > smallest[1])
+    return np.where(varied, xy / np.sqrt(np.where(varied, xx * yy, 1)), 0.0)
 
 
 def _resampled_ranks(counts: Array, values: Array) -> Array:

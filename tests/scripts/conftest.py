@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.command_line import call, train_arguments
 from support.folders import save_base, save_rows
+from support.task_jobs import MULTI_LABEL, NUMBER, PAIR, save_bert_base, train_task
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,11 @@ def job(tmp_path_factory) -> Job:
     made = Job(save_base(place / "base", labels=("negative", "positive")), save_rows(place / "data"), place / "run")
     assert call(train, *train_arguments(made.base, made.data, made.run)) == 0
     return made
+
+
+@pytest.fixture(scope="session")
+def task_adapters(tmp_path_factory) -> dict[str, Path]:
+    """A trained adapter folder of every kind of task_jobs.py, on one base."""
+    place = tmp_path_factory.mktemp("tasks")
+    base = save_bert_base(place / "base")
+    return {kind: train_task(place / kind, base, kind) for kind in (MULTI_LABEL, NUMBER, PAIR)}

@@ -72,7 +72,7 @@ def test_above_the_tolerance_nothing_is_written(job, tmp_path, capsys):
     captured = capsys.readouterr()
     assert Q0 in captured.out
     assert re.search(
-        r"error: merged in bfloat16: a logit is off by \d\.\de-0\d of their rms, and \d+ of 24 labels flip; "
+        r"error: merged in bfloat16: a logit is off by \d\.\de-0\d of their rms, and \d+ of 24 rows get other labels; "
         r"expected at most 1\.0e-06; use a wider --dtype",
         captured.err,
     )
@@ -90,7 +90,7 @@ def test_a_merge_gone_wrong_is_refused_with_the_labels_that_flip(job, tmp_path, 
     merge = gate.merge_and_remove
     monkeypatch.setattr(gate, "merge_and_remove", wrongly)
     assert call(export, "merge", job.adapter, "--output", tmp_path / "plain") == 1
-    flips = re.search(r"and (\d+) of 24 labels flip", capsys.readouterr().err)
+    flips = re.search(r"and (\d+) of 24 rows get other labels", capsys.readouterr().err)
     assert int(flips[1]) > 0
     assert list(tmp_path.iterdir()) == []
 
