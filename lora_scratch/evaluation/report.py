@@ -169,7 +169,7 @@ class Report:
     @classmethod
     def read(cls, path: Path) -> Report:
         """Read a report.json. A LoraScratchError says if it is absent, damaged or not a report."""
-        return cls.from_json(read_json(path), where=str(path))
+        return cls.from_json(read_json(path, most_bytes=2**28, most_values=2**25), where=str(path))
 
 
 def _calibration(task: Task, baseline: Tensor, adapted: Tensor, labels: Tensor) -> Calibrations | None:

@@ -7,6 +7,7 @@ import reprlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -99,7 +100,7 @@ class JsonReader:
             return self._one_kind_of(arguments, value, place)
         if is_dataclass(kind) and isinstance(value, dict):
             return self._object(_chosen(kind, value), value, place)
-        if origin in (list, tuple) and isinstance(value, list):
+        if origin in (list, tuple) and isinstance(value, list | tuple):
             items = self._items(arguments[0], ((f"{place}[{i}]", item) for i, item in enumerate(value)))
             return items if origin is list else tuple(items)
         if origin in (dict, Mapping) and isinstance(value, dict):
@@ -141,7 +142,7 @@ class JsonReader:
         return results
 
     def _object(self, kind: Any, value: dict[str, Any], place: str) -> Any:
-        count, types = len(self.problems), get_type_hints(kind, include_extras=True)
+        count, types = len(self.problems), _types(kind)
         known = [entry.name for entry in fields(kind)]
         if (unknown := sorted(value.keys() - set(known))) and not self.allow_unknown:
             listed = ", ".join(map(shown, unknown[:LISTED]))
@@ -151,6 +152,11 @@ class JsonReader:
         there = [name for name in known if name in value]
         values = {name: self.read(types[name], value[name], _joined(place, name)) for name in there}
         return kind(**values) if len(self.problems) == count else None
+
+
+@cache
+def _types(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
 
 
 def _joined(place: str, name: str) -> str:

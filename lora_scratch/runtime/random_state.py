@@ -8,10 +8,37 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from .json_types import Bound, JsonReader, between, one_of
+
+WORDS = 624  # of the Mersenne twister
+Word = Annotated[int, between(0, 2**32 - 1)]
+Words = Annotated[list[Word], Bound(f"{WORDS} words", lambda key: len(key) == WORDS)]
+Position = Annotated[int, between(0, WORDS)]  # NumPy does not check it, and reads there
+
+
+@dataclass(frozen=True)
+class _Twister:
+    """The words of NumPy's generator."""
+
+    key: Words
+    pos: Position
+
+
+@dataclass(frozen=True)
+class _Numpy:
+    """The state of NumPy's generator."""
+
+    bit_generator: Annotated[str, one_of(("MT19937",))]
+    state: _Twister
+    has_gauss: Annotated[int, between(0, 1)]
+    gauss: float
 
 
 def random_state() -> dict[str, Any]:
@@ -25,6 +52,39 @@ def random_state() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": {**numpy_state, "state": words},
     }
+
+
+def random_state_fault(state: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a state from a file, or None."""
+    reader = JsonReader()
+    reader.read(_Numpy, state.get("numpy"), "numpy")
+    python = reader.read(list[Any], state.get("python"), "python")
+    if python is not None and len(python) == 3:
+        reader.read(Annotated[int, between(3, 3)], python[0], "python[0]")
+        words = reader.read(list[Word], python[1], "python[1]") or [WORDS]
+        reader.read(Position, words[-1], "python[1][-1]")
+        reader.read(float | None, python[2], "python[2]")
+    fitting = python is not None and len(python) == 3 and isinstance(python[1], list | tuple)
+    if not fitting or len(python[1]) != WORDS + 1:
+        reader.problems.append(f"python is no state of {WORDS + 1} words")
+    reader.problems += [f"{name} is no state" for name in ("torch",) if not _is_state(state.get(name))]
+    reader.problems += [f"{name} is no state" for name in state if name.startswith("cuda.") and not _is_bytes(state[name])]
+    return "; ".join(reader.problems) or None
+
+
+def _is_bytes(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dtype is torch.uint8 and value.dim() == 1
+
+
+def _is_state(value: object) -> bool:
+    """Return whether torch's CPU generator takes this state: a generator of its own tries it."""
+    if not (isinstance(value, Tensor) and _is_bytes(value)):
+        return False
+    try:
+        torch.Generator().set_state(value)
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:

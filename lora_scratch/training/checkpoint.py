@@ -15,15 +15,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..errors import CheckpointError
-from ..runtime.atomic import new_folder, remove_folder, remove_leftovers, write_bytes, write_json
+from ..errors import CheckpointError, LoraScratchError
+from ..runtime.atomic import new_folder, read_json, remove_folder, remove_leftovers, write_bytes, write_json
 from ..runtime.distributed import broadcast, world_size
+from ..runtime.json_types import between, from_json
 from ..runtime.tensor_files import header_fault
 
 TENSORS, VALUES = "tensors.safetensors", "values.json"
@@ -95,24 +96,53 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: a file is missing or damaged.
     """
-    where = str(path)
     try:
-        if fault := header_fault(path / TENSORS):
-            raise CheckpointError(f"is no checkpoint ({fault})", where=where, remedy=_REMEDY)
-        content, written = (path / TENSORS).read_bytes(), json.loads((path / VALUES).read_bytes())
-        if written["format"] != FORMAT:
-            problem = f"has format {written['format']!r}"
-            raise CheckpointError(problem, where=where, expected=f"format {FORMAT}")
-        if _digests(content, written["values"]) != written["sha256"]:
-            raise CheckpointError("is not what was written (SHA-256)", where=where, remedy=_REMEDY)
-        return {**load(content), **written["values"]}
-    except CheckpointError:
-        raise
+        record = _read_record(path / VALUES)
+        content = _read_tensors(path / TENSORS)
+        if _digests(content, record.values) != record.sha256:
+            raise _no_checkpoint(path, "is not what was written (SHA-256)")
+        tensors = load(content)
     except OSError as error:
-        message = f"can't be read ({error.strerror})"
-        raise CheckpointError(message, where=where, remedy=_REMEDY) from error
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"is no checkpoint ({error})", where=where, remedy=_REMEDY) from error
+        raise _no_checkpoint(path, f"can't be read ({error.strerror})") from error
+    except (ValueError, KeyError, OverflowError, SafetensorError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise _no_checkpoint(path, f"is no checkpoint ({error})") from error
+    if twice := tensors.keys() & record.values.keys():
+        raise _no_checkpoint(path, f"is no checkpoint ({min(twice)} is there twice)")
+    return {**tensors, **record.values}
+
+
+@dataclass(frozen=True)
+class _Record:
+    """values.json."""
+
+    format: Annotated[int, between(FORMAT, FORMAT)]
+    sha256: dict[str, str]
+    values: dict[str, Any]
+
+
+def _read_record(path: Path) -> _Record:
+    try:
+        record: _Record = from_json(_Record, read_json(path), where=path.name)
+    except LoraScratchError as error:
+        is_absent = isinstance(error.__cause__, OSError)
+        problem = error.found if is_absent else f"is no checkpoint ({path.name}: {error.found})"
+        raise _no_checkpoint(path.parent, problem) from error
+    return record
+
+
+def _read_tensors(path: Path) -> bytes:
+    """Return the bytes, if it is a file whose header fits it. Raises CheckpointError, or OSError."""
+    if path.exists() and not path.is_file():  # reading a pipe would never end
+        raise _no_checkpoint(path.parent, f"is no checkpoint ({path.name} is no regular file)")
+    if fault := header_fault(path):
+        raise _no_checkpoint(path.parent, f"is no checkpoint ({fault})")
+    return path.read_bytes()
+
+
+def _no_checkpoint(path: Path, problem: str) -> CheckpointError:
+    return CheckpointError(problem, where=str(path), remedy=_REMEDY)
 
 
 def share_state(state: Mapping[str, Any] | None) -> dict[str, Any] | None:

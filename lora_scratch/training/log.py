@@ -59,7 +59,7 @@ class MetricsLog:
             return
         with file_errors(self.path, "can't be cut"), open_own(self.path, "a+b") as file:
             file.seek(0)
-            content = file.read(position)
+            content = file.read(min(position, os.fstat(file.fileno()).st_size))
             self.events, whole = _events(content)
             file.truncate(whole)
         if missing := position - whole:

@@ -49,6 +49,7 @@ from .probe_init import fit_head
 from .recorder import Recorder
 from .saver import Saver
 from .state import COUNTERS, TrainingState
+from .state_check import check_choices
 from .step import Stepper
 
 State = Mapping[str, Any] | None  # of a checkpoint
@@ -123,7 +124,7 @@ def train(
     model.to(precision.device)
     saved = share_state(checkpoints.load() if is_main() else None) if checkpoints else None
     listening = stop_request() if checkpoints else nullcontext(StopRequest())
-    chosen = (saved or {}).get("path")
+    chosen = check_choices(saved or {})
     with forward_path(model, precision, plain=config.plain, choices=chosen) as path, listening as stop:
         predictor = Predictor(model, precision, pad_token_id, plain=config.plain)
         own_log = (log if is_main() else None) or MetricsLog()

@@ -18,10 +18,11 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import CheckpointError
 from ..layers import AdapterLayer
-from ..runtime.random_state import random_state, set_random_state
+from ..runtime.random_state import random_state, random_state_fault, set_random_state
 from ..tasks import Metrics
 from .log import MetricsLog
 from .objective import quality
+from .state_check import check_moments, check_tensors, check_values
 from .step import Stepper
 
 POSITION = ("epoch", "stale")
@@ -75,20 +76,37 @@ class TrainingState:
         """Load `state` into a model as it was before its training.
 
         Raises:
-            CheckpointError: the model trains other tensors, which are listed; nothing is changed.
+            CheckpointError: the model trains other tensors, or values are out of their range; all are
+                listed, and nothing is changed.
         """
         tensors, present = _under("model", state), changing_tensors(self.model)
-        _check_same(tensors, present)
+        best, trained = _under("best_tensors", state), _trained(self.model)
+        self._check(state, present, trained)
         for name, tensor in present.items():
             tensor.copy_(tensors[name])
         self.stepper.load_state_dict(_under("stepper", state))
         for name in (*POSITION, *COUNTERS):
             setattr(self, name, state[name])
         self.best = None if state["best"] is None else self.stepper.task.metrics_type(**state["best"])
-        best = _under("best_tensors", state)
         self.best_tensors = {name: tensor.to(present[name].device) for name, tensor in best.items()}
         self.log.rewind(state["log_bytes"])
         set_random_state(_under("random", state))
+
+    def _check(self, state: Mapping[str, Any], present: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:
+        stepper, config = self.stepper, self.stepper.config
+        check_tensors(_under("model", state), present, part="model")
+        check_values(
+            state,
+            _under("stepper", state),
+            metrics=stepper.task.metrics_type,
+            steps=stepper.total_steps,
+            epochs=config.epochs,
+            scales=stepper.scaler.is_enabled(),
+        )
+        check_tensors(_under("best_tensors", state), {} if state["best"] is None else trained, part="best tensors")
+        check_moments(_under("stepper", state), trained)
+        if fault := random_state_fault(_under("random", state)):
+            raise CheckpointError(fault, where="checkpoint, random numbers", expected="states of the generators")
 
 
 def changing_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -104,20 +122,6 @@ def changing_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _check_same(saved: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
-    problems = [f"{name} is not in it" for name in present if name not in saved]
-    problems += [f"{name} is not trained here" for name in sorted(saved) if name not in present]
-    problems += [
-        f"{name} has shape {tuple(saved[name].shape)}, here {tuple(tensor.shape)}"
-        for name, tensor in present.items()
-        if name in saved and saved[name].shape != tensor.shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        problem, expected = "; ".join(problems[:5]) + more, "the tensors that this model trains"
-        raise CheckpointError(problem, where="checkpoint", expected=expected)
 
 
 def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
