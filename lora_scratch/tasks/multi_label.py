@@ -97,7 +97,10 @@ class MultiLabel(Task):
     def label_rows(self, logits: Tensor, labels: Tensor) -> list[LabelRow]:
         """Return precision, recall and F1 of every label. Shape: (n, C), (n, C) -> C rows."""
         self._check(logits, labels)
-        return label_rows(labels.long(), self.decide(logits).long(), self.labels)
+        truth, answers = labels.long(), self.decide(logits).long()
+        if len(self.labels) == 1:  # for scikit-learn one column is two classes
+            return label_rows(truth[:, 0], answers[:, 0], self.labels, labels=[1])
+        return label_rows(truth, answers, self.labels)
 
     def label_tests(self, before: Tensor, after: Tensor, labels: Tensor) -> list[McNemar]:
         """Return McNemar's test of every label: applies or not."""

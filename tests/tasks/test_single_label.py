@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, matthews_corrcoef
 
 from lora_scratch.errors import DataError
 from lora_scratch.tasks import confusion, measure, per_class
@@ -47,7 +47,16 @@ def test_measure_equals_scikit_learn_on_random_cases(n, classes, seed):
     assert found.accuracy == pytest.approx(accuracy_score(labels, predicted))
     assert found.macro_f1 == pytest.approx(f1_score(labels, predicted, labels=every, average="macro", zero_division=0))
     assert found.loss == pytest.approx(log_loss(labels, logits.double().softmax(-1).numpy(), labels=every), abs=1e-9)
+    if len(set(predicted)) > 1 and len(set(labels.tolist())) > 1:
+        assert found.matthews == pytest.approx(matthews_corrcoef(labels, predicted))
+    assert found.f1 == (pytest.approx(f1_score(labels, predicted, zero_division=0)) if classes == 2 else None)
     assert confusion(logits, labels).numpy().tolist() == confusion_matrix(labels, predicted, labels=every).tolist()
+
+
+def test_matthews_of_answers_that_are_all_alike_is_zero_without_a_warning(recwarn):
+    """As of a model that says one label to every row."""
+    assert measure(torch.tensor([[1.0, 0.0]]).repeat(4, 1), torch.tensor([0, 1, 0, 0])).matthews == 0
+    assert not recwarn.list
 
 
 def test_measure_of_large_logits_stays_finite():
