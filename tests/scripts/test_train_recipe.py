@@ -62,3 +62,27 @@ def test_a_wrong_option_ends_before_the_work(job, tmp_path, capsys, flags, messa
     assert call(train, *train_arguments(job.base, job.data, run), *flags) == 1
     assert message in capsys.readouterr().err
     assert not run.exists()
+
+
+WORDS = ("calm", "loud", "bright", "late", "soft", "early")
+PAIRS = [(a, b) for a in WORDS for b in WORDS]
+KINDS = {
+    "several labels": (lambda a, b: {"text": f"{a} {b}", "label": sorted({a, b} & {"calm", "loud", "late"})}, "multi_label"),
+    "a number of a pair": (lambda a, b: {"text": a, "pair": b, "label": len(a) - len(b) + 0.5}, "regression"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_recipe_serves_every_kind_of_task(job, tmp_path, kind):
+    """The head is fitted by the task's own linear model: logistic for each label, ridge for a number."""
+    row, task = KINDS[kind]
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("train", "validation", "test"):
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row(*pair)) for pair in PAIRS), encoding="utf-8")
+    pair = ["--pair_column", "pair"] if "pair" in row("a", "b") else []
+    arguments = ["--model", job.base, "--dataset", folder, *pair, "--output_dir", tmp_path / "run", "--max_tokens", 16]
+    assert call(train, *arguments, "--epochs", 1) == 0
+    first, *_, last = events(tmp_path / "run")
+    assert (first["event"], first["rows"], last["event"]) == ("head_start", len(PAIRS), "validation")
+    assert json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["task"] == task
