@@ -11,7 +11,7 @@ from ..errors import DataError
 from .records import CHUNK_ROWS, Chunk, InputTable, Text, TextColumns
 from .rows import bad_row
 
-BUFFER_BYTES = 2**20  # of a column that are read at once, not its whole row group
+BUFFER_BYTES = 2**16  # of a column that are read at once, not its whole row group
 
 
 class ParquetTable(InputTable):

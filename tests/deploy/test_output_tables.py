@@ -6,7 +6,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lora_scratch.data.records import Chunk, InputTable, TextColumns
@@ -50,6 +50,7 @@ def written(writer, table, **options):
 
 
 @given(st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=4), st.sampled_from(",\t"))
+@example([("a\rb", "\r"), ("a\r\n", "\n"), ("", ""), ('"', '""\t,')], ",")
 def test_text_table_is_read_again_as_it_was(rows, delimiter):
     """By Python's reader in strict mode; line breaks, quotes and delimiters in cells too."""
     text = written(CsvWriter, Given(rows), delimiter=delimiter).decode()
