@@ -5,9 +5,14 @@ from dataclasses import replace
 from html import unescape
 
 import pytest
+import torch
 from support.command_line import call
+from support.folders import save_base
 
+from lora_scratch.adapter import LoRAConfig, inject
 from lora_scratch.commands import evaluate
+from lora_scratch.runs import open_base
+from lora_scratch.serialization import save_adapter
 
 
 @pytest.mark.parametrize(("requirement", "words"), [("better", ("better",)), ("not_worse", ("better", "not shown"))])
@@ -68,3 +73,22 @@ def test_evaluate_refuses_flags_before_it_opens_anything(capsys, flags, code, me
     """Not even the adapter folder is looked for; a requirement that there is not must not look like one that is not met."""
     assert call(evaluate, "no/such/folder", *flags) == code
     assert message in capsys.readouterr().err
+
+
+def test_an_adapter_that_says_the_commonest_label_to_every_row_is_not_better(tmp_path, capsys):
+    """95 rows of one label, 5 of the other. It beats a base that says the other, and reads no text."""
+    labels, texts = ("good", "bad"), [f"i feel so {'very ' * (row % 5)}happy today" for row in range(100)]
+    base = open_base(str(save_base(tmp_path / "base", labels=("a", "b"))), labels=labels, task="single_label")
+    with torch.no_grad():
+        untrained = base.model(**base.tokenizer(texts[0], return_tensors="pt")).logits.argmax().item()
+    model = inject(base.model, LoRAConfig(rank=2, alpha=3, dropout=0.0))
+    model.classifier.bias.data[1 - untrained] = 50.0
+    columns = {"text_column": "text", "label_column": "label", "max_tokens": 24}
+    notes = {"labels": list(labels), "task": "single_label", "data": columns, "training": {"precision": "fp32", "seed": 0}}
+    folder = save_adapter(model, tmp_path / "adapter", base_model=str(tmp_path / "base"), notes=notes)
+    rows = [f"{text},{labels[1 - untrained if row < 95 else untrained]}" for row, text in enumerate(texts)]
+    (tmp_path / "rare.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    assert call(evaluate, folder, "--dataset", tmp_path / "rare.csv", "--require", "better") == 1
+    said = capsys.readouterr()
+    assert f"reads no text, always '{labels[1 - untrained]}' (accuracy 0.9500)" in " ".join(said.out.split())
+    assert "--require: the verdict is 'not shown'; expected better" in said.err
