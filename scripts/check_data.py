@@ -126,7 +126,9 @@ def of_run(data: DataOptions, options: CheckOptions) -> tuple[DataOptions, Check
     known = {field.name for field in fields(DataOptions)}
     recorded = {name: value for name, value in record.get("DataOptions", {}).items() if name in known}
     rows = DataOptions(**recorded)
-    return replace(rows, dataset=data.dataset or rows.dataset), replace(options, seed=record["TrainingConfig"]["seed"])
+    return replace(rows, dataset=data.dataset or rows.dataset), replace(
+        options, seed=record["TrainingConfig"].get("seed", 0)
+    )
 
 
 def with_model(check: DataCheck, data: DataOptions, options: CheckOptions) -> DataCheck:

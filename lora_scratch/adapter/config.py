@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -61,13 +61,13 @@ class LoRAConfig:
             _require(whole, where, rank, "a whole number from 1")
         alphas = {f"alpha_pattern[{key!r}]": alpha for key, alpha in self.alpha_pattern.items()}
         for where, alpha in {"--alpha": self.alpha, **alphas}.items():
-            _require(0 < alpha < math.inf, where, alpha, "a finite number above 0")
+            _require(_is_number(alpha) and alpha > 0, where, alpha, "a finite number above 0")
         from .expressions import check_expression
 
         for where, patterns in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
             for expression in patterns:
                 check_expression(expression, where=where)
-        _require(0 <= self.dropout < 1, "--dropout", self.dropout, "a number from 0 to below 1")
+        _require(_is_number(self.dropout) and 0 <= self.dropout < 1, "--dropout", self.dropout, "a number from 0 to below 1")
 
     def _check_method(self) -> None:
         own = "for one of your own, `lora-scratch --import` the module that registers it"
@@ -116,6 +116,11 @@ def look_up(patterns: Mapping[str, Value], name: str, default: Value) -> Value:
     from .expressions import matches_end  # with a library that most adapters need not load
 
     return next((value for key, value in patterns.items() if matches_end(key, name)), default)
+
+
+def _is_number(value: object) -> bool:
+    """Return whether the value fits a float: a pattern's may be anything that JSON holds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _require(holds: bool, where: str, value: object, expected: str) -> None:

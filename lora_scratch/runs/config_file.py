@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..errors import ConfigError
 from ..runtime.paths import typed_path
 
 SUFFIXES = (".yaml", ".yml", ".json")
+MOST_LETTERS = 2**16
 
 
 def with_config(arguments: Sequence[str], *parsers: argparse.ArgumentParser) -> list[str]:
@@ -52,19 +54,48 @@ def read_config(path: str) -> dict[str, Any]:
     if place.suffix not in SUFFIXES:
         raise ConfigError(f"found {place.suffix or 'no suffix'}", where=where, expected=", ".join(SUFFIXES))
     try:
-        text = place.read_text(encoding="utf-8")
+        with open(place, encoding="utf-8") as file:
+            text = file.read(MOST_LETTERS + 1)
+        if len(text) > MOST_LETTERS:
+            raise ConfigError(f"is longer than {MOST_LETTERS:,} characters", where=where)
         # JSON is YAML but for tabs, which YAML does not take between words; JSON has none inside them
         text = text.replace("\t", " ") if place.suffix == ".json" else text
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ConfigError("has an alias (*name)", where=where, remedy="write the value out")
         content, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
-        json.dumps(content, default=str)  # refuses what refers to itself
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"can't be read ({error})", where=where) from error
     if not isinstance(content, dict):
         raise ConfigError(f"found {type(content).__name__}", where=where, expected="a mapping of flags to values")
-    names = [key.value for key, _ in node.value]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"{twice[0]} is there twice", where=where)
+    if fault := _twice(node) or _other_kind(content):
+        raise ConfigError(fault, where=where)
     return content
+
+
+def _twice(node: Any) -> str | None:
+    """Return the key that is twice in one mapping, at any depth."""
+    if isinstance(node, yaml.MappingNode):
+        names = [str(key.value) for key, _ in node.value]
+        if twice := [name for name, following in pairwise(sorted(names)) if name == following]:
+            return f"{twice[0]} is there twice"
+    inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+    return next((fault for part in inner if (fault := _twice(part))), None) if isinstance(inner, list) else None
+
+
+def _other_kind(value: Any, place: str = "") -> str | None:
+    """Return where there is a value that no flag takes: a date, bytes, a set, a key that is no text."""
+    if isinstance(value, dict):
+        odd = [key for key in value if not isinstance(key, str)]
+        named = {f"{place}.{key}".strip("."): inner for key, inner in value.items()}
+        faults = [f"the key {odd[0]} is no text"] if odd else [_other_kind(inner, name) for name, inner in named.items()]
+    elif isinstance(value, list):
+        faults = [_other_kind(inner, place) for inner in value]
+    else:
+        plain = value is None or type(value) in (str, bool, int, float)
+        faults = [None if plain else f"{place} is a {type(value).__name__}, expected a text (in quotes), a number, ..."]
+    return next((fault for fault in faults if fault), None)
 
 
 def _words(flag: str, value: Any, path: str) -> Iterator[str]:
@@ -81,4 +112,4 @@ def _words(flag: str, value: Any, path: str) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value, default=str) if isinstance(value, bool | dict) else str(value)
+    return json.dumps(value) if isinstance(value, bool | dict) else str(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, NoReturn, get_origin
 from transformers import HfArgumentParser
 
 from ..errors import ConfigError, printable
+from ..runtime.json_text import parse_json
 from ..runtime.paths import typed_path
 from .config_file import with_config
 from .presets import BASIC, PRESETS
@@ -154,7 +154,7 @@ def _program() -> str:
 
 def _mapping(text: str) -> dict[str, Any]:
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError:
         content = None
     if not isinstance(content, dict):

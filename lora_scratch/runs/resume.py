@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, LoraScratchError, printable
+from ..evaluation.report import Report
+from ..runtime.atomic import read_json
 from ..runtime.distributed import broadcast, is_main
+from ..runtime.json_types import JsonReader, shown
 from ..runtime.paths import typed_path
+from ..serialization.provenance import BaseRecord, DataRecord, TrainingRecord
+from .options import TRAIN_OPTIONS
 
+FOLDERS = ("output_dir", "resume")
 CONFIG, REPORT = "config.json", "report.json"  # the first and the last file that a run writes
 # Entries of config.json that may differ, by the beginning of their name. They change no number, or
 # another entry is compared: digests in place of the path of rows and adapter, the fingerprint in place of a name.
@@ -48,27 +56,67 @@ def recorded_run(folder: str | Path) -> dict[str, Any] | None:
 
 
 def is_finished(folder: str | Path) -> bool:
-    """Return whether the run in `folder` is finished, as the main process sees it."""
-    return broadcast(bytes([(Path(folder) / REPORT).exists()])) == b"\1"
+    """Return whether the run in `folder` has a whole report, as the main process sees it."""
+    return broadcast(bytes([is_main() and has_report(Path(folder))])) == b"\1"
+
+
+def has_report(folder: Path) -> bool:
+    """Return whether report.json can be read as a report: an empty or damaged one has to be written again."""
+    try:
+        Report.read(folder / REPORT)
+    except LoraScratchError:
+        return False
+    return True
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.lexists(path):
         return None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"can't be read ({error})", where=str(path)) from error
+    try:
+        content = read_json(path)
+    except LoraScratchError as error:
+        raise ConfigError(error.found, where=str(path), remedy="name another folder, or start a new run") from error
     if not isinstance(content, dict) or "TrainingConfig" not in content:
         raise ConfigError("is not the record of a run", where=str(path))
+    if problems := _problems(content):
+        expected = "what the command train writes"
+        raise ConfigError("; ".join(problems), where=str(path), expected=expected, remedy="start a new run")
     return content
+
+
+@dataclass(frozen=True)
+class _History:
+    """What becomes part of the adapter's provenance.json."""
+
+    labels: list[str] | None = None
+    task: str | None = None
+    data: DataRecord | None = None
+    training: TrainingRecord | None = None
+    trainable: str | None = None
+    command: str | None = None
+    base: BaseRecord | None = None
+
+
+def _problems(content: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the flags of the run, its folder apart, and with its history."""
+    reader = JsonReader(allow_unknown=True)
+    for kind in TRAIN_OPTIONS:
+        section = content.get(kind.__name__, {})
+        if isinstance(section, dict):  # with other folders than here a relative path means another one
+            section = {name: value for name, value in section.items() if name not in FOLDERS}
+        try:
+            reader.read(kind, section, kind.__name__)
+        except ConfigError as error:
+            reader.problems.append(f"{kind.__name__}: {error}")
+    reader.read(_History, content)
+    return reader.problems
 
 
 def recorded_flags(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Return the value of every flag that the run was started with, its folder apart."""
-    sections = [section for name, section in recorded.items() if name.endswith(("Options", "Config"))]
+    sections = [recorded.get(kind.__name__, {}) for kind in TRAIN_OPTIONS]
     flags = {name: value for section in sections for name, value in section.items()}
-    return {name: value for name, value in flags.items() if name not in ("output_dir", "resume")}
+    return {name: value for name, value in flags.items() if name not in FOLDERS}
 
 
 def check_same_run(recorded: Mapping[str, Any] | None, present: Mapping[str, Any], *, folder: str | Path | None) -> None:
@@ -85,7 +133,7 @@ def check_same_run(recorded: Mapping[str, Any] | None, present: Mapping[str, Any
     here = _flat(json.loads(json.dumps(present)))
     there = _flat({name: recorded.get(name) for name in present})
     differing = {
-        name: f"{_flag(name)} is {here.get(name)!r}, in the run {there.get(name)!r}"
+        name: f"{_flag(name)} is {shown(here.get(name))}, in the run {shown(there.get(name))}"
         for name in {**there, **here}
         if here.get(name) != there.get(name) and not name.startswith(UNCOMPARED)
     }
@@ -106,7 +154,7 @@ def check_same_run(recorded: Mapping[str, Any] | None, present: Mapping[str, Any
             remedy="leave these flags out, or start a new run",
         )
     for clause in differing.values() if is_main() else ():
-        print(f"resume: {clause}", file=sys.stderr)
+        print(printable(f"resume: {clause}"), file=sys.stderr)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

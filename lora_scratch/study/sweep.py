@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..errors import ConfigError, LoraScratchError
-from ..runs.resume import REPORT
+from ..runs.resume import has_report
 from ..runs.run_folder import check_free
 from ..runtime.atomic import read_json, write_json
 
@@ -44,7 +44,7 @@ def check_same_flags(folder: Path, flags: Sequence[str]) -> None:
 
 
 def train_all(script: Path, runs: Mapping[Path, Sequence[str]], *, processes: int) -> None:
-    """Run the script for every run folder without a report, `processes` at a time.
+    """Run the script for every run folder without a whole report, `processes` at a time.
 
     Args:
         runs: the flags by run folder.
@@ -52,7 +52,7 @@ def train_all(script: Path, runs: Mapping[Path, Sequence[str]], *, processes: in
     Raises:
         LoraScratchError: a training failed; the others are stopped, and can be resumed.
     """
-    missing = [place for place in runs if not (place / REPORT).exists()]
+    missing = [place for place in runs if not has_report(place)]
     running: list[Process] = []
     with (
         ThreadPoolExecutor(processes) as pool,

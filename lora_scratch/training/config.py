@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import ConfigError
+from ..runtime.json_text import parse_json
 from ..runtime.options import flag
 from ..runtime.precision import DTYPES
 from .schedule import SCHEDULES
@@ -81,7 +81,7 @@ class TrainingConfig:
         if self.class_weights in (None, BALANCED):
             return self.class_weights
         try:
-            weights = json.loads(str(self.class_weights))
+            weights = parse_json(str(self.class_weights))
         except ValueError:
             weights = None
         if not isinstance(weights, dict):

@@ -18,6 +18,7 @@ rank_pattern: {q_lin: 2}
 linear_probe: true
 schedule: cosine
 """
+BOMB = "a: &a [x]\n" + "\n".join(f"b{i}: &b{i} [{', '.join(['*a' if i == 0 else f'*b{i - 1}'] * 9)}]" for i in range(12))
 
 
 @pytest.fixture
@@ -76,23 +77,33 @@ def test_the_file_is_recorded_among_the_flags(write):
         ("batch size: 4", "there is no flag --batch size; nearest: --batch_size"),
         ("config: other.yaml", "there is no flag --config"),
         ("help: true", "there is no flag --help"),
-        ("4: 4", "there is no flag --4"),
+        ("4: 4", "the key 4 is no text"),
         ("rank:", "--rank has no value; give it one, or leave the key out"),
         ("rank: 4\nrank: 8", "rank is there twice"),
         ("- rank", "found list; expected a mapping of flags to values"),
         ("", "found NoneType"),
         ("rank: [4", "can't be read"),
         ("rank: \udcff", "can't be read"),
-        ("targets: &a [*a]", "can't be read"),
-        ("rank_pattern: &a {q_lin: *a}", "can't be read"),
-        ("rank_pattern: {2020-01-01: 1}", "can't be read"),
+        ("targets: &a [*a]", r"has an alias \(\*name\); write the value out"),
+        ("rank_pattern: &a {q_lin: *a}", "has an alias"),
+        (BOMB, "has an alias"),
+        ("rank_pattern: {2020-01-01: 1}", "the key 2020-01-01 is no text"),
+        ("rank_pattern: {q: 1, q: 2}", "q is there twice"),
+        ("output_dir: 2020-01-01", r"output_dir is a date, expected a text \(in quotes\)"),
+        ("targets: [!!binary aGk=]", "targets is a bytes"),
+        ("targets: !!set {a, b}", "targets is a set"),
+        ("a: !!python/object/apply:os.system [id]", "can't be read"),
+        ("targets: " + "[" * 20_000, "can't be read"),
+        ("rank: " + "9" * 5000, "can't be read"),
+        ("a" * 70_000, "is longer than 65,536 characters"),
     ],
+    ids=lambda text: text[:30],
 )
 def test_what_is_no_flag_is_one_line_that_names_the_file(write, tmp_path, text, message):
     """Typos are never passed over in silence."""
     config = write("")
     (tmp_path / "job.yaml").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(ConfigError, match=rf"^--config .*job.yaml: ({message})") as error:
+    with pytest.raises(ConfigError, match=rf"^--config .*job.yaml: {message}") as error:
         values(config)
     assert "\n" not in str(error.value)
 
