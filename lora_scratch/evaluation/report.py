@@ -123,7 +123,6 @@ class Report:
         before, after = task.measure(baseline, labels), task.measure(adapted, labels)
         found, constant = task.paired(baseline, adapted, labels), against_constant(task, adapted, labels)
         difference = task.intervals(baseline, adapted, labels)
-        settings = task.settings()
         return cls(
             task=task.name,
             baseline=before,
@@ -133,18 +132,14 @@ class Report:
             verdict=judge(before, after, found.word, difference[after.headline_name], constant),
             difference=difference,
             test=PairedTest(task.test_title, found.fixed, found.broken, found.p_value),
-            thresholds=settings.get("thresholds"),
             changed=changed_rows(task, baseline, adapted, labels, texts=texts),
-            calibration=_calibration(task, baseline, adapted, labels),
             lengths=None if lengths is None else length_slices(task, baseline, adapted, labels, lengths),
             parameters=parameters,
             train=train,
             labels=list(task.labels),
-            per_class=class_scores(task, baseline, adapted, labels),
-            confusion=confusions(task, baseline, adapted, labels),
-            points=points(task, baseline, adapted, labels),
             versions=versions(),
             command=command,
+            **_details(task, baseline, adapted, labels),
         )
 
     def make_task(self) -> Task:
@@ -170,6 +165,18 @@ class Report:
     def read(cls, path: Path) -> Report:
         """Read a report.json. A LoraScratchError says if it is absent, damaged or not a report."""
         return cls.from_json(read_json(path, most_bytes=2**28, most_values=2**25), where=str(path))
+
+
+def _details(task: Task, baseline: Tensor, adapted: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Return the fields that do not apply to every task."""
+    logits = (baseline, adapted, labels)
+    return {
+        "thresholds": task.settings().get("thresholds"),
+        "calibration": _calibration(task, *logits),
+        "per_class": class_scores(task, *logits),
+        "confusion": confusions(task, *logits),
+        "points": points(task, *logits),
+    }
 
 
 def _calibration(task: Task, baseline: Tensor, adapted: Tensor, labels: Tensor) -> Calibrations | None:
