@@ -103,7 +103,8 @@ if __name__ == "__main__":
         from lora_scratch.demo import demo_splits, foundation_folder
 
         splits = demo_splits()
-        rows = [(row.text, splits.labels[row.label]) for row in splits.train + splits.test]
+        shown = splits.train + splits.test
+        rows = [(row.text, splits.labels[row.label]) for row in shown]  # type: ignore[index]
         name, train_rows, test_rows = str(foundation_folder()), rows[:2400], rows[-1000:]
     model = Classifier(name, sorted({label for _, label in train_rows}))
     print(f"baseline accuracy {model.accuracy(test_rows):.3f}")
