@@ -12,12 +12,13 @@ import shlex
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import FrameType
 
-from ..errors import Interrupted, LoraScratchError
+from ..errors import Interrupted, LoraScratchError, printable
 from ..runtime.device import is_out_of_memory, started_number
 from ..runtime.distributed import check_one_process, is_main, process_group, processes_started
 from ..runtime.ranks import check_same_settings
@@ -38,7 +39,7 @@ def run_command(main: Callable[[], None], *, in_processes: bool = False, needs_r
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without these letters
-    with lasting_streams(needs_reader=needs_reader) as output, _raised_signals():
+    with lasting_streams(needs_reader=needs_reader) as output, _raised_signals(), _warnings_in_one_line():
         _run(main, in_processes=in_processes)
     if output.gone:
         sys.exit(READER_GONE)
@@ -145,6 +146,25 @@ def _flags(arguments: Sequence[str]) -> dict[str, str]:
         else:
             values.setdefault(name, []).append(word)
     return {name: " ".join(words) for name, words in values.items()}
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Write warnings of the project without the place in its source; others stay as Python writes them."""
+    usual = warnings.formatwarning
+    package = str(Path(__file__).parents[1])
+
+    def line_of(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+        """Return one warning as text."""
+        if category is UserWarning and filename.startswith(package):
+            return f"warning: {printable(str(message))}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = line_of
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _say(kind: str, reason: object) -> None:

@@ -5,9 +5,11 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 
 import pytest
 
+from lora_scratch import runs
 from lora_scratch.errors import DataError
 from lora_scratch.runs import command_line, restart_command, run_command
 from lora_scratch.runtime.atomic import new_file
@@ -108,3 +110,16 @@ def test_out_of_memory_names_flags_that_the_command_has(words, advice, monkeypat
     with pytest.raises(SystemExit):
         run_command(main)
     assert capsys.readouterr().err.startswith(f"error: out of memory; {advice}")
+
+
+def test_a_warning_of_the_project_is_one_line(capsys):
+    """Others keep their place in the source; afterwards all do."""
+    own, other, usual = runs.__file__, "elsewhere.py", warnings.formatwarning
+
+    def main():
+        for place in (own, other):
+            sys.stderr.write(warnings.formatwarning("the schedule was cut", UserWarning, place, 7, line=""))
+
+    run_command(main)
+    assert capsys.readouterr().err == "warning: the schedule was cut\nelsewhere.py:7: UserWarning: the schedule was cut\n"
+    assert warnings.formatwarning is usual
