@@ -96,7 +96,7 @@ def classify_one(options: argparse.Namespace) -> None:
         classify.task, options.top, options.abstain_below, errors=options.skip_bad_rows, prefix=options.prefix or ""
     )
     if is_main():
-        write_answers(options, classify, open_table(options, saved, read, texts), answers)
+        write_answers(options, classify, open_table(options, read, texts), answers)
     else:
         for _ in classify(()):  # a share of the main process's texts
             pass
@@ -255,11 +255,11 @@ def text_columns(options: argparse.Namespace, saved: TrainedAdapter) -> TextColu
     return TextColumns(options.text_column or recorded.text_column or "text", pair)
 
 
-def open_table(options: argparse.Namespace, saved: TrainedAdapter, read: TextColumns, texts: Iterable[Text]) -> InputTable:
+def open_table(options: argparse.Namespace, read: TextColumns, texts: Iterable[Text]) -> InputTable:
     """The records to classify."""
     if not (options.file and is_table(options.file)):
         return TextTable(texts, pairs=read.pair is not None)
-    return open_records(Path(options.file), read, labels=(saved.provenance.data.label_column or "", saved.labels))
+    return open_records(Path(options.file), read)
 
 
 def named_folder(argument: str) -> tuple[str, str]:

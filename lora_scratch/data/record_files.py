@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,8 @@ from .rows import bad_row
 from .text_files import open_text
 
 EMPTY = "the line is empty"
-SAMPLE_ROWS = 100
+SAMPLE_ROWS = 1000
+ONE_TEXT = "remove the quote, or write the table as .jsonl or .parquet if these lines are one text"
 Line = TypeVar("Line")
 Found = tuple[str, Fields | DataError]  # (place, the record, or what is wrong with it)
 
@@ -40,11 +41,8 @@ def check_table(path: Path) -> None:
         raise DataError(problem, where=str(path))
 
 
-def open_records(path: Path, read: TextColumns, *, labels: tuple[str, Collection[str]] = ("", ())) -> InputTable:
+def open_records(path: Path, read: TextColumns) -> InputTable:
     """Return the records of a table, with all their columns, in their order.
-
-    Args:
-        labels: the column of labels, which the table need not have, and the known labels.
 
     Raises:
         DataError: no regular file, an unreadable file, or no such column.
@@ -53,16 +51,16 @@ def open_records(path: Path, read: TextColumns, *, labels: tuple[str, Collection
     kind = file_kind(path)
     if kind == ".parquet":
         return ParquetTable(path, read)
-    return JsonTable(path, read) if kind in (".jsonl", ".json") else DelimitedTable(path, read, labels)
+    return JsonTable(path, read) if kind in (".jsonl", ".json") else DelimitedTable(path, read)
 
 
 class DelimitedTable(InputTable):
     """A .csv or .tsv file. A tab file whose quotes do not pair is read without quoting, as by train."""
 
-    def __init__(self, path: Path, read: TextColumns, labels: tuple[str, Collection[str]]) -> None:
+    def __init__(self, path: Path, read: TextColumns) -> None:
         reason = unquoted_tsv(path)
         super().__init__(str(path), read, notes=[reason] if reason else [], quoted=not reason)
-        self._path, self._labels = path, labels
+        self._path = path
         self._dialect = Dialect("\t" if file_kind(path) == ".tsv" else ",", quoted=not reason)
         read.require(self.columns, where=f"{path}:1")
 
@@ -91,7 +89,7 @@ class DelimitedTable(InputTable):
         if record.problem or (swallowed := self._swallowed(record)):
             for number in range(record.first, record.last + 1):
                 line = f"{self.place}:{number}"
-                yield line, bad_row(line, record.problem or swallowed)
+                yield line, bad_row(line, record.problem or swallowed, remedy="" if record.problem else ONE_TEXT)
         elif len(record.fields) != len(self.columns):
             found = f"{len(record.fields)} fields" if record.fields else EMPTY
             yield place, bad_row(place, found, f"{len(self.columns)} fields as in the header")
@@ -108,24 +106,24 @@ class DelimitedTable(InputTable):
         return problem if lines else ""
 
     def _looks_like_row(self, fields: list[str]) -> bool:
-        """Return whether a line has the header's fields; between commas also a label, or the numbers of other rows."""
+        """Return whether a line has the header's fields and, between commas, what other rows have in their other columns."""
         if len(fields) != len(self.columns):
             return False
-        cells = dict(zip(self.columns, fields, strict=True))
-        column, labels = self._labels
-        if self._dialect.delimiter == "\t" or cells.get(column, "").strip() in labels:
+        if self._dialect.delimiter == "\t":
             return True
-        return bool(self._numbers) and all(number_of(cells[name].strip()) is not None for name in self._numbers)
+        cells = {name: cell.strip() for name, cell in zip(self.columns, fields, strict=True)}
+        known = self._known_cells.items()
+        return bool(known) and all(cells[name] in cell if cell else _is_number(cells[name]) for name, cell in known)
 
     @cached_property
-    def _numbers(self) -> list[str]:
-        """The columns that hold a number in each of the first records with one line."""
+    def _known_cells(self) -> dict[str, set[str]]:
+        """The cells of the columns without texts in the first records of one line; no cells if all are numbers."""
         with open_text(self._path) as file:
             records = islice(self._dialect.records(file), 1, SAMPLE_ROWS)
             rows = [r.fields for r in records if len(r.lines) == 1 and len(r.fields) == len(self.columns)]
-        columns = zip(*rows, strict=True) if rows else ()
-        named = zip(self.columns, columns, strict=False)
-        return [name for name, column in named if all(number_of(cell.strip()) is not None for cell in column)]
+        by_name = zip(self.columns, zip(*rows, strict=True), strict=False)
+        cells = {name: {cell.strip() for cell in column} for name, column in by_name if name not in self.read.names}
+        return {name: set() if all(map(_is_number, known)) else known for name, known in cells.items() if known != {""}}
 
 
 class JsonTable(InputTable):
@@ -199,6 +197,10 @@ def without_blank_end(lines: Iterable[Line], is_blank: Callable[[Line], bool]) -
         yield from blanks
         blanks.clear()
         yield line
+
+
+def _is_number(cell: str) -> bool:
+    return number_of(cell) is not None
 
 
 def _parsed(place: str, text: str) -> Any:

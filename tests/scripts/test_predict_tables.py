@@ -200,7 +200,7 @@ def test_first_bad_row_ends_the_command_and_no_file_is_written(adapter, tmp_path
 
 
 def test_quote_that_swallows_rows_is_an_error_for_each_of_its_lines(adapter, tmp_path, capsys):
-    """Told by the numbers of the other rows, or by a label; a text with line breaks and commas is none."""
+    """Told by the cells of the other rows, numbers or labels; a text with line breaks and commas is none."""
     lines = [
         "id,body",
         *(f"{n},text {n}" for n in range(9)),
@@ -215,8 +215,11 @@ def test_quote_that_swallows_rows_is_an_error_for_each_of_its_lines(adapter, tmp
     assert "a quote makes one row of lines 11 to 13, of which 11, 12, 13 alone look like rows" in capsys.readouterr().err
     found = predicted(adapter, tmp_path / "in.csv", "--skip_bad_rows")
     assert ["error" in row for row in found] == [*[False] * 9, *[True] * 3, False]
-    (tmp_path / "in.csv").write_text('body,label\na,yes\n"b,no\nc,yes\nd",no\n')
+    (tmp_path / "in.csv").write_text('body,label\na,good\nb,bad\n"c,bad\nd,good\ne",bad\n')
     assert predicted(adapter, tmp_path / "in.csv", "--prefix", "p_", code=1) is False
+    assert "of lines 4 to 6, of which 4, 5, 6 alone" in capsys.readouterr().err
+    (tmp_path / "in.csv").write_text('body,label\na,good\nb,bad\n"c\nd, or e\nf",bad\n')
+    assert len(predicted(adapter, tmp_path / "in.csv", "--prefix", "p_")) == 3
 
 
 def test_top_is_columns_of_a_table_and_scores_of_json(adapter, tmp_path, capsys):
