@@ -45,6 +45,8 @@ def main() -> None:
     """Measure base and adapter on the same rows, print the report, check --require."""
     options = parse()
     saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
+    if options.temperature and not saved.task.has_confidence:
+        raise ConfigError(saved.task.no_confidence, where="--temperature", remedy="leave it out")
     limit, held_out = options.limit_eval, options.split is None
     splits, max_tokens = open_rows(saved, dataset=options.dataset, limit_eval=limit, held_out=held_out)
     report = compare(saved, splits, options, max_tokens=max_tokens)

@@ -1,6 +1,7 @@
 """Every command on an adapter of several labels, of a number, and of pairs: what suits the task, or one line why not."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -61,6 +62,13 @@ def test_evaluate_reports_what_suits_the_task(task_adapters, tmp_path, capsys, k
     assert f"Rows {' and '.join(report.make_task().row_words)}" in words
     assert (report.calibration is None) == (why_not is not None)
     assert why_not is None or printed.count(f"Calibration does not apply: {why_not}") == 1
+
+
+@pytest.mark.parametrize(("kind", "reason"), [(MULTI_LABEL, "no single confidence"), (NUMBER, "has no probability")])
+def test_a_temperature_is_refused_where_it_does_not_apply(task_adapters, capsys, kind, reason):
+    """Else thresholds would be fitted again in its name."""
+    assert call(evaluate, task_adapters[kind], "--temperature") == 1
+    assert re.search(f"--temperature: .*{reason}; leave it out", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
