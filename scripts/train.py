@@ -29,6 +29,7 @@ from torch import Tensor
 
 from lora_scratch.adapter import NF4, LoRAConfig, QuantizationReport, count_parameters, disabled, is_adapted, quantize_base
 from lora_scratch.data import Encoded, Splits, collate, plan_batches, shown_text
+from lora_scratch.data.overlap import overlap_line
 from lora_scratch.errors import printable
 from lora_scratch.evaluation import (
     Predictor,
@@ -91,6 +92,7 @@ from lora_scratch.training import (
     tensorboard_listener,
     train,
 )
+from lora_scratch.training.margins import write_margins
 from lora_scratch.training.objective import check_best_by, training_task
 
 IN_PROCESSES = True
@@ -181,7 +183,8 @@ def main() -> None:
         report = compare(job, task, baseline, adapted, result)
         if is_main():
             save_best(job, saved_folder(job, folder), result.best, record=recorded or record, task=task)
-        page_line = write_results(job, folder, report, events, baseline=baseline, adapted=adapted) if is_main() else ""
+        logits = (baseline, adapted)
+        page_line = write_results(job, folder, report, result, events, logits=logits) if is_main() else ""
     place = saved_folder(job, folder)
     print(f"{render(report)}\n\n{place.name}: {place}    report: {folder / 'report.json'}")
     if is_main():
@@ -244,7 +247,8 @@ def describe(job: Job) -> None:
     counts = ", ".join(f"{len(rows):,} {name}" for name, rows in job.encoded._asdict().items())
     print(printable(f"data   {splits.source}: {counts} rows; labels {', '.join(splits.labels)}"))
     losses = [line for name, rows in job.encoded._asdict().items() for line in rows.losses(name)]
-    for line in (*losses, *splits.notes, *left_out(splits)):
+    copies = overlap_line(splits)
+    for line in (*losses, *splits.notes, *([copies] if copies else []), *left_out(splits)):
         print(f"       {line}")
     if job.quantized:
         print(f"nf4    {job.quantized}")
@@ -389,15 +393,22 @@ def training_cost(result: TrainResult) -> TrainingCost:
 
 
 def write_results(
-    job: Job, folder: Path, report: Report, events: list[dict[str, Any]], *, baseline: Baseline, adapted: Tensor
+    job: Job,
+    folder: Path,
+    report: Report,
+    result: TrainResult,
+    events: list[dict[str, Any]],
+    *,
+    logits: tuple[Baseline, Tensor],
 ) -> str:
-    """Write card, logits, report.json and report.html. Return a line about the page."""
+    """Write card, logits, margins, report.json and report.html. Return a line about the page."""
     place = saved_folder(job, folder)
     provenance = read_provenance(place)  # None for a whole model
     if provenance:
         write_text(place / "README.md", model_card(provenance, job.options.adapter, render_markdown(report)))
-    labels = job.encoded.test.labels
+    labels, (baseline, adapted) = job.encoded.test.labels, logits
     write_logits(folder, labels=labels, baseline=baseline.logits, probe=baseline.probe_logits, adapted=adapted)
+    write_margins(folder, result.margins, train_digest=job.splits.digests["train"])
     write_json(folder / "report.json", report.as_json())
     title = f"{job.base.name} adapted to {job.splits.source}"
     return write_page_if_possible(folder / "report.html", partial(run_page, report, events, title=title))

@@ -80,6 +80,10 @@ class MultiLabel(Task):
         """Return the number of wrong labels of every row. Shape: (n,)."""
         return (self.decide(logits) != labels.bool()).sum(-1).double()
 
+    def margins(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the least of 2 p - 1 (label there) and 1 - 2 p (not there). Shape: (B, C), (B, C) -> (B,)."""
+        return ((2 * labels - 1) * (2 * logits.sigmoid() - 1)).amin(-1)
+
     def measure(self, logits: Tensor, labels: Tensor) -> MultiLabelMetrics:
         """Return the scores. Shape: logits (n, C), labels (n, C) of 0 and 1."""
         rows = self.label_rows(logits, labels)

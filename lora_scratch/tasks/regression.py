@@ -67,6 +67,10 @@ class Regression(Task):
         """Return the squared error of every row. Shape: (n,)."""
         return (logits[:, 0].double() - labels.double()).square()
 
+    def margins(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return -|y - z|. Shape: (B, 1), (B,) -> (B,)."""
+        return -(labels - logits[:, 0]).abs()
+
     def measure(self, logits: Tensor, labels: Tensor) -> RegressionMetrics:
         """Return the scores. Shape: logits (n, 1), labels (n,)."""
         self._check(logits, labels)

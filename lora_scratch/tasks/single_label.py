@@ -68,6 +68,11 @@ class SingleLabel(Task):
         """Return 1 for a wrong answer, 0 for a right one. Shape: (n,)."""
         return (~correct(logits, labels)).double()
 
+    def margins(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return p of the label minus the largest other p. Shape: (B, C), (B,) -> (B,)."""
+        label, p = labels.clamp_min(0)[:, None], logits.softmax(-1)
+        return p.gather(1, label).squeeze(1) - p.scatter(1, label, -1.0).amax(-1)
+
     def measure(self, logits: Tensor, labels: Tensor) -> SingleLabelMetrics:
         """Return the scores. Shape: logits (n, C), labels (n,)."""
         return measure(logits, labels)

@@ -88,6 +88,13 @@ class Task(ABC):
         """Return how wrong the answer to each row is; 0 is right. Shape: (n, C) -> (n,)."""
 
     @abstractmethod
+    def margins(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return how surely every row is right: 1 surely right, -1 surely wrong; of a number minus |error|.
+
+        Shape: (B, C) -> (B,).
+        """
+
+    @abstractmethod
     def measure(self, logits: Tensor, labels: Tensor) -> Metrics:
         """Return the scores. Shape: logits (n, C) on the CPU. Raises DataError, as `check_rows`."""
 

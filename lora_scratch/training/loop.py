@@ -19,10 +19,10 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..adapter import check_trainable
 from ..data import Batch, Encoded, plan_batches, shard_batch
@@ -43,6 +43,7 @@ from .config import AUTO, LOADED, TrainingConfig
 from .dynamics import Dynamics
 from .interrupt import StopRequest, stop_request
 from .log import MetricsLog
+from .margins import Margins
 from .movement_check import CHECKED_STEP, MovementCheck
 from .objective import check_best_by, training_task
 from .probe_init import fit_head
@@ -64,6 +65,7 @@ class TrainResult:
     Args:
         seconds, cpu_seconds: of this process, on all cores, with the validations.
         tokens: without padding.
+        margins: the sums and counts of every training row's margin (margins.py).
     """
 
     best: Metrics
@@ -75,6 +77,7 @@ class TrainResult:
     examples: int
     tokens: int
     peak_memory_bytes: int
+    margins: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def examples_per_second(self) -> float:
@@ -154,6 +157,8 @@ class _Loop:
         model, config, path = self.model, self.config, self.path
         steps = config.epochs * self.steps_per_epoch
         self.stepper = Stepper(model, config, task=self.task, precision=precision, total_steps=steps, path=path)
+        self.margins = Margins(len(self.train_set), self.task, device=precision.device)
+        self.stepper.listener = self.margins.listen
         self.dynamics = Dynamics(model, self.stepper)
         self.movement: MovementCheck | None = MovementCheck(model)
         self.on_best: Callable[[Metrics], object]
@@ -161,7 +166,7 @@ class _Loop:
 
     def resume(self, saved: State, checkpoints: Checkpoints | None, stop: StopRequest) -> None:
         """Load the state of the last checkpoint, if there is one."""
-        self.state = TrainingState(self.model, self.stepper, self.log)
+        self.state = TrainingState(self.model, self.stepper, self.log, self.margins)
         if saved is not None:
             self.state.load_state_dict(saved)
         elif checkpoints:
@@ -187,7 +192,8 @@ class _Loop:
         self.recorder.read_clocks()
         counters = {name: getattr(state, name) for name in COUNTERS}
         peak = peak_bytes(self.predictor.precision.device)
-        return TrainResult(state.best, steps=self.stepper.step, peak_memory_bytes=peak, **counters)
+        margins = self.margins.totals()
+        return TrainResult(state.best, steps=self.stepper.step, peak_memory_bytes=peak, margins=margins, **counters)
 
     def _fit_head(self) -> None:
         """Fit the head before the first step, so that every checkpoint has the fitted head."""
@@ -267,7 +273,7 @@ class _Loop:
         state, step = self.state, self.stepper.step
         logits, labels = self.predictor.logits(self.validation), self.validation.labels
         metrics = self.task.fitted(logits, labels).measure(logits, labels)
-        self.log.write(event="validation", step=step, epoch=state.epoch + 1, **asdict(metrics))
+        self.log.write(event="validation", step=step, epoch=state.epoch + 1, **metrics.scores, n=metrics.n)
         if state.keep_if_best(metrics):
             self.on_best(metrics)
         elif self._is_over and step < self.stepper.total_steps:

@@ -21,11 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..data.batches import IGNORED
+from ..data.batches import IGNORED, Batch
 from ..errors import DataError
 from ..runtime.atomic import write_bytes
 from ..runtime.distributed import sum_over_processes
-from ..tasks import MULTI_LABEL, REGRESSION, Task
+from ..tasks import Task
 
 MARGINS = "margins.safetensors"  # in a run folder
 
@@ -47,10 +47,14 @@ class Margins:
 
         Shape: rows (B,), numbers in the training set; logits (B, C); labels as of `Task.tensor`.
         """
-        margins = margins_of(logits.float(), labels, self.task)
+        margins = self.task.margins(logits.float(), labels)
         real = (_is_real(labels) & margins.isfinite()).float()
         self.sums.index_add_(0, rows, margins.nan_to_num(0.0, 0.0, 0.0) * real)
         self.counts.index_add_(0, rows, real)
+
+    def listen(self, batch: Batch, logits: Tensor) -> None:
+        """Add the margins of a batch that a step has just used (training/step.py)."""
+        self.add(batch.rows, logits, batch.labels)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the sums and counts of this process, for a checkpoint."""
@@ -67,17 +71,6 @@ class Margins:
         totals = [self.sums.clone(), self.counts.clone()]
         sum_over_processes(totals)
         return {"sums": totals[0].cpu(), "counts": totals[1].cpu()}
-
-
-def margins_of(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
-    """Return the margin of every row. Shape: logits (B, C), labels (B,) or (B, C) -> (B,)."""
-    if task.name == REGRESSION:
-        return -(labels - logits[:, 0]).abs()
-    if task.name == MULTI_LABEL:
-        return ((2 * labels - 1) * (2 * logits.sigmoid() - 1)).amin(-1)
-    label = labels.clamp_min(0)[:, None]
-    p = logits.softmax(-1)
-    return p.gather(1, label).squeeze(1) - p.scatter(1, label, -1.0).amax(-1)
 
 
 def write_margins(folder: Path, totals: Mapping[str, Tensor], *, train_digest: str) -> None:

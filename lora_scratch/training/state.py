@@ -18,9 +18,11 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import CheckpointError
 from ..layers import AdapterLayer
+from ..runtime.distributed import is_main
 from ..runtime.random_state import random_state, random_state_fault, set_random_state
 from ..tasks import Metrics
 from .log import MetricsLog
+from .margins import Margins
 from .objective import quality
 from .state_check import check_moments, check_tensors, check_values
 from .step import Stepper
@@ -35,8 +37,8 @@ class TrainingState:
     `best` is None before the first validation; `stale` counts the validations since the best one.
     """
 
-    def __init__(self, model: nn.Module, stepper: Stepper, log: MetricsLog) -> None:
-        self.model, self.stepper, self.log = model, stepper, log
+    def __init__(self, model: nn.Module, stepper: Stepper, log: MetricsLog, margins: Margins) -> None:
+        self.model, self.stepper, self.log, self.margins = model, stepper, log, margins
         self.epoch = self.stale = self.examples = self.tokens = self.skipped = self.best_step = 0
         self.seconds = self.cpu_seconds = 0.0
         self.best: Metrics | None = None
@@ -68,6 +70,7 @@ class TrainingState:
             **_prefixed("best_tensors", self.best_tensors),
             **_prefixed("model", changing_tensors(self.model)),
             **_prefixed("stepper", self.stepper.state_dict()),
+            **_prefixed("margins", self.margins.state_dict()),
             **_prefixed("random", random_state()),
         }
 
@@ -89,6 +92,8 @@ class TrainingState:
             setattr(self, name, state[name])
         self.best = None if state["best"] is None else self.stepper.task.metrics_type(**state["best"])
         self.best_tensors = {name: tensor.to(present[name].device) for name, tensor in best.items()}
+        if is_main():  # the main process saved its own sums; the means of the others start again
+            self.margins.load_state_dict(_under("margins", state))
         self.log.rewind(state["log_bytes"])
         set_random_state(_under("random", state))
 
@@ -104,6 +109,7 @@ class TrainingState:
             scales=stepper.scaler.is_enabled(),
         )
         check_tensors(_under("best_tensors", state), {} if state["best"] is None else trained, part="best tensors")
+        check_tensors(_under("margins", state), self.margins.state_dict(), part="margins")
         check_moments(_under("stepper", state), trained)
         if fault := random_state_fault(_under("random", state)):
             raise CheckpointError(fault, where="checkpoint, random numbers", expected="states of the generators")

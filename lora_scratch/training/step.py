@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,7 @@ class Stepper:
         self.step = 0
         self.skipped_in_a_row = 0
         self.pieces = 1  # of a batch, run one after another; doubled when memory is too small
+        self.listener: Callable[[Batch, Tensor], object] | None = None  # is given every batch with its logits
         self._unread: list[tuple[Tensor, float, list[Tensor]]] = []  # (loss and norm, rate, rows)
 
     def __call__(self, batches: Sequence[Batch], *, rows: int | None = None) -> StepReport:
@@ -183,6 +184,8 @@ class Stepper:
             logits = classify(self.model, batch)  # (B, C)
         loss = self.task.loss(logits.float(), batch.labels) / rows
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self.listener is not None:
+            self.listener(batch, logits.detach())
         return loss.detach()
 
     def _set_learning_rate(self) -> float:

@@ -4,11 +4,14 @@ import math
 
 import pytest
 import torch
+from support.tiny import tiny_distilbert, tiny_rows
 
+from lora_scratch.adapter import LoRAConfig, inject
 from lora_scratch.data.batches import IGNORED
 from lora_scratch.errors import DataError
 from lora_scratch.tasks import make_task
-from lora_scratch.training.margins import MARGINS, Margins, margins_of, read_margins, write_margins
+from lora_scratch.training import TrainingConfig, train
+from lora_scratch.training.margins import MARGINS, Margins, read_margins, write_margins
 
 ONE = make_task("single_label", ("a", "b", "c"))
 SEVERAL = make_task("multi_label", ("a", "b", "c"))
@@ -18,18 +21,18 @@ SCORE = make_task("regression", ("score",))
 def test_the_margin_of_a_class_is_its_probability_less_the_largest_other():
     """p = 0.5, 0.3, 0.2."""
     logits = torch.tensor([[0.5, 0.3, 0.2]] * 3).log()
-    torch.testing.assert_close(margins_of(logits, torch.tensor([0, 1, 2]), ONE), torch.tensor([0.2, -0.2, -0.3]))
+    torch.testing.assert_close(ONE.margins(logits, torch.tensor([0, 1, 2])), torch.tensor([0.2, -0.2, -0.3]))
 
 
 def test_the_margin_of_several_labels_is_that_of_the_worst():
     """p = 0.9, 0.2, 0.4, labels a and c: 0.8, 0.6, -0.2."""
     logits = torch.tensor([[0.9, 0.2, 0.4]]).logit()
-    torch.testing.assert_close(margins_of(logits, torch.tensor([[1.0, 0, 1]]), SEVERAL), torch.tensor([-0.2]))
+    torch.testing.assert_close(SEVERAL.margins(logits, torch.tensor([[1.0, 0, 1]])), torch.tensor([-0.2]))
 
 
 def test_the_margin_of_a_score_is_minus_the_distance():
     """Zero is best."""
-    margins = margins_of(torch.tensor([[2.0], [3.5]]), torch.tensor([2.5, 3.5]), SCORE)
+    margins = SCORE.margins(torch.tensor([[2.0], [3.5]]), torch.tensor([2.5, 3.5]))
     torch.testing.assert_close(margins, torch.tensor([-0.5, 0.0]))
 
 
@@ -107,3 +110,13 @@ def test_a_file_that_does_not_fit_is_one_line(tmp_path, change, message):
     with pytest.raises(DataError, match=message) as raised:
         read_margins(tmp_path, train_digest="these")
     assert raised.value.where == str(tmp_path / MARGINS)
+
+
+def test_a_training_keeps_the_margins_of_its_rows():
+    """Every row once an epoch, from the logits that the step used."""
+    model, rows = tiny_distilbert().train(), tiny_rows(20)
+    inject(model, LoRAConfig(rank=2))
+    config = TrainingConfig(epochs=2, precision="fp32")
+    result = train(model, rows, tiny_rows(8, seed=1), config, pad_token_id=0, show_progress=False)
+    assert result.margins["counts"].tolist() == [2.0] * 20
+    assert (result.margins["sums"] / 2).abs().max() <= 1
