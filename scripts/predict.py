@@ -13,6 +13,8 @@
 Results come in the order of the texts: JSON lines, or what the extension of --output says (.csv, .tsv, .jsonl,
 .parquet). A table (.csv, .tsv, .jsonl, .json, .parquet) keeps all its columns; label and score follow, or labels (in a
 text table as a JSON list), or the score alone, as the adapter was trained. JSON lines also have the scores of all labels.
+Cells are data and stay as they are: a spreadsheet takes a .csv cell that begins with = + - @ for a formula, so import the
+columns as text there.
 A file of any size is classified in flat memory, but for a .json file with one list. The first row that can't be
 classified (empty text, NUL, no UTF-8, outputs that are not finite) ends the command, and no file is written; with
 --skip_bad_rows its error is written in its place.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from ..runtime.markdown import markdown_text
 from ..tasks import Interval
 from ..tasks.metrics import TITLES
 from .calibration import Calibrations
@@ -37,11 +37,11 @@ def render(report: Report) -> str:
 
 def render_markdown(report: Report) -> str:
     """Return the report as Markdown, without rows: the card is public, the data may be private."""
-    return "\n\n".join(_parts(report, markdown_table))
+    return "\n\n".join(_parts(report, markdown_table, markdown_text))
 
 
-def _parts(report: Report, draw: Callable[[Table], str]) -> Iterator[str]:
-    yield report.verdict.sentence
+def _parts(report: Report, draw: Callable[[Table], str], say: Callable[[str], str] = str) -> Iterator[str]:
+    yield say(report.verdict.sentence)
     yield draw(scores_table(report))
     yield test_line(report)
     yield draw(difference_table(report.difference))
@@ -50,7 +50,7 @@ def _parts(report: Report, draw: Callable[[Table], str]) -> Iterator[str]:
     else:
         yield no_calibration(report)
     if report.thresholds:
-        yield threshold_line(report.thresholds)
+        yield say(threshold_line(report.thresholds))
     if report.lengths is not None:
         yield draw(length_table(report))
     if report.per_class is not None:
@@ -191,9 +191,8 @@ def aligned_table(table: Table) -> str:
 def markdown_table(table: Table) -> str:
     """Return the table as Markdown, with Markdown's own characters escaped in the cells."""
     rule = ["---", *["---:"] * (len(table.header) - 1)]
-    cells = [[re.sub(r"([\\|<*_`\[])", r"\\\1", cell) for cell in row] for row in table.rows]
-    header = [cell.replace("|", r"\|") for cell in table.header]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *cells))
+    header, *rows = [[markdown_text(cell) for cell in row] for row in (table.header, *table.rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
 
 
 def _printable(label: str) -> str:

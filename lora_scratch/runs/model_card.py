@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..adapter import LoRAConfig
+from ..runtime.markdown import markdown_code, markdown_text, yaml_line
 from ..serialization import Provenance
 from ..tasks import Task
 from .loading import DEMO
@@ -16,11 +17,11 @@ def model_card(provenance: Provenance, config: LoRAConfig, results: str) -> str:
     training, targets, heads = provenance.training, config.targets or [], config.head_modules or []
     in_full = provenance.trainable in (None, ADAPTER_AND_HEAD)
     text = f"""Rank {config.rank}, alpha {config.alpha:g}, dropout {config.dropout:g},
-{"rank-stabilized scaling, " if config.rslora else ""}on {", ".join(targets)}; {
+{"rank-stabilized scaling, " if config.rslora else ""}on {markdown_text(", ".join(targets))}; {
         "trained in full" if in_full else "not trained, but part of it"
-    }: {", ".join(heads) or "nothing else"}.
+    }: {markdown_text(", ".join(heads)) or "nothing else"}.
 
-Data: {provenance.data.source}. Training: {training.epochs} epochs, batch size {training.batch_size},
+Data: {markdown_text(str(provenance.data.source))}. Training: {training.epochs} epochs, batch size {training.batch_size},
 learning rate {training.learning_rate:g}, seed {training.seed}. Hashes and versions are in provenance.json.
 
 ## Results on the test rows
@@ -33,7 +34,7 @@ def combined_card(
     base: str, main: Provenance, origins: Sequence[tuple[str, float]], *, residual: float, command: str
 ) -> str:
     """Return README.md of a sum of adapters: its terms, and what was lost; `main` is the one whose labels it has."""
-    terms = "\n".join(f"| {folder} | {weight:g} |" for folder, weight in origins)
+    terms = "\n".join(f"| {markdown_text(folder)} | {weight:g} |" for folder, weight in origins)
     text = f"""Its update of each weight is the weighted sum of the updates of these adapters,
 less {residual:.2%} of its Frobenius norm, which the rank it is written in could not hold:
 
@@ -45,7 +46,7 @@ less {residual:.2%} of its Frobenius norm, which the rank it is written in could
 
 def compressed_card(base: str, main: Provenance, origin: str, results: str, *, command: str) -> str:
     """Return README.md of a compressed adapter: its origin, and what the compression costs."""
-    text = f"""Holds the strongest singular directions of the updates of {origin}, in every module
+    text = f"""Holds the strongest singular directions of the updates of {markdown_text(origin)}, in every module
 as many as it needs, and of some modules none:
 
 {results}"""
@@ -56,18 +57,18 @@ def _card(title: str, base: str, provenance: Provenance, text: str, *, command: 
     task = provenance.make_task()
     subject = "texts" if provenance.data.pair_column is None else "pairs of texts"
     return f"""---
-base_model: {base}
+{yaml_line("base_model", base)}
 library_name: peft
 tags: [lora, text-classification]
 ---
 
-# {title} for {base}
+# {title} for {markdown_text(base)}
 
-{task.sentence(subject)} {text}
+{markdown_text(task.sentence(subject))} {text}
 
 {_load_it(base, task)}
 
-Made with `{command}`.
+Made with {markdown_code(command)}.
 """
 
 
@@ -88,7 +89,7 @@ model = open_adapter("path/to/this/folder").base.model
 import peft, transformers
 
 base = transformers.AutoModelForSequenceClassification.from_pretrained(
-    {base!r}, num_labels={len(task.labels)},
+    {base!a}, num_labels={len(task.labels)},
     problem_type={task.problem_type!r}, ignore_mismatched_sizes=True)
 model = peft.PeftModel.from_pretrained(base, "path/to/this/folder").eval()
 ```"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from .log import Listener
 
+ODD = re.compile(r"[^-/\w.]")  # what a tag may not hold; names of modules come from the model
 POSITION = ("event", "step", "epoch", "modules")
 
 
@@ -29,7 +31,7 @@ def tensorboard_listener(folder: Path, *, wanted: bool) -> Iterator[Listener | N
 
             writer = SummaryWriter(str(folder), purge_step=event["step"])
         for name, value in _scalars(event):
-            writer.add_scalar(name, value, event["step"])
+            writer.add_scalar(ODD.sub("_", name), value, event["step"])
 
     try:
         yield listener if wanted else None
