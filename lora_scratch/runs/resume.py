@@ -104,6 +104,8 @@ def _problems(content: Mapping[str, Any]) -> list[str]:
         section = content.get(kind.__name__, {})
         if isinstance(section, dict):  # with other folders than here a relative path means another one
             section = {name: value for name, value in section.items() if name not in FOLDERS}
+            empty = [name for name, value in section.items() if value == ""]
+            reader.problems += [f"{kind.__name__}.{shown(name)} is empty" for name in empty]
         try:
             reader.read(kind, section, kind.__name__)
         except ConfigError as error:

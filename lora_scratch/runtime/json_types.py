@@ -90,8 +90,8 @@ class JsonReader:
 
         Args:
             kind: a dataclass (or the one of its subclasses whose fields `value` has), list[T],
-                tuple[T, ...], dict[str, T], a union, int, float (finite), str, bool or Any; with
-                bounds by Annotated.
+                tuple[T, ...], dict[str, T], a union, int (of 64 bits), float (finite), str, bool or Any;
+                with bounds by Annotated.
         """
         origin, arguments = get_origin(kind), get_args(kind)
         if origin is Annotated:
@@ -176,8 +176,8 @@ def _required(kind: Any) -> set[str]:
 
 def _is_plain(kind: Any, value: object) -> bool:
     """Return whether the value is of a plain type. A whole number is a number, true is none."""
-    if kind is float and type(value) is int:
-        return abs(value) <= sys.float_info.max
+    if type(value) is int:
+        return (kind is float and abs(value) <= sys.float_info.max) or (kind is int and -(2**63) <= value < 2**64)
     return type(value) is kind and (not isinstance(value, float) or math.isfinite(value))
 
 

@@ -94,7 +94,7 @@ def check_values(
 
 def check_choices(state: Mapping[str, Any]) -> Any:
     """Return the choices of the forward pass, which are needed before the rest. Raises CheckpointError."""
-    reader = JsonReader(allow_unknown=True)
+    reader = JsonReader()
     reader.read(Choices, state.get("path", {}), "path")
     _refuse(reader.problems, "the choices of an earlier process")
     return state.get("path")

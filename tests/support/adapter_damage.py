@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import random
+import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -254,4 +257,141 @@ KINDS: list[tuple[Kind, int]] = [
 def damage_adapter(folder: Path, rng: random.Random) -> str:
     """One damage to the folder; what it was."""
     (kind,) = rng.choices([kind for kind, _ in KINDS], [weight for _, weight in KINDS])
+    return kind(folder, rng)
+
+
+def patterns(folder: Path, rng: random.Random) -> str:
+    """Expressions over module names in adapter_config.json: odd, huge, ambiguous, hostile."""
+    path = folder / CONFIG
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    expression = rng.choice(EXPRESSIONS)
+    field = rng.choice(["rank_pattern", "alpha_pattern", "target_modules", "exclude_modules"])
+    value = rng.choice([1, 2, 4, 10**9, 0.5, 10**30])
+    fields[field] = {**(fields.get(field) or {}), expression: value} if field.endswith("_pattern") else expression
+    path.write_text(json.dumps(fields))
+    return f"pattern: {field}"
+
+
+EXPRESSIONS = [
+    "(([a-z_.0-9])+)+!",
+    "(a|a)*b",
+    "(?i)Q_LIN",
+    "(?=q_lin)",
+    r"(q)_\1",
+    "(?P<name>q_lin)",
+    "q_lin{1000}",
+    "(q_lin{100}){100}",
+    "(" * 500 + "q_lin" + ")" * 500,
+    "(" * 20_000,
+    "[" * 999,
+    "q_lin|" * 5000,
+    ".*",
+    "",
+    "^$",
+    "\0",
+    "\udcff",
+    "\n",
+    r"\p{L}+",
+    r"\C*",
+    "[[:alpha:]]_lin",
+    "(?#comment)q_lin",
+    "*",
+    "q_lin)(",
+    "é" * 999,
+    "all-linear",
+    "re:q_lin",
+    "q_lin$|k_lin$",
+    r".*\.layer\.0\..*",
+]
+
+
+def shapes(folder: Path, rng: random.Random) -> str:
+    """A tensor file that is in order, of other sizes: ranks, widths and modules that the settings may or may not say too."""
+    stored = load_file(folder / WEIGHTS)
+    names = [name for name in stored if name.endswith("lora_A.weight")] or [name for name in stored if "lora" in name]
+    name = rng.choice(names)
+    partner = name.replace("lora_A", "lora_B")
+    kind = rng.choice(
+        ["rank", "both ranks", "every rank", "no layer", "one layer more", "huge", "empty", "double", "in a line"]
+    )
+    if kind == "rank":
+        stored[name] = torch.cat([stored[name], stored[name]])
+    elif kind == "both ranks":
+        stored[name], stored[partner] = stored[name][:2], stored[partner][:, :2]
+    elif kind == "every rank":
+        stored = {key: _narrowed(key, tensor) for key, tensor in stored.items()}
+    elif kind == "no layer":
+        stored = {key: tensor for key, tensor in stored.items() if "lora" not in key}
+    elif kind == "one layer more":
+        stored |= {key.replace(".0.", ".9."): tensor for key, tensor in stored.items() if ".0." in key}
+    elif kind == "huge":
+        stored[name] = torch.zeros(2**20, 32)
+    elif kind == "empty":
+        stored = {}
+    elif kind == "double":
+        stored = {key: tensor.double() for key, tensor in stored.items()}
+    else:
+        stored[name] = stored[name].flatten()
+    save_file(
+        {key: tensor.contiguous().clone() for key, tensor in stored.items()}, folder / WEIGHTS, metadata={"format": "pt"}
+    )
+    if rng.random() < 0.5:
+        change = {"r": rng.choice([1, 2, 4, 8, 64])}
+        fields = json.loads((folder / CONFIG).read_text(encoding="utf-8")) | change
+        (folder / CONFIG).write_text(json.dumps(fields))
+    return f"shapes: {kind}"
+
+
+def _narrowed(key: str, tensor: torch.Tensor) -> torch.Tensor:
+    return tensor[:2] if "lora_A" in key else tensor[:, :2] if "lora_B" in key and tensor.dim() == 2 else tensor
+
+
+def kind_of_file(folder: Path, rng: random.Random) -> str:
+    """A file of another kind under a name of ours: another format, a sparse one, a socket, a link to one of ours."""
+    path = folder / rng.choice(present(folder, [WEIGHTS, CONFIG, PROVENANCE]))
+    kind = rng.choice([*CONTENTS, "sparse", "socket", "hard link", "link to another", "no rights", "many digits", "deep"])
+    content = path.read_bytes()
+    path.unlink()
+    if kind in CONTENTS:
+        path.write_bytes(CONTENTS[kind](content))
+    elif kind == "sparse":
+        with path.open("wb") as file:
+            file.truncate(6 * 2**30)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(os.path.relpath(path))  # the whole path is too long for one
+    elif kind == "hard link":
+        os.link(folder.parent / "another" / path.name, path)
+    elif kind == "link to another":
+        path.symlink_to(folder.parent / "another" / path.name)
+    elif kind == "no rights":
+        path.write_bytes(content)
+        path.chmod(0)
+    else:
+        value = "9" * 4301 if kind == "many digits" else "[" * 10**5
+        path.write_bytes(b'{"r": ' + value.encode() + b"}")
+    return f"kind: {kind} {path.name}"
+
+
+CONTENTS: dict[str, Callable[[bytes], bytes]] = {
+    "pickle": lambda content: b"\x80\x04\x95\x1c\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94.",
+    "zip": lambda content: b"PK\x03\x04" + bytes(100),
+    "gzip": gzip.compress,
+    "gguf": lambda content: b"GGUF\x03\x00\x00\x00" + bytes(100),
+    "git lfs": lambda content: b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 123\n",
+    "html": lambda content: b"<!doctype html><title>404</title>",
+    "utf-16": lambda content: content.decode("latin-1").encode("utf-16"),
+    "mark": lambda content: b"\xef\xbb\xbf" + content,
+    "twice": lambda content: content + content,
+    "line ends": lambda content: content.replace(b"\n", b"\r\n"),
+    "zeros": lambda content: bytes(len(content)),
+    "upper case": bytes.upper,
+}
+
+MORE: list[tuple[Kind, int]] = [(patterns, 30), (shapes, 30), (kind_of_file, 25), (settings, 15)]
+
+
+def attack_adapter(folder: Path, rng: random.Random) -> str:
+    """One of the attacks beyond damage: patterns, shapes, kinds of file, settings."""
+    (kind,) = rng.choices([kind for kind, _ in MORE], [weight for _, weight in MORE])
     return kind(folder, rng)

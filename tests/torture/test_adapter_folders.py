@@ -1,4 +1,4 @@
-"""1,000 damaged adapter folders: every one is refused with a typed error, or is the adapter that was saved, bit for bit.
+"""3,000 damaged and hostile adapter folders: each is refused with a typed error, or is the adapter that was saved.
 
 pytest -m torture tests/torture/test_adapter_folders.py -s       the counts by kind
 """
@@ -10,12 +10,13 @@ import math
 import random
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load
-from support.adapter_damage import damage_adapter
+from support.adapter_damage import attack_adapter, damage_adapter
 from support.alarm import no_hang
 from support.damage import copy, told
 from support.families import logits, record, tiny
@@ -29,7 +30,8 @@ from lora_scratch.serialization.peft_format import without_wrapper_copies
 from lora_scratch.testing import move_adapter
 
 peft = pytest.importorskip("peft")
-SHORT, FULL = 60, 1000
+SHORT, FULL, MORE = 60, 1000, 500
+Damage = Callable[[Path, random.Random], str]
 
 # (family, settings): what there is in a file is in one of these
 ADAPTERS = {
@@ -81,14 +83,14 @@ def other(tmp_path) -> None:
     save_adapter(adapted("distilbert", seed=2), tmp_path / "another", base_model="tiny/base")
 
 
-def one(good: Path, family: str, folder: Path, seed: int) -> tuple[str, str]:
+def one(good: Path, family: str, folder: Path, seed: int, damage: Damage) -> tuple[str, str]:
     """(what was done, what came of it): refused with which error, or equal. Anything else raises."""
     model, whole = tiny(family), tiny(family)
     before = record(model)
     load_adapter(whole, good)
-    what = damage_adapter(copy(good, folder), random.Random(seed))  # noqa: S311
+    what = damage(copy(good, folder), random.Random(seed))  # noqa: S311
     try:
-        with no_hang():
+        with no_hang(within_s=10):
             problems = problems_in_folder(folder)
             try:
                 load_adapter(model, folder)
@@ -133,20 +135,22 @@ def adapter_tensor_rank(layer: torch.nn.Module) -> int:
     return next(tensor.shape[0] for suffix, tensor in layer.adapter_tensors().items() if "_A" in suffix)
 
 
-def run(good: dict[str, Path], tmp_path: Path, seeds: range) -> Counter[str]:
-    """Damage and load for every seed; the counts by outcome, and by what was done."""
+def run(good: dict[str, Path], tmp_path: Path, seeds: range, damage: Damage = damage_adapter) -> Counter[str]:
+    """Damage and load for every seed; the counts by outcome, and by what was done. Nothing else is written to."""
+    before = {path: path.read_bytes() for path in tmp_path.rglob("another/*")}
     outcomes: Counter[str] = Counter()
     failures: list[str] = []
     for seed in seeds:
         kind = list(good)[seed % len(good)]
         family = ADAPTERS[kind][0] if kind in ADAPTERS else "distilbert"
         try:
-            what, outcome = one(good[kind], family, tmp_path / "adapter", seed)
+            what, outcome = one(good[kind], family, tmp_path / "adapter", seed, damage)
         except AssertionError as failure:
             failures.append(f"{kind}, {failure}")
             continue
         outcomes[f"{outcome:<45} {' '.join(what.split()[:2])}"] += 1
     assert not failures, "\n".join([f"{len(failures)} of {len(seeds)}:", *failures[:40]])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("another/*")} == before
     return outcomes
 
 
@@ -158,6 +162,21 @@ def test_damaged_folder_is_refused_or_equal_in_a_short_sample(good, other, tmp_p
 def test_damaged_folder_of_another_tool_is_refused_or_loads_what_it_holds_in_a_short_sample(foreign, other, tmp_path):
     """The same where there is no digest."""
     run(foreign, tmp_path, range(SHORT))
+
+
+def test_hostile_folder_is_refused_or_equal_in_a_short_sample(good, foreign, other, tmp_path):
+    """Patterns, shapes, kinds of file: of ours, and of another tool."""
+    run(good, tmp_path, range(SHORT), attack_adapter)
+    run(foreign, tmp_path, range(SHORT), attack_adapter)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("origin", ["good", "foreign"])
+def test_hostile_folder_is_refused_or_equal(origin, other, tmp_path, capsys, request):
+    """500 of each origin."""
+    counts = run(request.getfixturevalue(origin), tmp_path, range(MORE), attack_adapter)
+    with capsys.disabled():
+        print(told(counts))
 
 
 @pytest.mark.torture
