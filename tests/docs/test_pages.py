@@ -60,6 +60,19 @@ def test_tests_that_a_page_names_exist(page):
         assert f"def {name}(" in tests, name
 
 
+def test_the_page_of_models_has_the_table_of_families():
+    """Every family with its default targets, and whether it runs without padding or needs rows of one length."""
+    from lora_scratch.model.families import FAMILIES, UNSUITED
+
+    lines = [line.split("|")[1:] for line in PAGES["how-to/own-model.md"].splitlines() if line.startswith("| `")]
+    rows = {name: cells for cells in lines for name in re.findall(r"`([\w-]+)`", cells[0])}
+    assert rows.keys() == FAMILIES.keys()
+    for name, family in FAMILIES.items():
+        _, targets, notes, _ = rows[name]
+        assert tuple(re.findall(r"`([\w.]+)`", targets)) == family.targets
+        assert ("no padding" in notes, "rows of one length" in notes) == (bool(family.blocks), family.padding == UNSUITED)
+
+
 def test_vera_is_a_variant_of_the_commands_too(elsewhere, monkeypatch, capsys):
     """Trained, reported and taken apart, without a tensor by LoRA's names; what needs them says so."""
     from lora_scratch.__main__ import main
