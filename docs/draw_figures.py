@@ -20,6 +20,8 @@ from lora_scratch.reporting.drawing import Line, bar_panel, grouped_bars, heat_p
 
 DOCS = Path(__file__).parent
 STYLE = "<style>svg{color:#1f2430}@media (prefers-color-scheme:dark){svg{color:#e8ebf2}}</style>"
+PLACES = re.compile(r' (?:d|x|y|transform)="[^"]*"')
+LONG = re.compile(r"(\d\.\d\d)\d+")  # a hundredth of a point is enough
 Row = dict[str, str]
 
 
@@ -42,7 +44,8 @@ def main() -> None:
 def themed(picture: str) -> str:
     """Return the drawing with dark ink on a light page and light ink on a dark one."""
     end = picture.index(">", picture.index("<svg")) + 1
-    lines = (line.rstrip() for line in (picture[:end] + STYLE + picture[end:]).splitlines())
+    drawn = PLACES.sub(lambda places: LONG.sub(r"\1", places[0]), picture[end:])
+    lines = (line.rstrip() for line in (picture[:end] + STYLE + drawn).splitlines())
     return "\n".join(lines) + "\n"
 
 
@@ -136,6 +139,8 @@ def training(events: list[dict[str, Any]]) -> str:
     def draw(axes: list[Any]) -> None:
         line_panel(axes[0], [loss, checked], title="loss (nats)", x="step", y="")
         line_panel(axes[1], [scores], title="validation accuracy", x="step", y="")
+        axes[1].set_ylim(0, 1)
+        axes[1].set_xlim(0)
 
     values = {f"step {step}": score for step, score in zip(scores.x, scores.y, strict=True)}
     return _drawn("Loss by step, and validation accuracy", values, draw, panels=2)

@@ -1,6 +1,7 @@
 """The built documentation: without a warning, light, and whole in a real browser. Skipped without the extra `docs`."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -52,12 +53,12 @@ def served(folder):
 def browser(site):
     """A tab, the address of the pages, and all that the tab fetched or complained of since it was last emptied."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra `browser`)")
-    fetched, said = {}, []
+    fetched, said = [], []
     with served(site) as address, playwright.sync_playwright() as driver:
         flags = ["--no-sandbox", "--single-process", "--no-zygote", "--disable-gpu"]
         started = driver.chromium.launch(executable_path=BROWSER, args=flags)
         tab = started.new_page()
-        tab.on("response", lambda response: fetched.update({response.url: len(response.body())}))
+        tab.on("request", lambda request: fetched.append(request.url))
         tab.on("console", lambda message: said.append(message.text))
         tab.on("pageerror", lambda error: said.append(str(error)))
         yield tab, address, fetched, said
@@ -88,10 +89,21 @@ def test_page_is_whole_in_a_browser(browser, page):
 
 
 @needs_browser
-def test_home_is_light(browser):
-    """All that the first page fetches is under 1 MB."""
-    tab, address, fetched, _ = browser
-    fetched.clear()
+def test_home_is_light(browser, site):
+    """All that the first page fetches is under 1 MB, the search index and what a cache holds included."""
+    tab, address, _, _ = browser
     tab.goto(address, wait_until="networkidle")
-    assert address + "search/search_index.json" in fetched
-    assert sum(fetched.values()) < 1_000_000
+    urls = set(tab.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)"))
+    worker = f"assets/javascripts/workers/{next((site / 'assets/javascripts/workers').glob('*.js')).name}"
+    names = {url.removeprefix(address) for url in urls} | {"index.html", "search/search_index.json", worker}
+    assert {"assets/katex/katex.min.js", "assets/confusion.svg"} <= names
+    assert sum((site / name).stat().st_size for name in names) < 1_000_000
+
+
+def test_links_between_built_pages_lead_somewhere(site):
+    """In pages and in notebooks; a folder has its index.html."""
+    for page in site.rglob("index.html"):
+        html = page.read_text(encoding="utf-8")
+        for link in re.findall(r'<(?:a|img)\b[^>]*?(?:href|src)="([^"#?:]+)(?:#[^"]*)?"', html):
+            target = (page.parent / link).resolve()
+            assert target.is_file() or (target / "index.html").is_file(), f"{page.relative_to(site)}: {link}"
