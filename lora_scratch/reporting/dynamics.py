@@ -64,7 +64,7 @@ def _medians(measured: Sequence[Mapping[str, Any]]) -> Picture:
 
 
 def _median(modules: Any, key: str) -> float:
-    values = [value for module in modules if (value := _number(module[key])) is not None]
+    values = [value for module in modules if (value := _number(module.get(key))) is not None]
     return median(values) if values else math.nan
 
 

@@ -24,7 +24,7 @@ Event = Mapping[str, Any]
 def run_page(report: Report, events: Sequence[Event] = (), *, title: str = "Adapted against frozen") -> Page:
     """Return the page of a report and of the lines of metrics.jsonl, if there are any."""
     steps = [event for event in events if event.get("event") == "step"]
-    validations = [event for event in events if event.get("event") == "validation"]
+    validations = [event for event in events if event.get("event") == "validation" and _has_scores(event, report)]
     listings = [
         Listing("Scores", tables.scores_table(report)),
         Listing("Differences", tables.difference_table(report.difference)),
@@ -43,6 +43,12 @@ def run_page(report: Report, events: Sequence[Event] = (), *, title: str = "Adap
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     verdict = (report.verdict.word, report.verdict.sentence)
     return Page(title, verdict, sections, f"{report.command} — {versions}")
+
+
+def _has_scores(event: Event, report: Report) -> bool:
+    """Return whether a validation has the scores that are shown: a log is a file, and may be damaged."""
+    names = [report.adapted.headline_name, "loss", *list(report.adapted.shown)[:2]]
+    return all(isinstance(event.get(name), float | int) for name in names)
 
 
 def _answer_sentences(report: Report) -> list[str]:

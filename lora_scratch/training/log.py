@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.atomic import file_errors, open_own
+from ..runtime.json_text import parse_json
 
+FIELDS = {"step": {"loss", "learning_rate", "gradient_norm"}, "validation": {"loss"}}  # that readers ask for
 Listener = Callable[[dict[str, Any]], object]
 
 
@@ -72,14 +74,32 @@ def _events(content: bytes) -> tuple[list[dict[str, Any]], int]:
     whole = 0
     for line in content.splitlines(keepends=True):
         try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
+            event = parse_json(line)
+        except ValueError:
             break
-        if not line.endswith(b"\n") or not isinstance(event, dict):
+        if not line.endswith(b"\n") or not _is_event(event):
             break
         events.append(event)
         whole += len(line)
     return events, whole
+
+
+def _is_event(event: Any) -> bool:
+    """Return whether it has the form of ours: its kind, its step, numbers, and numbers of modules by name."""
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str) or type(event.get("step")) is not int:
+        return False
+    modules = event.get("modules", {})
+    if not isinstance(modules, dict) or not all(isinstance(figures, dict) for figures in modules.values()):
+        return False
+    figures = [number for figures in modules.values() for number in figures.values()]
+    figures += [number for name, number in event.items() if name not in ("event", "modules")]
+    return FIELDS.get(event["event"], set()) <= event.keys() and all(map(_is_number, figures))
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, str):
+        return value in ("nan", "inf", "-inf")
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**1000
 
 
 def _writable(value: Any) -> Any:
