@@ -26,6 +26,7 @@ COMMANDS = {  # by group: name, module, what it does
     },
     "study": {
         "ablate": ("study.ablate", "show which parts of an adapter carry its gain"),
+        "play": ("play", "try adapters on a page in the browser: strength, rank, modules, texts"),
         "explain": ("study.explain", "follow one text through an adapted layer"),
         "compare": ("study.compare", "train several methods on the same rows, and compare them"),
         "section7": ("study.section7", "repeat section 7 of the LoRA paper on a model of yours"),

@@ -8,6 +8,7 @@ from ..errors import ConfigError
 
 EXTRAS = {  # as in setup.cfg, without packages that are always installed
     "report": ("jinja2", "matplotlib"),
+    "play": ("starlette", "uvicorn"),
     "tensorboard": ("tensorboard",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
 }
