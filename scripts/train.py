@@ -60,6 +60,7 @@ from lora_scratch.runs import (
     check_same_run,
     command_line,
     encode_rows,
+    fitting_rows,
     is_finished,
     left_out,
     make_trainable,
@@ -214,9 +215,10 @@ def load(options: Options, precision: Precision) -> Job:
     training = resolve_head_start(options.training, base, keeps_head=start is not None and start.keeps_head)
     quantized = quantize_base(base.model, heads=adapter.head_modules) if four_bits == NF4 else None
     texts = (splits.train, splits.validation, splits.test)
-    encoded = EncodedSplits(*(encode_rows(rows, base, max_tokens=options.data.max_tokens) for rows in texts))
+    data = fitting_rows(options.data, base)
+    encoded = EncodedSplits(*(encode_rows(rows, base, max_tokens=data.max_tokens) for rows in texts))
     precision = family_precision(base.model, precision)
-    options = options._replace(adapter=adapter, training=training)
+    options = options._replace(data=data, adapter=adapter, training=training)
     return Job(options, precision, splits, encoded, base, quantized, start)
 
 

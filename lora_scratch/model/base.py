@@ -5,6 +5,7 @@ Weights are read from safetensors only, and `trust_remote_code` is off: no code 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -120,6 +121,9 @@ def _load_model(name: str, labels: Sequence[str], task: str, dtype: torch.dtype)
         output_loading_info=True,
         trust_remote_code=False,  # None would ask on the terminal
     )
+    for module in model.modules():  # a part's rows would have to be a multiple of it; the numbers are the same without
+        if hasattr(module, "chunk_size_feed_forward"):
+            module.chunk_size_feed_forward = 0
     return model, info
 
 
@@ -184,9 +188,15 @@ def _initialize(model: Any, names: Iterable[str], seed: int) -> None:
 
 
 def _head_std(config: Any) -> float:
-    """Return the model's `initializer_range`; BART and XLM call it `init_std`, T5 has none."""
+    """Return the model's `initializer_range`; BART and XLM call it `init_std`, T5 has none.
+
+    Raises:
+        ModelError: it is no standard deviation.
+    """
     for name in ("initializer_range", "init_std"):
         if isinstance(std := getattr(config, name, None), float):
+            if not 0 <= std < math.inf:
+                raise ModelError(f"{name} is {std}", where="config.json of the base", expected="a number from 0")
             return std
     return 0.02  # BERT's, which most families have
 

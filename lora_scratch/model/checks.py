@@ -150,10 +150,10 @@ def _traced_logits(model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, tuple
     """Return the logits, and the layers outside the head that have no effect on them."""
     heads = tuple(f"{head}." for head in default_heads(model))
     layers = {name: m for name, m in model.named_modules() if _has_weight(m) and not f"{name}.".startswith(heads)}
-    with _outputs(model, layers) as outputs:
+    with torch.enable_grad(), _outputs(model, layers) as outputs:  # also where the caller needs no gradients
         logits = _logits(model, inputs)
-    # other factors a logit: the sum of two logits can be constant
-    total = (logits * torch.arange(1, logits.shape[-1] + 1)).sum()
+        # other factors a logit: the sum of two logits can be constant
+        total = (logits * torch.arange(1, logits.shape[-1] + 1)).sum()
     names, tensors = [name for name, _ in outputs], [tensor for _, tensor in outputs]
     gradients = torch.autograd.grad(total, tensors, allow_unused=True) if tensors else ()
     used = {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None and gradient.any()}

@@ -16,6 +16,7 @@ from .flags import parse_flags as parse_flags
 from .hub import local_adapter as local_adapter
 from .hub import push_adapter as push_adapter
 from .loading import encode_rows as encode_rows
+from .loading import fitting_rows as fitting_rows
 from .loading import left_out as left_out
 from .loading import open_base as open_base
 from .loading import open_splits as open_splits

@@ -20,7 +20,19 @@ from .resume import recorded_flags, recorded_run
 
 SPLITS = ("train", "validation", "test")
 HUB_NAMES = frozenset({"dataset", "model"})  # flags whose value is a path, or the name of something on the hub
-READ = HUB_NAMES | {"adapter", "add", "average", "config", "data", "file", "heads_from", "resume", "start_from", "subtract"}
+READ = HUB_NAMES | {
+    "adapter",
+    "add",
+    "average",
+    "config",
+    "data",
+    "file",
+    "heads_from",
+    "resume",
+    "run",
+    "start_from",
+    "subtract",
+}
 WRITTEN = frozenset({"figures", "html", "json", "output", "output_dir"})
 PATHS = READ | WRITTEN  # every flag or argument whose value is a path
 LARGEST = 2**63 - 1  # the largest number that torch counts with

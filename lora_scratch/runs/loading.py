@@ -117,6 +117,12 @@ def open_base(name: str, *, labels: Sequence[str] | None = None, task: str | Non
         return replace(check_base(load_base(folder, labels=labels, task=task, seed=seed)), name=DEMO)
 
 
+def fitting_rows(options: DataOptions, base: Base) -> DataOptions:
+    """Return the options, with the default of --max_tokens lowered to what the model reads."""
+    limit = int(base.tokenizer.model_max_length)
+    return replace(options, max_tokens=limit) if limit < options.max_tokens == DataOptions().max_tokens else options
+
+
 def encode_rows(rows: Sequence[Example], base: Base, *, max_tokens: int) -> Encoded:
     """Encode rows as token ids, cut to `max_tokens`; `truncated` counts the cut ones."""
     labels = task_of(base.model).tensor([row.label for row in rows])

@@ -14,6 +14,7 @@ from lora_scratch.runs import (
     DataOptions,
     ModelOptions,
     encode_rows,
+    fitting_rows,
     open_base,
     open_splits,
     resolve_adapter,
@@ -116,7 +117,7 @@ def open_work(
         raise ConfigError(f"found {steps}", where="--steps", expected="at least 1")
     splits = _open_rows(data, seed=training.seed)
     base = open_sized(str(model.model), splits.labels, task=splits.task)
-    sets = encode_splits(splits, base, max_tokens=data.max_tokens)
+    sets = encode_splits(splits, base, max_tokens=fitting_rows(data, base).max_tokens)
     return Work(base, splits, sets, resolve_adapter(base, adapter), training, steps)
 
 

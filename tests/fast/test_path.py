@@ -11,13 +11,13 @@ from torch import nn
 
 from lora_scratch.adapter import LoRAConfig, inject
 from lora_scratch.evaluation import Predictor
-from lora_scratch.tasks import measure
 from lora_scratch.fast.packed import is_packed
 from lora_scratch.fast.path import fast_path
 from lora_scratch.layers import LoRALinear
 from lora_scratch.model.forward import forward_path
 from lora_scratch.runtime.precision import Precision, resolve_precision
 from lora_scratch.serialization import fingerprint, load_adapter, save_adapter
+from lora_scratch.tasks import measure
 from lora_scratch.training import MetricsLog, TrainingConfig, train
 
 CPU = torch.device("cpu")

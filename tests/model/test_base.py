@@ -99,3 +99,31 @@ def test_no_name_is_no_folder():
     """An empty one would be the folder that the command stands in."""
     with pytest.raises(ModelError, match="--model: no model is named"):
         load_base("", labels="ab")
+
+
+def changed(folder, place, **settings):
+    """A copy whose config.json has other settings."""
+    shutil.copytree(folder, place)
+    fields = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    (place / "config.json").write_text(json.dumps(fields | settings))
+    return str(place)
+
+
+@pytest.mark.parametrize("std", [float("nan"), -1.0, float("inf")])
+def test_a_spread_of_the_fresh_head_that_is_none_is_one_line(folder, tmp_path, std):
+    """From a config.json of others."""
+    with pytest.raises(
+        ModelError,
+        match=rf"initializer_range is {std}; expected a number from 0|no sequence classifier could be loaded \(normal",
+    ):
+        load_base(changed(folder, tmp_path / "base", initializer_range=std), labels=("x", "y", "z"))
+
+
+def test_a_base_that_computes_in_chunks_computes_rows_of_any_length(folder, tmp_path):
+    """The size of a chunk changes no number, and a row that is no multiple of it was an error."""
+    ids = {"input_ids": torch.tensor([[2, 11, 12, 13, 3]])}
+    whole, chunked = (
+        load_base(str(place)).model(**ids).logits
+        for place in (folder, changed(folder, tmp_path / "base", chunk_size_feed_forward=3))
+    )
+    assert torch.equal(whole, chunked)

@@ -47,7 +47,7 @@ def test_a_base_without_its_tokenizer_is_refused(folder):
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
 def test_a_config_that_asks_for_code_from_elsewhere_is_refused(folder, key):
     """transformers fetches attention kernels from the hub where a config names them."""
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, key: "someone/kernels"}))
     with pytest.raises(ModelError, match="asks for the attention 'someone/kernels'"):
         load_base(str(folder))

@@ -198,7 +198,8 @@ def test_wrapped_parts_of_a_model_do_not_show_in_names(wrap, tmp_path):
     model.classifier = wrap(model.classifier)
     save_adapter(model, tmp_path / "wrapped")
     assert keys(tmp_path / "wrapped") == keys(tmp_path / "plain")
-    modules = [json.loads((tmp_path / name / "provenance.json").read_text())["modules"] for name in ("plain", "wrapped")]
+    records = [(tmp_path / name / "provenance.json").read_text(encoding="utf-8") for name in ("plain", "wrapped")]
+    modules = [json.loads(record)["modules"] for record in records]
     assert modules[0] == modules[1]
     assert torch.equal(logits(model), expected)
     with disabled(model):

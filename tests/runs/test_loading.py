@@ -1,10 +1,12 @@
 """Laws of lora_scratch/runs/loading.py: rows with the label numbers of an adapter."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from lora_scratch.data import Example, Splits
 from lora_scratch.errors import DataError
-from lora_scratch.runs import DataOptions, open_splits, relabel
+from lora_scratch.runs import DataOptions, fitting_rows, open_splits, relabel
 
 
 def splits_of(*labels: object, names: tuple[str, ...] = ("a", "b"), task: str = "single_label") -> Splits:
@@ -57,3 +59,11 @@ def test_options_of_pairs_and_task_reach_the_rows(tmp_path) -> None:
     row = splits.train[0]
     assert isinstance(row.label, float)
     assert row.pair == f"b {int(row.label)}"
+
+
+def test_the_default_length_is_at_most_what_the_model_reads():
+    """A length that was typed is refused if it is too long; the default is not typed."""
+    base = SimpleNamespace(tokenizer=SimpleNamespace(model_max_length=64))
+    assert fitting_rows(DataOptions(), base).max_tokens == 64
+    assert fitting_rows(DataOptions(max_tokens=100), base).max_tokens == 100
+    assert fitting_rows(DataOptions(max_tokens=32), base).max_tokens == 32

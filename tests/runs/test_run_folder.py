@@ -74,4 +74,4 @@ def test_a_run_that_leads_out_of_its_folder_is_not_resumed(tmp_path, name):
     options = RunOptions(resume=str(folder))
     with pytest.raises(LoraScratchError, match=rf"{name}: is a symbolic link"), run_folder(options, {}):
         pass
-    assert outside.read_text() == "precious"
+    assert outside.read_text(encoding="utf-8") == "precious"

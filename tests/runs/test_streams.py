@@ -88,4 +88,4 @@ def test_a_stream_passes_on_what_it_does_not_change(tmp_path):
         assert (stream.fileno(), stream.encoding, stream.isatty()) == (file.fileno(), "utf-8", False)
         assert stream.write("text") == 4
         stream.flush()
-    assert (tmp_path / "out").read_text() == "text"
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "text"

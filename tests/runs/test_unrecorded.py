@@ -132,7 +132,7 @@ def test_labels_that_do_not_fit_are_one_line(three, capsys, flags, message):
 def test_base_that_no_one_names_is_one_line(three, tmp_path, capsys):
     """PEFT writes null where the model was built from a config."""
     folder = shutil.copytree(three.adapter, tmp_path / "adapter")
-    settings = json.loads((folder / "adapter_config.json").read_text())
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     (folder / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": None}))
     assert call(predict, folder, *TEXTS, "--labels", "a", "b", "c") == 1
     assert "adapter_config.json does not name the base model; name it with --model" in capsys.readouterr().err

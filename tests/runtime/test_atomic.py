@@ -285,7 +285,7 @@ def test_a_file_of_ours_is_not_opened_through_a_link(tmp_path, kind):
     {"symbolic link": path.symlink_to, "hard link": path.hardlink_to, "pipe": lambda _: os.mkfifo(path)}[kind](victim)
     with pytest.raises((OSError, LoraScratchError)):
         open_own(path, "a+").close()
-    assert victim.read_text() == "precious"
+    assert victim.read_text(encoding="utf-8") == "precious"
 
 
 def test_a_new_folder_has_the_rights_that_mkdir_gives(tmp_path):

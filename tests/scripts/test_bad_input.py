@@ -252,6 +252,7 @@ NO_PATHS = {
     "device",
     "exclude",
     "flags_of",
+    "flags_of_full",
     "flags_of_ours",
     "head_modules",
     "labels",

@@ -52,8 +52,7 @@ def test_the_folder_holds_what_the_table_says(job, tmp_path, capsys):
         assert size["parameters"] == sum(64 * rank for rank in count.values())  # every layer is 32 wide
     assert call(evaluate, folder, "--precision", "fp32", "--json", tmp_path / "report.json") == 0
     assert (
-        json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["adapted"]["accuracy"]
-        == found["tested"]["score"]
+        json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["adapted"]["accuracy"] == found["tested"]["score"]
     )
     assert re.search(
         rf"^\| {chosen['kept']:.2%} \(chosen\) \| \d \| .* \| {chosen['size']['file_bytes']:,} \|", printed, re.M

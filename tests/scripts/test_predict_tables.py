@@ -161,7 +161,7 @@ def test_unquoted_tab_file_stays_one(adapter, tmp_path, capsys):
     path.write_text("\r\n".join(lines) + "\r\n")
     assert call(predict, adapter, "--file", path, "--output", tmp_path / "out.tsv") == 0
     assert "without quoting" in capsys.readouterr().err
-    assert [line.rsplit("\t", 2)[0] for line in (tmp_path / "out.tsv").read_text().splitlines()] == lines
+    assert [line.rsplit("\t", 2)[0] for line in (tmp_path / "out.tsv").read_text(encoding="utf-8").splitlines()] == lines
     assert [row["body"] for row in predicted(adapter, path, form="csv")] == ['"so happy', 'she said "no', "fine"]
 
 

@@ -34,6 +34,9 @@ from lora_scratch.study import sweep
 SHORT, FULL = 40, 1000
 
 
+LONG = {"play", "table2"}  # one serves until it is stopped, the other trains for hours
+
+
 @dataclass(frozen=True)
 class Desk:
     """What the commands work on, and a place where they write."""
@@ -171,7 +174,7 @@ def go(desk, monkeypatch, capsys):
 def test_every_command_has_a_command_line_here_that_works(desk, monkeypatch, capsys):
     """A new command is a new row of `command_lines`; what is damaged below is whole to begin with."""
     lines = command_lines(desk.base, desk.data, desk.adapter, desk.out)
-    assert {script.split()[0] for script in lines} == set(COMMANDS)
+    assert {script.split()[0] for script in lines} == set(COMMANDS) - LONG
     for script, line in lines.items():
         assert run_one(desk, script, line, monkeypatch, capsys) == 0, script
 

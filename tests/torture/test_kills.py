@@ -110,7 +110,7 @@ def whole_run(arguments, run):
 def result(run):
     """The bytes of the adapter, and the log without what a clock says."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    told = [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
+    told = [{name: value for name, value in line.items() if name not in ("tokens_per_second", "seconds")} for line in lines]
     files = ("adapter_model.safetensors", "adapter_config.json")
     return {name: (run / "adapter" / name).read_bytes() for name in files}, told
 

@@ -132,7 +132,7 @@ def _work(setup: Setup, batch_size: int) -> Work:
     splits = emotion_shaped_splits()
     if setup.is_small:
         splits = limit_rows(splits, train=64, evaluation=32)
-    sets = encode_splits(splits, base, max_tokens=MAX_TOKENS)
+    sets = encode_splits(splits, base, max_tokens=min(MAX_TOKENS, base.tokenizer.model_max_length))
     sets["validation"] = sets["validation"].select(range(8))
     if not setup.is_small:
         rows = max(LEAST_ROWS, LEAST_BATCHES * batch_size)

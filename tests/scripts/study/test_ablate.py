@@ -51,7 +51,7 @@ def test_ablation_prints_every_trial_and_the_correction(job, tmp_path, capsys):
     assert "Holm's correction is over all 18 trials." in printed
     for trial in found["trials"]:
         name = trial["name"] if trial["what"] == "strength" else f"{trial['group']} {trial['name']}"
-        name = re.escape(f"{trial['what']} {name}".replace("_", r"\_"))
+        name = re.escape(f"{trial['what']} {name}")
         each = trial["found"]
         figures = rf"\| {each['score']:.4f} \| \{each['change']:+.4f} \| .*\| {each['fixed']} \| {each['broken']} \|"
         assert re.search(rf"^\| {name} {figures}", printed, re.MULTILINE), name

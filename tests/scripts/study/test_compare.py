@@ -8,9 +8,9 @@ from support.command_line import call, train_arguments
 
 from lora_scratch.commands import train
 from lora_scratch.commands.study import compare, section7
-from lora_scratch.tasks import mcnemar
 from lora_scratch.runs import read_logits
 from lora_scratch.study import sweep
+from lora_scratch.tasks import mcnemar
 
 
 @pytest.fixture
