@@ -1,4 +1,4 @@
-"""300 damaged base models under one adapter: refused with a typed error, or the logits are those of the whole base.
+"""300 damaged and 200 hostile base models under one adapter: refused with a typed error, or the same logits.
 
     pytest -m torture tests/torture/test_base_folders.py -s       the counts by kind
 
@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.alarm import no_hang
+from support.base_damage import attack_base
 from support.damage import copy, damage_bytes, damage_place, told
 from support.folders import save_base
 
@@ -24,7 +25,7 @@ from lora_scratch.runs import open_adapter, open_base
 from lora_scratch.serialization import save_adapter
 from lora_scratch.testing import move_adapter
 
-SHORT, FULL = 12, 300
+SHORT, FULL, HOSTILE = 12, 300, 200
 FILES = ("model.safetensors", "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
 IDS = torch.tensor([[2, 11, 12, 13, 3]])
 
@@ -66,6 +67,43 @@ def run(good: tuple[Path, Path], place: Path, seeds: range) -> Counter[str]:
             failures.append(f"seed {seed}: {what}: {type(error).__name__}: {str(error)[:300]}")
     assert not failures, "\n".join([f"{len(failures)} of {len(seeds)}:", *failures[:40]])
     return counts
+
+
+def attacked(good: tuple[Path, Path], place: Path, seeds: range) -> Counter[str]:
+    """Attack and open for every seed; the counts by outcome. No code is run, and nothing else is written to."""
+    base, adapter = good
+    whole, counts, failures = logits(adapter, base), Counter[str](), list[str]()
+    (place / "outside").mkdir(exist_ok=True)
+    (place / "outside" / "file").write_bytes(b"not of the model")
+    for seed in seeds:
+        folder = copy(base, place / "base")
+        what = attack_base(folder, random.Random(seed))  # noqa: S311
+        try:
+            with no_hang():  # tensors of a longer header lie elsewhere in memory, which can change a rounding
+                same = torch.allclose(logits(adapter, folder), whole, rtol=1e-5, atol=1e-6)
+            assert same or what.startswith("settings"), "other logits with the same digests"
+            counts[f"{'equal' if same else 'other settings':<28} {what.split()[0]}"] += 1
+        except LoraScratchError as error:
+            counts[f"refused: {type(error).__name__:<19} {what.split()[0]}"] += 1
+        except Exception as error:
+            failures.append(f"seed {seed}: {what}: {type(error).__name__}: {str(error)[:300]}")
+        assert (place / "outside" / "file").read_bytes() == b"not of the model"
+        assert not Path("was_run").exists()
+    assert not failures, "\n".join([f"{len(failures)} of {len(seeds)}:", *failures[:60]])
+    return counts
+
+
+def test_hostile_base_is_refused_or_equal_in_a_short_sample(good, tmp_path):
+    """The sample of the torture below that runs with the ordinary suite."""
+    attacked(good, tmp_path, range(2 * SHORT))
+
+
+@pytest.mark.torture
+def test_hostile_base_is_refused_or_equal(good, tmp_path, capsys):
+    """200 base folders: settings, tokenizers, headers, places."""
+    counts = attacked(good, tmp_path, range(HOSTILE))
+    with capsys.disabled():
+        print(told(counts))
 
 
 def test_damaged_base_is_refused_or_equal_in_a_short_sample(good, tmp_path):
