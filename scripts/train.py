@@ -29,7 +29,7 @@ from torch import Tensor
 
 from lora_scratch.adapter import NF4, LoRAConfig, QuantizationReport, count_parameters, disabled, is_adapted, quantize_base
 from lora_scratch.data import Encoded, Splits, collate, plan_batches, shown_text
-from lora_scratch.data.overlap import overlap_line
+from lora_scratch.data.overlap import overlap_line, without_leaked
 from lora_scratch.errors import printable
 from lora_scratch.evaluation import (
     Predictor,
@@ -40,6 +40,7 @@ from lora_scratch.evaluation import (
     render,
     render_markdown,
     versions,
+    without_leaked_rows,
 )
 from lora_scratch.model.base import Base
 from lora_scratch.model.precision import family_precision
@@ -373,8 +374,10 @@ def compare(job: Job, task: Task, baseline: Baseline, adapted: Tensor, result: T
         train=training_cost(result),
     )
     sharded = any(is_sharded(p) for p in model.parameters())  # a shard has no norm of the whole tensor
+    kept = without_leaked(job.splits)
     return replace(
         report,
+        leaked=without_leaked_rows(task, baseline.logits, adapted, test.labels, kept),
         probe=baseline.probe_cost,
         anatomy=None if sharded else summarize_adapter(model),
         quantization=job.quantized.summary() if job.quantized else None,

@@ -17,3 +17,4 @@ from .verdict import changed_rows as changed_rows
 from .verdict import judge as judge
 from .verdict import length_slices as length_slices
 from .verdict import require as require
+from .verdict import without_leaked_rows as without_leaked_rows

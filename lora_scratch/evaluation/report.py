@@ -27,6 +27,7 @@ from .classes import ClassScores, Confusions, Points, class_scores, confusions, 
 from .verdict import (
     ChangedRows,
     Constant,
+    Leaked,
     LengthSlice,
     PairedTest,
     Verdict,
@@ -81,6 +82,7 @@ class Report:
     changed: ChangedRows
     calibration: Calibrations | None = None
     lengths: list[LengthSlice] | None = None
+    leaked: Leaked | None = None
     parameters: ParameterCount
     train: TrainingCost | None
     probe: ProbeCost | None = None

@@ -44,6 +44,8 @@ def _parts(report: Report, draw: Callable[[Table], str], say: Callable[[str], st
     yield say(report.verdict.sentence)
     yield draw(scores_table(report))
     yield test_line(report)
+    if report.leaked is not None:
+        yield leaked_line(report)
     yield draw(difference_table(report.difference))
     if report.calibration is not None:
         yield draw(calibration_table(report.calibration))
@@ -103,6 +105,15 @@ def calibration_table(found: Calibrations) -> Table:
         models[f"adapted, T = {found.tempered.temperature:.3f}"] = found.tempered
     rows = [[title, f"{model.ece:.4f}", f"{model.brier:.4f}"] for title, model in models.items()]
     return Table(["calibration", "ECE", "Brier"], rows)
+
+
+def leaked_line(report: Report) -> str:
+    """Return how many test rows stand in train too, and the score without them."""
+    found, name = report.leaked, TITLES[report.adapted.headline_name]
+    if found is None:
+        return ""
+    scores = f"{name} {found.baseline:.4f} -> {found.adapted:.4f}"
+    return f"Test rows whose text stands in train too: {found.rows:,}. Without them: {scores}"
 
 
 def length_table(report: Report) -> Table:

@@ -56,6 +56,15 @@ class Constant:
 
 
 @dataclass(frozen=True)
+class Leaked:
+    """Test rows whose text stands in train too, and both models' headline score without them."""
+
+    rows: int
+    baseline: float
+    adapted: float
+
+
+@dataclass(frozen=True)
 class ChangedRow:
     """A row whose answer changed for the better or the worse, counted from 0; its text if it is known."""
 
@@ -91,6 +100,17 @@ def against_constant(task: Task, adapted: Tensor, labels: Tensor) -> Constant:
     """Compare the adapted model with the best answer that looks at no text. Shape: adapted (n, C) logits."""
     answer, logits = task.constant(labels)
     return Constant(answer, task.measure(logits, labels), task.paired(logits, adapted, labels).word)
+
+
+def without_leaked_rows(task: Task, before: Tensor, after: Tensor, labels: Tensor, kept: Sequence[int]) -> Leaked | None:
+    """Measure both models on the rows `kept`. None if that is all of them, or none.
+
+    Shape: before, after (n, C) logits, labels as the task has them.
+    """
+    if not kept or len(kept) == len(labels):
+        return None
+    old, new = (task.measure(logits[kept], labels[kept]).headline for logits in (before, after))
+    return Leaked(len(labels) - len(kept), old, new)
 
 
 def judge(baseline: Metrics, adapted: Metrics, word: str, change: Interval, constant: Constant | None = None) -> Verdict:

@@ -7,7 +7,7 @@ from lora_scratch.adapter.state import ParameterCount
 from lora_scratch.errors import ConfigError, DataError
 from lora_scratch.evaluation import Report, changed_rows, judge, length_slices, render, render_markdown, require
 from lora_scratch.evaluation.classes import class_scores
-from lora_scratch.evaluation.verdict import Constant
+from lora_scratch.evaluation.verdict import Constant, Leaked, without_leaked_rows
 from lora_scratch.tasks import SINGLE_LABEL, Interval, SingleLabelMetrics, make_task
 
 TASK = make_task(SINGLE_LABEL, ("no", "yes"))
@@ -197,3 +197,12 @@ def test_report_refuses_texts_or_lengths_of_other_rows(extra):
     """Row 3 of one list is not row 3 of another."""
     with pytest.raises(DataError, match=r"report: \d (texts|lengths) for 6 rows"):
         report(**extra)
+
+
+def test_the_score_is_given_without_the_rows_that_stand_in_train_too():
+    """Rows 0 and 2 leaked: only the second of four counts against the adapted model."""
+    task = make_task("single_label", ("a", "b"))
+    labels = torch.tensor([0, 1, 0, 1])
+    before, after = torch.tensor([[0.0, 1]]).repeat(4, 1), torch.tensor([[1.0, 0], [1, 0], [1, 0], [0, 1]])
+    assert without_leaked_rows(task, before, after, labels, [1, 3]) == Leaked(rows=2, baseline=1.0, adapted=0.5)
+    assert without_leaked_rows(task, before, after, labels, [0, 1, 2, 3]) is None
