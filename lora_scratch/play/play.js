@@ -3,6 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const four = (value) => (value === null ? "–" : value.toFixed(4));
 const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(4);
+const short = (text) => (text.length > 30 ? `${text.slice(0, 29)}…` : text);
 const percent = (share) => `${Math.max(0, Math.min(1, share)) * 100}%`;
 let adapters = [], adapter, row = null, range = [0, 1], asking = false, again = false;
 const off = new Set();
@@ -63,10 +64,16 @@ function draw(answer) {
 }
 
 function draw_verdict({ base, adapted }, number) {
-  const score = (side) => side.chosen?.length === 1 ? ` ${four(side.scores[side.chosen[0]])}` : "";
-  const named = (side) => number ? four(Object.values(side.scores)[0]) : side.named + score(side);
-  const parts = [make("span", `base: ${named(base)} → `), "adapted: ", make("b", named(adapted))];
+  const parts = [make("span", `base: ${named(base, number)} → `), "adapted: ", make("b", named(adapted, number))];
   $("verdict").replaceChildren(...parts);
+}
+
+// The number, or the label with its probability, or the likeliest three of several labels.
+function named({ named: words, chosen, scores }, number) {
+  if (number) return four(Object.values(scores)[0]);
+  if (chosen.length === 1) return `${words} ${four(scores[chosen[0]])}`;
+  const likeliest = [...chosen].sort((one, other) => scores[other] - scores[one]);
+  return likeliest.length > 3 ? `${likeliest.slice(0, 3).join(", ")} and ${likeliest.length - 3} more` : words;
 }
 
 function draw_scale({ base, adapted }) {
@@ -153,7 +160,7 @@ function flip(names) {
 }
 
 function header(text, names, what) {
-  const button = make("button", text, { type: "button", tabindex: -1, "aria-label": `switch ${what} ${text}` });
+  const button = make("button", text.replaceAll(".", ".\u200b"), { type: "button", tabindex: -1, "aria-label": `switch ${what} ${text}` });
   button.onclick = () => flip(names);
   return make("th", "", { scope: what === "layer" ? "row" : "col" }, button);
 }
@@ -205,11 +212,12 @@ function choose_adapter(name) {
   const words = { single_label: "one label", multi_label: "several labels", regression: "a number" };
   $("about").textContent = `${words[adapter.task]} · base ${adapter.base} · ${adapter.modules.length} modules adapted · ${adapter.folder}`;
   $("pair-part").hidden = !adapter.pairs;
-  $("rank").max = $("rank").value = adapter.kept.length;
+  $("rank").max = adapter.kept.length; // before the value, which it bounds
+  $("rank").value = adapter.kept.length;
   $("rank").disabled = Boolean(adapter.fixed_rank);
   $("strength").value = 1;
   $("module").replaceChildren(...adapter.modules.map((m) => make("option", m.name)));
-  $("module").value = adapter.most;
+  $("module").value = adapter.first;
   const notes = { single_label: "✓ predicted.", multi_label: "✓ predicted: above its threshold, the upright line.", regression: "■ base, ● adapted." };
   $("scores-note").textContent = `${notes[adapter.task]} Without the adapter the head is as it was before training, too.`;
   draw_grid();
@@ -228,7 +236,7 @@ function choose_kind(kind) {
     return label;
   }));
   const focused = document.activeElement.name === "kind";
-  $("rows").replaceChildren(...lists[kind].map((one) => make("option", `${one.label}: ${one.before} → ${one.after} · ${one.texts.join(" | ")}`)));
+  $("rows").replaceChildren(...lists[kind].map((one) => make("option", `${one.label}: ${short(one.before)} → ${short(one.after)} · ${one.texts.join(" | ")}`)));
   $("rows").onchange = () => { choose_row(lists[kind][$("rows").selectedIndex]); ask(); };
   if (focused) $("kinds").querySelector(":checked").focus();
   $("rows-part").hidden = !lists.flat().length;

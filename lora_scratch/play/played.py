@@ -88,7 +88,7 @@ class PlayedAdapter:
             "fixed_rank": fixed_rank(self.model),
             "kept": self._kept(),
             "modules": self._modules(),
-            "most": find_layer(self.model, None),
+            "first": self._first(),
             "changed": changed_rows(self.saved),
         }
 
@@ -124,6 +124,11 @@ class PlayedAdapter:
         total = sum(float(values.sum()) for values in squares)
         ranks = range(1, max(map(len, squares)) + 1)
         return [sum(float(values[:k].sum()) for values in squares) / total if total else 1.0 for k in ranks]
+
+    def _first(self) -> str:
+        """Return the module to show first: the one moved most of those in layers, since it sees all tokens."""
+        inside = [row for row in self.summaries if depth(row.name) != "-"]
+        return max(inside or self.summaries, key=lambda row: row.relative_norm).name
 
     def _modules(self) -> list[Json]:
         named = projections([row.name for row in self.summaries])

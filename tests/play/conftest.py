@@ -19,7 +19,7 @@ def folders(tmp_path_factory):
 
     place = tmp_path_factory.mktemp("play")
     base, data = save_base(place / "base", labels=("negative", "positive")), save_rows(place / "data")
-    assert call(train, *train_arguments(base, data, place / SINGLE)) == 0
+    assert call(train, *train_arguments(base, data, place / SINGLE), "--rank", 3) == 0  # lower than the others
     bert = save_bert_base(place / "bert")
     several = {kind: train_task(place / kind, bert, kind) for kind in (MULTI_LABEL, NUMBER, PAIR)}
     return {SINGLE: place / SINGLE / "adapter", **several}
