@@ -6,6 +6,8 @@ back-references, and needs none: every match takes time in proportion to the nam
 
 from __future__ import annotations
 
+import re
+import warnings
 from functools import cache
 from typing import Any
 
@@ -26,13 +28,30 @@ def check_expression(expression: str, *, where: str) -> None:
     """Check that an expression can be used, alone and at the end of a name.
 
     Raises:
-        ConfigError: it is none, it is too large, or it has look-around or back-references.
+        ConfigError: it is none, it is too large, it has look-around or back-references, or Python reads
+            it otherwise, so that the same file would be another adapter in PEFT.
     """
+    if fault := _other_in_python(expression):
+        expected = "one that RE2 and Python read alike"
+        raise ConfigError(f"{expression!r} is no regular expression ({fault})", where=where, expected=expected)
     try:
         _compiled(expression)
         _compiled(rf"(?:.*\.)?(?:{expression})")
     except ConfigError as error:
         raise ConfigError(error.found, where=where, expected=error.expected) from error
+
+
+def _other_in_python(expression: str) -> str | None:
+    """Return why Python's `re` can't read it, or reads something else: a set in a set, a count without a start."""
+    if "{," in expression:
+        return "a count without a start"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Python warns of what looks like a set in a set
+            re.compile(expression)
+    except (re.error, RecursionError, OverflowError, Warning) as error:
+        return str(error)
+    return None
 
 
 @cache

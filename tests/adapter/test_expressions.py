@@ -53,8 +53,13 @@ def test_an_expression_that_backtracks_for_ever_in_python_is_quick(expression):
         "[z-a]",
         "\ud800",
         "a\0(",
+        "[[:alpha:]]_lin",
+        "a{,2}",
+        r"\p{L}+",
+        r"\C",
+        "(" * 500 + "q" + ")" * 500,
     ],
-    ids=range(9),
+    ids=range(14),
 )
 def test_what_is_no_usable_expression_is_one_line_that_names_the_place(expression):
     """Never a traceback, from a flag or from a file."""

@@ -114,20 +114,26 @@ def as_the_files_say(model: torch.nn.Module, folder: Path) -> str:
     fields. That the numbers are those that were once written can't be known without a digest.
     """
     stored = load((folder / WEIGHTS).read_bytes())
-    fields = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    fields = json.loads((folder / CONFIG).read_bytes())
     used = set()
     for name, tensor in AdapterContents.of(model).trained.items():
         assert torch.equal(tensor, stored[name].to(tensor.dtype)), f"{name} is not the file's"
         used.add(name)
     assert used == set(without_wrapper_copies(stored)), "tensors of the file are passed over"
     for name, layer in adapter_layers(model).items():
-        alphas = [v for key, v in (fields.get("alpha_pattern") or {}).items() if re.match(rf"(.*\.)?({key})$", name)]
+        alphas = [v for key, v in (fields.get("alpha_pattern") or {}).items() if as_peft_matches(key, name)]
         strength = (alphas or [fields["lora_alpha"]])[0]
         rank = adapter_tensor_rank(layer)
         expected = strength / (math.sqrt(rank) if fields.get("use_rslora") else rank)
         assert layer.scaling == pytest.approx(expected, rel=1e-12), f"{name} has another scaling"
         assert isinstance(layer, DoRALinear) == bool(fields.get("use_dora")), f"{name} is another kind of layer"
     return "loads what its files hold"
+
+
+def as_peft_matches(key: str, name: str) -> bool:
+    """Python allows flags at the start alone, where PEFT has a group."""
+    flags = re.IGNORECASE if key.startswith("(?i)") else 0
+    return re.match(rf"(.*\.)?({key.removeprefix('(?i)')})$", name, flags) is not None
 
 
 def adapter_tensor_rank(layer: torch.nn.Module) -> int:
