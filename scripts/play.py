@@ -17,13 +17,17 @@ from typing import Any
 
 from lora_scratch.errors import Interrupted
 from lora_scratch.runs import add_adapter, argument_parser, check_given, open_adapter, run_command
+from lora_scratch.runtime.device import use_threads
 from lora_scratch.runtime.extras import check_extra
+
+THREADS = 1  # of the model: on a busy machine two of them wait for each other, and MiniLM takes a second in place of 20 ms
 
 
 def main() -> None:
     """Open the adapters, print the address, and answer until Ctrl-C."""
     options = parse()
     check_extra("play", flag="play")
+    use_threads(THREADS)
     from lora_scratch.play.played import PlayedAdapter
     from lora_scratch.play.playground import Playground
     from lora_scratch.play.server import listen, serve
