@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..runtime.paths import typed_path
 
 SUFFIXES = (".yaml", ".yml", ".json")
-MOST_LETTERS = 2**16
+MOST_LETTERS, MOST_DEPTH = 2**16, 16
 
 
 def with_config(arguments: Sequence[str], *parsers: argparse.ArgumentParser) -> list[str]:
@@ -60,8 +60,7 @@ def read_config(path: str) -> dict[str, Any]:
             raise ConfigError(f"is longer than {MOST_LETTERS:,} characters", where=where)
         # JSON is YAML but for tabs, which YAML does not take between words; JSON has none inside them
         text = text.replace("\t", " ") if place.suffix == ".json" else text
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ConfigError("has an alias (*name)", where=where, remedy="write the value out")
+        _check_structure(text, where)
         content, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         if isinstance(error, ConfigError):
@@ -72,6 +71,17 @@ def read_config(path: str) -> dict[str, Any]:
     if fault := _twice(node) or _other_kind(content):
         raise ConfigError(fault, where=where)
     return content
+
+
+def _check_structure(text: str, where: str) -> None:
+    """Refuse aliases, of which a few make millions of values, and depth, which takes time with its square."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ConfigError("has an alias (*name)", where=where, remedy="write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_DEPTH:
+            raise ConfigError(f"is nested deeper than {MOST_DEPTH}", where=where, expected="flags and their values")
 
 
 def _twice(node: Any) -> str | None:

@@ -93,7 +93,7 @@ def test_the_file_is_recorded_among_the_flags(write):
         ("targets: [!!binary aGk=]", "targets is a bytes"),
         ("targets: !!set {a, b}", "targets is a set"),
         ("a: !!python/object/apply:os.system [id]", "can't be read"),
-        ("targets: " + "[" * 20_000, "can't be read"),
+        ("targets: " + "[" * 20_000, "is nested deeper than 16"),
         ("rank: " + "9" * 5000, "can't be read"),
         ("a" * 70_000, "is longer than 65,536 characters"),
     ],

@@ -24,7 +24,7 @@ from lora_scratch.commands import train
 from lora_scratch.runs import is_finished
 from lora_scratch.training import loop
 
-SHORT, FULL = 10, 500
+SHORT, FULL = 6, 500
 
 
 @pytest.fixture(scope="module")
