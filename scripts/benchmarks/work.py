@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from lora_scratch.adapter import LoRAConfig
-from lora_scratch.data import Encoded, Splits
+from lora_scratch.data import Encoded, Example, Splits
 from lora_scratch.errors import ConfigError
 from lora_scratch.model.base import Base
 from lora_scratch.runs import (
@@ -22,7 +23,7 @@ from lora_scratch.runs import (
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.options import flag
 from lora_scratch.runtime.precision import Precision, resolve_precision
-from lora_scratch.tasks import Task, make_task, task_of
+from lora_scratch.tasks import REGRESSION, Task, make_task, task_of
 from lora_scratch.training import TrainingConfig
 
 from . import emotion_shape
@@ -48,6 +49,7 @@ class BenchmarkRows(DataOptions):
     """Which rows."""
 
     dataset: str | None = flag(emotion_shape.NAME, OF_ROWS)
+    standardize: bool = flag(False, "give the numbers of a regression mean 0 and deviation 1 over the training rows")
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Work:
 
 def open_work(
     model: ModelOptions,
-    data: DataOptions,
+    data: BenchmarkRows,
     adapter: LoRAConfig,
     training: TrainingConfig,
     *,
@@ -116,6 +118,7 @@ def open_work(
     if steps < 1:
         raise ConfigError(f"found {steps}", where="--steps", expected="at least 1")
     splits = _open_rows(data, seed=training.seed)
+    splits = standardized(splits) if data.standardize else splits
     base = open_sized(str(model.model), splits.labels, task=splits.task)
     sets = encode_splits(splits, base, max_tokens=fitting_rows(data, base).max_tokens)
     return Work(base, splits, sets, resolve_adapter(base, adapter), training, steps)
@@ -165,6 +168,31 @@ def limit_rows(splits: Splits, *, train: int | None, evaluation: int | None) -> 
         train=splits.train[:train],
         validation=splits.validation[:evaluation],
         test=splits.test[:evaluation],
+    )
+
+
+def standardized(splits: Splits) -> Splits:
+    """Return the rows of a regression with labels of mean 0 and deviation 1 over the training rows.
+
+    Correlations are the same for both. A head that starts at 0 need not learn the mean first.
+
+    Raises:
+        ConfigError: the labels are no numbers.
+    """
+    if splits.task != REGRESSION:
+        raise ConfigError(f"the task is {splits.task}", where="--standardize", expected=REGRESSION)
+    known = torch.tensor([row.label for row in splits.train], dtype=torch.float64)
+    mean, deviation = known.mean().item(), known.std().item()
+
+    def scaled(rows: Sequence[Example]) -> tuple[Example, ...]:
+        """Return the rows with scaled labels."""
+        return tuple(replace(row, label=(float(row.label) - mean) / deviation) for row in rows)  # type: ignore[arg-type]
+
+    return replace(
+        splits,
+        train=scaled(splits.train),
+        validation=scaled(splits.validation),
+        test=scaled(splits.test),
     )
 
 

@@ -18,8 +18,9 @@ from lora_scratch.commands.benchmarks.idle import Idleness
 from lora_scratch.commands.benchmarks.peer import HEADLINE, _CountingCollator, _data_set, _headline
 from lora_scratch.commands.benchmarks.tables import render_figures
 from lora_scratch.commands.benchmarks.whole_job import _measure
-from lora_scratch.commands.benchmarks.work import Work
-from lora_scratch.data import encode
+from lora_scratch.commands.benchmarks.work import Work, standardized
+from lora_scratch.data import Example, Splits, encode
+from lora_scratch.errors import ConfigError
 from lora_scratch.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, make_task
 
 LABELS = {SINGLE_LABEL: [1, 0, 2], MULTI_LABEL: [(0, 2), (), (1,)], REGRESSION: [1.5, -2.0, 0.25]}
@@ -112,6 +113,7 @@ def test_a_job_shows_the_scores_of_its_task_for_every_contender(task, tmp_path, 
     base = save_base(tmp_path / "base", labels=("a", "b"))
     rows = ["--model", base, "--dataset", save_tables(tmp_path / "rows", task), "--max_tokens", 16]
     rows += [] if task == MULTI_LABEL else ["--pair_column", "other"]
+    rows += ["--standardize"] if task == REGRESSION else []
     sizes = ["--epochs", 1, "--rank", 4, "--alpha", 8, "--precision", "fp32", "--rounds", 2, "--seed", 5]
     contenders = ["--measures", "job", "--contenders", "peft", "full", "ours"]
     flags = ["--flags_of_full", "--learning_rate 3e-4", "--flags_of_ours", "--head_start probe"]
@@ -124,6 +126,21 @@ def test_a_job_shows_the_scores_of_its_task_for_every_contender(task, tmp_path, 
         assert command[command.index("--only") - 1] == str(5 + number // 3)  # the seed of the round
         assert ("3e-4" in command) == command[-1].endswith("full")
         assert ("probe" in command) == command[-1].endswith("ours")
+
+
+def test_standardized_numbers_have_mean_0_and_deviation_1_over_the_training_rows():
+    """The other rows are shifted and scaled by the same two numbers."""
+    rows = tuple(Example("film", label) for label in (1.0, 2.0, 6.0))
+    splits = standardized(Splits(rows, (), rows[2:], labels=("score",), source="made up", task=REGRESSION))
+    labels = torch.tensor([row.label for row in splits.train])
+    assert torch.allclose(torch.stack([labels.mean(), labels.std()]), torch.tensor([0.0, 1.0]), atol=1e-6)
+    assert splits.test == splits.train[2:]
+
+
+def test_classes_are_not_standardized():
+    """Their numbers are names."""
+    with pytest.raises(ConfigError, match="--standardize: the task is single_label; expected regression"):
+        standardized(Splits((), (), (), labels=("a", "b"), source="made up"))
 
 
 def test_one_round_of_a_job_has_no_deviation():
