@@ -129,6 +129,13 @@ class Task(ABC):
     def fit_linear(self, features: Sequence[Tensor], labels: Tensor) -> tuple[int, Linear]:
         """Fit a linear model to the best of several kinds of features (linear.py)."""
 
+    def head_start(self, features: Tensor, labels: Tensor, weight: Tensor) -> Linear:
+        """Return the output layer that a new head starts with: a linear model of its inputs.
+
+        Shape: features (n, d), weight (C, d), its random start.
+        """
+        return self.fit_linear([features], labels)[1]
+
     @abstractmethod
     def balanced_weights(self, labels: Tensor) -> Tensor:
         """Return weights under which every label counts equally. Raises ConfigError if it can't be."""

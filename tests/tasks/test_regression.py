@@ -123,3 +123,11 @@ def test_labels_that_are_not_finite_are_refused():
     """NaN, as of a row that is ignored, has no error."""
     with pytest.raises(DataError, match="labels that are not finite"):
         TASK.measure(torch.zeros(1, 1), torch.tensor([float("nan")]))
+
+
+def test_a_new_head_starts_at_the_mean_of_the_labels():
+    """The weight stays as it was drawn."""
+    weight = torch.randn(1, 3)
+    start = make_task(REGRESSION, ("score",)).head_start(torch.randn(5, 3), torch.tensor([1.0, 2, 3, 4, 5]), weight)
+    assert torch.equal(start.weight, weight)
+    assert start.bias.tolist() == [3.0]
