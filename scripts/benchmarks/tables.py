@@ -87,8 +87,12 @@ def _table(figures: Figures, measure: str, machine: str) -> Table:
 
 
 def _columns(figures: Figures, measure: str) -> list[tuple[str, str, Cell]]:
-    """Return the columns of a measure; a job also has one for every score of its task."""
+    """Return the columns of a measure; a job also has one for every score of its task.
+
+    The loss of a regression is its mean error².
+    """
     scores = [name for name in TITLES if measure == JOB and figures.has(JOB, name)]
+    scores = [name for name in scores if name != "loss" or "mse" not in scores]
     return [*COLUMNS[measure], *((TITLES[name], name, _number(4)) for name in scores)]
 
 
