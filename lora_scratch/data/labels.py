@@ -1,4 +1,4 @@
-"""Decide from the labels what is predicted, and name and number the labels.
+"""Decide from the labels what is predicted, and name the labels. (checked_rows.py numbers them.)
 
 The name of a label is what the file says: `01` and `1` are two labels. Text cells can hold several
 labels as a JSON list (`["joy", "love"]`), as Python prints a list, or as names with commas between.

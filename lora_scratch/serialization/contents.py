@@ -1,4 +1,7 @@
-"""What an adapted model would save, collected once: settings, and tensors by their keys."""
+"""What an adapted model would save, collected once: settings, and tensors by their keys.
+
+The files of the folder are in save.py: adapter_model.safetensors, adapter_config.json, provenance.json, README.md.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The interface of a task: the one place that knows what is predicted. No other code asks which task it is.
 
-A task is three files at most: its class (single_label.py, multi_label.py, regression.py) has the labels as
-tensors, the loss, the decision and the metrics; the paired tests are in mcnemar.py, bootstrap.py and signed_rank.py.
+Each task is one class in a file of its own: single_label.py, multi_label.py, regression.py. Their paired tests
+are in mcnemar.py, randomization.py and regression.py, the intervals in bootstrap.py.
 """
 
 from __future__ import annotations
