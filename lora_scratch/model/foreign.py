@@ -45,7 +45,11 @@ def check_attention(name: str, config: Any) -> None:
     Raises:
         ModelError: it does.
     """
-    wanted = getattr(config, "_attn_implementation", None)
+    for name_of in ("_attn_implementation", "attn_implementation"):  # the second is an entry that old releases keep
+        _check_wanted(name, getattr(config, name_of, None))
+
+
+def _check_wanted(name: str, wanted: object) -> None:
     if wanted is not None and str(wanted).removeprefix("paged|") not in ATTENTIONS:
         problem, remedy = f"config.json asks for the attention {wanted!r}", "remove this entry from config.json"
         raise ModelError(problem, where=name, expected="none of its own", remedy=remedy)

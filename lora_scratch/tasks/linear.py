@@ -55,6 +55,7 @@ def fit_softmax(features: Sequence[Tensor], labels: Tensor, *, classes: int) -> 
     """
 
     def fit(x: Tensor, y: Tensor, penalty: float) -> Linear:
+        """Fit one penalty."""
         return _softmax(x, y, classes, penalty)
 
     return _choose(features, labels, fit, lambda z, y: F.cross_entropy(z.double(), y))
