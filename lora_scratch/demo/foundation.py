@@ -103,7 +103,7 @@ def is_usable(folder: Path) -> bool:
         whole = all(_digest(folder / name) == digest for name, digest in digests.items())
         readable = all(_release(version(name)) >= _release(writers[name]) for name in WRITERS)
         return bool(digests) and whole and readable
-    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
         return False
 
 

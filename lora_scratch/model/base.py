@@ -17,13 +17,15 @@ import transformers  # only as a module: importing its model classes by name tak
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
+from ..data.labels import SINGLE_LABEL
 from ..errors import ModelError, printable
 from ..runtime.paths import path_fault, shown_path
 from ..runtime.seeds import named_generator
+from ..tasks.registry import TASKS, task_name
 from .families import default_heads
 from .foreign import check_attention, check_no_adapter, check_vocabulary
 from .forward import need_equal_lengths
-from .own_head import PROBLEM_TYPES, head_order, own_labels, own_task
+from .own_head import head_order, own_labels
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Base:
         return need_equal_lengths(self.model)
 
 
+@torch.inference_mode(False)  # its weights can be trained, also where the caller computes without gradients
 def load_base(
     name: str,
     *,
@@ -82,7 +85,7 @@ def load_base(
         with _quiet():
             config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
             check_attention(name, config)
-            task = task or (own_task(config) if labels is None else "single_label")
+            task = task or (task_name(config) if labels is None else SINGLE_LABEL)
             names = own_labels(config) if labels is None else tuple(labels)
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             check_vocabulary(name, tokenizer)
@@ -114,7 +117,7 @@ def _load_model(name: str, labels: Sequence[str], task: str, dtype: torch.dtype)
         num_labels=len(labels),
         id2label=dict(enumerate(labels)),
         label2id={label: index for index, label in enumerate(labels)},
-        problem_type=PROBLEM_TYPES[task],
+        problem_type=TASKS[task].problem_type,
         dtype=dtype,
         ignore_mismatched_sizes=True,
         use_safetensors=True,
@@ -140,8 +143,8 @@ def _fit_head(
         return set(), ()
     own = own_labels(config)
     parameters = {f"{head}.{key}" for key, _ in model.get_submodule(head).named_parameters()}
-    order = head_order(own, labels) if task == own_task(config) else None
-    shown = f"its head is for {_listed(own)} ({own_task(config)})"
+    order = head_order(own, labels) if task == task_name(config) else None
+    shown = f"its head is for {_listed(own)} ({task_name(config)})"
     if order is None:
         note = f"{shown}; the head for {_listed(labels)} ({task}) starts new"
         return parameters, () if parameters & absent else (note,)

@@ -48,6 +48,7 @@ class Probe:
     difference: float
 
 
+@torch.inference_mode(False)
 def check_base(base: Base) -> Base:
     """Check a base that was just loaded, and repair what has one right answer.
 

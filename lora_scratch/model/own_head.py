@@ -10,18 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-PROBLEM_TYPES = {
-    "single_label": "single_label_classification",
-    "multi_label": "multi_label_classification",
-    "regression": "regression",
-}
 UNNAMED = r"LABEL_\d+"  # transformers' name of a label that has none
-
-
-def own_task(config: Any) -> str:
-    """Return the task that a base's config names: as transformers, one output is a number."""
-    tasks = {problem_type: task for task, problem_type in PROBLEM_TYPES.items()}
-    return tasks.get(config.problem_type) or ("regression" if config.num_labels == 1 else "single_label")
 
 
 def own_labels(config: Any) -> tuple[str, ...]:

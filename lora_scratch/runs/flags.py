@@ -211,7 +211,8 @@ def check_given(parser: argparse.ArgumentParser, options: object) -> None:
     arguments = {action.dest for action in parser._actions if not action.option_strings}
     for name, value in vars(options).items():
         flag_name = name if name in arguments else f"--{name}"
-        if value == "" or (value == [] and name not in takes_many):
+        empty_inside = name not in arguments and "" in _values(value)
+        if value == "" or empty_inside or (value == [] and name not in takes_many):
             parser.error(f"{flag_name}: found an empty value")
         for single in _values(value):
             if isinstance(single, int) and abs(single) > LARGEST:

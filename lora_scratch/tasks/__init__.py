@@ -1,5 +1,8 @@
 """What is predicted: one label, several, or a number. Labels, loss, decision, metrics, paired test."""
 
+from ..data.labels import MULTI_LABEL as MULTI_LABEL
+from ..data.labels import REGRESSION as REGRESSION
+from ..data.labels import SINGLE_LABEL as SINGLE_LABEL
 from .bootstrap import Interval as Interval
 from .mcnemar import McNemar as McNemar
 from .mcnemar import holm as holm
@@ -8,9 +11,6 @@ from .metrics import TITLES as TITLES
 from .metrics import Metrics as Metrics
 from .multi_label import MultiLabel as MultiLabel
 from .multi_label import MultiLabelMetrics as MultiLabelMetrics
-from .registry import MULTI_LABEL as MULTI_LABEL
-from .registry import REGRESSION as REGRESSION
-from .registry import SINGLE_LABEL as SINGLE_LABEL
 from .registry import TASKS as TASKS
 from .registry import make_task as make_task
 from .registry import task_of as task_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..data.labels import REGRESSION, SINGLE_LABEL
 from ..errors import ConfigError
 from .multi_label import MultiLabel
 from .regression import Regression
@@ -12,7 +13,6 @@ from .single_label import SingleLabel
 from .task import Task
 
 TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (SingleLabel, MultiLabel, Regression)}
-SINGLE_LABEL, MULTI_LABEL, REGRESSION = TASKS
 
 
 def make_task(name: str, labels: Sequence[str]) -> Task:
@@ -26,13 +26,13 @@ def make_task(name: str, labels: Sequence[str]) -> Task:
     return TASKS[name](tuple(labels))
 
 
-def task_of(model: Any) -> Task:
-    """Return the task that a model's `config.problem_type` names, with the labels of its `id2label`.
+def task_name(config: Any) -> str:
+    """Return the task that a config's `problem_type` names. Without one, as transformers: one output is a number."""
+    names = {task.problem_type: name for name, task in TASKS.items()}
+    return names.get(config.problem_type) or (REGRESSION if config.num_labels == 1 else SINGLE_LABEL)
 
-    Without a problem_type: one output is a number, as for transformers; more are classes.
-    """
+
+def task_of(model: Any) -> Task:
+    """Return the task of a model's config, with the labels of its `id2label`."""
     config = model.config
-    labels = [str(config.id2label[index]) for index in range(config.num_labels)]
-    named = {task.problem_type: name for name, task in TASKS.items()}
-    default = SINGLE_LABEL if len(labels) > 1 else REGRESSION
-    return make_task(named.get(config.problem_type, default), labels)
+    return make_task(task_name(config), [str(config.id2label[index]) for index in range(config.num_labels)])

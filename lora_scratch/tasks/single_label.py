@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.batches import IGNORED
 from ..data.examples import Label
 from ..errors import DataError
 from .bootstrap import Interval, interval, redrawn_means, resampled_triples
@@ -18,8 +19,6 @@ from .mcnemar import McNemar, mcnemar
 from .metrics import LabelRow, Metrics, check_rows, label_rows, rows_where
 from .task import Task
 from .temperature import fit_temperature
-
-IGNORED = -100  # the label that cross entropy ignores
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ from lora_scratch.study.ablation import STRENGTHS, Ablation, Trial, ablate, desc
 from lora_scratch.study.ablation_page import ablation_page
 
 COLUMNS = ["trial", "score", "change", "of the gain", "fixed", "broken", "p", "p (Holm)", "verdict"]
+SPLIT_HELP = "which rows (default: validation; of a --dataset that is a file of its own, all)"
 
 
 def main() -> None:
@@ -49,8 +50,10 @@ def main() -> None:
     saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
     wanted = options.precision or saved.precision
     precision = resolve_precision(wanted, resolve_device(options.device))
-    splits, max_tokens = open_rows(saved, dataset=options.dataset, limit_eval=options.limit_eval)
-    rows = encode_rows(getattr(splits, options.split), saved.base, max_tokens=max_tokens)
+    limit, held_out = options.limit_eval, options.split is None
+    splits, max_tokens = open_rows(saved, dataset=options.dataset, limit_eval=limit, held_out=held_out)
+    split = options.split or ("validation" if splits.validation else "test")
+    rows = encode_rows(getattr(splits, split), saved.base, max_tokens=max_tokens)
     model = saved.base.model.to(precision.device)
     predict = Predictor(model, precision, saved.base.pad_token_id).logits
     ablation = ablate(model, predict, rows, strengths=options.strengths, task=saved.task)
@@ -58,7 +61,7 @@ def main() -> None:
     correction = f"Holm's correction is over all {len(ablation.trials)} trials."
     print(f"{markdown_table(trials)}\n\n{correction}\n{describe(ablation)}")
     if options.html:
-        rows_of = f"the {options.split} rows of {splits.source}"
+        rows_of = f"the {split} rows of {splits.source}"
         title = printable(f"Ablation of {options.adapter} on {rows_of}")
         page = ablation_page(ablation, title=title, table=trials, source=command_line())
         write_page(Path(options.html), page)
@@ -70,7 +73,7 @@ def parse() -> argparse.Namespace:
     """Read and check the command line."""
     parser = argument_parser(__doc__)
     add_adapter(parser)
-    add_shared(parser, "split", "dataset", "limit_eval", split={"default": "validation"})
+    add_shared(parser, "split", "dataset", "limit_eval", split={"help": SPLIT_HELP})
     add_shared(parser, "precision", "device", "json", "html")
     meaning = "strengths of the adapter to try, 1 as trained (default: 0 to 1.5 in eighths)"
     parser.add_argument("--strengths", nargs="+", type=float, default=STRENGTHS, metavar="FACTOR", help=meaning)

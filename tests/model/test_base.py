@@ -9,6 +9,7 @@ from support.folders import save_base
 
 from lora_scratch.errors import ModelError
 from lora_scratch.model.base import load_base
+from lora_scratch.model.checks import check_base
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,14 @@ def test_base_keeps_its_head_for_its_own_labels(folder):
     base = load_base(str(folder), labels=("negative", "positive"))
     assert base.newly_initialized == ()
     assert not base.model.training
+
+
+def test_base_opened_without_gradients_can_be_trained(folder):
+    """Also under `torch.inference_mode()`: its tensors are ordinary ones."""
+    with torch.inference_mode():
+        model = check_base(load_base(str(folder))).model
+    model(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([0])).loss.backward()
+    assert model.classifier.weight.grad is not None
 
 
 @pytest.mark.parametrize("labels", [("a", "b", "c", "d"), ("up", "down")], ids=["another number", "other names"])

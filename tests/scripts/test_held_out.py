@@ -7,6 +7,7 @@ import pytest
 from support.command_line import call
 
 from lora_scratch.commands import evaluate
+from lora_scratch.commands.study import ablate
 from lora_scratch.runs import open_adapter, open_rows
 
 LABELS = ("anger", "joy")
@@ -28,6 +29,14 @@ def rows_file(path, labels):
 def test_all_rows_of_a_file_are_measured(job, tmp_path, labels):
     """It is not split again, and neither one label alone nor two rows are too few."""
     assert measured(job, tmp_path, "--dataset", rows_file(tmp_path / "rows.csv", labels)) == len(labels)
+
+
+def test_all_rows_of_a_file_are_ablated_on(job, tmp_path):
+    """As for evaluate, unless a split is named."""
+    path, place = rows_file(tmp_path / "rows.csv", LABELS * 20), tmp_path / "ablation.json"
+    for flags, rows in (((), 40), (("--split", "validation"), 4)):
+        assert call(ablate, job.adapter, "--dataset", path, "--json", place, "--strengths", 1, *flags) == 0
+        assert json.loads(place.read_text(encoding="utf-8"))["rows"] == rows
 
 
 def test_split_of_a_file_can_still_be_named(job, tmp_path):
