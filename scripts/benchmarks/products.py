@@ -1,7 +1,9 @@
 """Measures the matrix products of a training step alone: no step can be faster.
 
 The products are those of our fast path, with its real token counts. They are noted as they are
-dispatched. Each is then repeated alone on random numbers of the same shapes, strides and dtype. The
+dispatched. Each is then repeated alone on random numbers of the same shapes, strides and dtype, so
+that its weight stays in the cache. On a CPU they are also repeated in the order of the steps, each
+weight in memory of its own: there it is cold, as in training. That is the floor to judge by. The
 rest of a step is norms, activations, dropout, copies, the optimizer and dispatch.
 """
 
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -70,11 +72,19 @@ class Product:
     def seconds(self, repeats: int = REPEATS) -> float:
         """Return the seconds of the fastest of some repetitions, after one that is not timed."""
         arguments = [part.fill() if isinstance(part, Operand) else part for part in self.arguments]
-        multiply = partial(self.function, *arguments, **dict(self.options))
+        multiply = self.on(arguments)
         multiply()
-        on_gpu = arguments[0].device.type == "cuda"
-        timed = _on_device(multiply) if on_gpu else partial(_seconds_of, multiply)
+        timed = _on_device(multiply) if self.on_gpu else partial(_seconds_of, multiply)
         return min(timed() for _ in range(repeats))
+
+    def on(self, arguments: Sequence[Any]) -> Callable[[], object]:
+        """Return a function that multiplies these tensors."""
+        return partial(self.function, *arguments, **dict(self.options))
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the tensors were on a GPU."""
+        return any(isinstance(part, Operand) and part.device.type == "cuda" for part in self.arguments)
 
 
 class ProductRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -84,6 +94,7 @@ class ProductRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.model, self.clock = model, clock
         self.products: Counter[Product] = Counter()
+        self.order: list[tuple[Product, tuple[int, ...]]] = []  # with the identities of the arguments
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -102,7 +113,9 @@ class ProductRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Count a product: it multiplies and adds 2 · rows · inner · columns times."""
         flops = 2 * args[PRODUCTS[func.overloadpacket]].numel() * columns
         operands = tuple(tuple(arg) if isinstance(arg, list) else _operand(arg) for arg in args)
-        self.products[Product(func, operands, tuple(sorted(kwargs.items())), flops)] += 1
+        product = Product(func, operands, tuple(sorted(kwargs.items())), flops)
+        self.products[product] += 1
+        self.order.append((product, tuple(map(id, args))))
 
 
 def measure_floor(name: str, work: Work) -> dict[str, Any]:
@@ -117,15 +130,44 @@ def measure_floor(name: str, work: Work) -> dict[str, Any]:
     with ProductRecorder(model, clock) as recorder:
         CONTENDERS[name].train(model, work, rows, clock, **by_hand)
     seconds = sum(count * product.seconds() for product, count in recorder.products.items())
+    cold = None if any(product.on_gpu for product in recorder.products) else seconds_in_order(recorder.order)
     flops = sum(count * product.flops for product, count in recorder.products.items())
     return {
         "seconds": seconds,
         "tokens": clock.tokens,
         "tokens_per_second": clock.tokens / seconds,
+        "cold_seconds": cold,
+        "cold_tokens_per_second": None if cold is None else clock.tokens / cold,
         "products": sum(recorder.products.values()),
         "gigaflops_per_second": flops / seconds / 1e9,
         "megaflops_per_token": flops / clock.tokens / 1e6,
     }
+
+
+def seconds_in_order(order: Sequence[tuple[Product, tuple[int, ...]]], repeats: int = REPEATS) -> float:
+    """Return the seconds of the fastest of some passes over these products, after one that is not timed.
+
+    Every packed weight has memory of its own. Other tensors share one for each layout, as in a step, which frees
+    and takes again the memory of its activations.
+    """
+    tensors: dict[tuple[Operand, int], Tensor] = {}
+
+    def tensor(part: Any, identity: int) -> Any:
+        if not isinstance(part, Operand):
+            return part
+        key = (part, identity if part.stride is None else 0)
+        if key not in tensors:
+            tensors[key] = part.fill()
+        return tensors[key]
+
+    calls = [product.on([tensor(*pair) for pair in zip(product.arguments, ids, strict=True)]) for product, ids in order]
+
+    def pass_over() -> None:
+        for call in calls:
+            call()
+
+    pass_over()
+    return min(_seconds_of(pass_over) for _ in range(repeats))
 
 
 def _seconds_of(multiply: Callable[[], object]) -> float:

@@ -33,7 +33,8 @@ COLUMNS: dict[str, tuple[tuple[str, str, Cell], ...]] = {
         ("peak MiB above the model", "peak_memory_above_model_bytes", _mib),
     ),
     "floor": (
-        ("tokens/s at the floor", "tokens_per_second", _number()),
+        ("tokens/s, weights warm", "tokens_per_second", _number()),
+        ("weights cold", "cold_tokens_per_second", _number()),
         ("GFLOP/s", "gigaflops_per_second", _number()),
         ("MFLOP a token", "megaflops_per_token", _number()),
     ),

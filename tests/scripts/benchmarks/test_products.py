@@ -71,6 +71,21 @@ def test_a_product_with_a_packed_weight_is_counted_and_repeated_packed():
     assert all(0 < product.seconds(2) < 10 for product in products)
 
 
+@needs_packing
+def test_products_in_order_have_every_weight_in_memory_of_its_own(monkeypatch):
+    """Two layers of one shape are two weights, each used twice; the inputs share one tensor."""
+    first, second = (torch.nn.Linear(24, 24).requires_grad_(requires_grad=False) for _ in range(2))
+    layers, x, filled = [PackedLinear(linear, torch.bfloat16) for linear in (first, second)], torch.randn(70, 24), []
+    fill = Operand.fill
+    monkeypatch.setattr(Operand, "fill", lambda operand: filled.append(operand) or fill(operand))
+    with ProductRecorder(torch.nn.Identity(), Clock()) as recorder:
+        for layer in layers * 2:
+            layer(x.bfloat16())
+    assert [product.flops for product, _ in recorder.order] == [2 * 70 * 24 * 24] * 4
+    assert 0 < products.seconds_in_order(recorder.order, 2) < 10
+    assert sorted(operand.shape for operand in filled) == [(24,), (24, 24), (24, 24), (70, 24)]
+
+
 @pytest.mark.parametrize("view", [lambda x: x, lambda x: x.T, lambda x: x[::2, 1:], lambda x: x[:1].expand(6, 4)])
 def test_an_operand_is_repeated_in_its_layout(view):
     """Transposed weights, slices and broadcast rows keep their strides: libraries treat them differently."""
