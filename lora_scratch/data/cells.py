@@ -12,6 +12,14 @@ SHOWN_CHARACTERS = 60
 SHOWN_NAMES = 12
 LABEL_TYPES = "a string, a number, a boolean, or a list of them"
 
+# White space, controls, and what Unicode names Default_Ignorable_Code_Point: zero-width and format characters, fillers.
+# Beside these the blank of Braille, and the marks of annotations; not NUL, which has an error of its own.
+BLANKS = (
+    r"\s\x01-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    r"\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+SEEN = re.compile(f"[^{BLANKS}]")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 
 Scalar = str | bool | int | float | Decimal
@@ -31,7 +39,12 @@ def text_fault(text: object, field: str = "text") -> Fault | None:
         return Fault(f"the row has no {field}")
     if not isinstance(text, str):
         return Fault(f"the {field} is of type {type(text).__name__}", "a string")
-    return _character_fault(text, field) or (None if text.strip() else Fault(f"the {field} is empty"))
+    return _character_fault(text, field) or (Fault(f"the {field} is empty") if is_blank(text) else None)
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a text shows nothing: no characters, white space, or zero-width and control characters alone."""
+    return SEEN.search(text) is None
 
 
 def label_fault(label: object, class_names: Sequence[str]) -> Fault | None:
@@ -51,7 +64,7 @@ def label_fault(label: object, class_names: Sequence[str]) -> Fault | None:
 
 def is_missing(label: object, class_names: Sequence[str]) -> bool:
     """Return whether the cell holds no label: nothing, blanks, NaN, or the -1 of hidden class numbers."""
-    if label is None or (isinstance(label, str) and not label.strip()):
+    if label is None or (isinstance(label, str) and is_blank(label)):
         return True
     if isinstance(label, float):
         return math.isnan(label)

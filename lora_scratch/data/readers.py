@@ -126,7 +126,7 @@ def _records(path: Path, kind: str, dialect: Dialect | None) -> Iterator[Fields]
 
 def _header(path: Path, dialect: Dialect) -> list[str]:
     """Return the column names of a .csv or .tsv file, which are its first record."""
-    with open_text(path) as file:
+    with open_text(path, newline="\n") as file:
         record = next(dialect.records(file), None)
     if record is None:
         raise DataError("the file is empty", where=str(path), expected="a header with the column names")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ..errors import DataError
 from ..runtime.paths import path_fault, shown_path
-from .cells import number_of
+from .cells import is_blank, number_of
 from .delimited import Dialect, Record, swallowed_lines
 from .parquet_records import ParquetTable
 from .readers import file_kind, unquoted_tsv
@@ -170,7 +170,7 @@ class JsonTable(InputTable):
 
     def _lines(self) -> Iterator[tuple[str, Any]]:
         with open_text(self._path) as file:
-            lines = without_blank_end(enumerate(file, 1), lambda line: not line[1].strip())
+            lines = without_blank_end(enumerate(file, 1), lambda line: is_blank(line[1]))
             for number, line in lines:
                 yield f"{self.place}:{number}", _parsed(f"{self.place}:{number}", line)
 
@@ -187,11 +187,11 @@ class JsonTable(InputTable):
         return first.lstrip().startswith("[")
 
 
-def without_blank_end(lines: Iterable[Line], is_blank: Callable[[Line], bool]) -> Iterator[Line]:
+def without_blank_end(lines: Iterable[Line], is_nothing: Callable[[Line], bool]) -> Iterator[Line]:
     """Yield all but the blank ones at the end."""
     blanks: list[Line] = []
     for line in lines:
-        if is_blank(line):
+        if is_nothing(line):
             blanks.append(line)
             continue
         yield from blanks
@@ -204,7 +204,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _parsed(place: str, text: str) -> Any:
-    if not text.strip():
+    if is_blank(text):
         return bad_row(place, EMPTY, "a JSON object")
     try:
         return json.loads(text, object_pairs_hook=_object)

@@ -12,18 +12,23 @@ from pathlib import Path
 from typing import BinaryIO, TextIO, TypeVar, cast
 
 from ..errors import DataError
+from .cells import is_blank
 
 MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 UTF32_REMEDY = "convert it: iconv -f UTF-32 -t UTF-8 FILE > NEW"
+CR_REMEDY = r"convert it: tr '\r' '\n' < FILE > NEW"
 
 Content = TypeVar("Content")
 Place = TypeVar("Place")
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[TextIO]:
+def open_text(path: Path, *, newline: str = "") -> Iterator[TextIO]:
     """Open a text file for reading; a byte that is not UTF-8 becomes a lone surrogate of its row.
+
+    Args:
+        newline: what alone ends a line; if empty, \\n, \\r and \\r\\n do.
 
     Raises:
         DataError: it can't be read, here or while the caller iterates over its lines.
@@ -33,7 +38,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
         encoding = _encoding(path)
         # surrogateescape: a bad byte makes its row bad (cells.py), not the file
         errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
-        with _open_bytes(path) as content, io.TextIOWrapper(content, encoding, errors=errors, newline="") as file:
+        with _open_bytes(path) as content, io.TextIOWrapper(content, encoding, errors=errors, newline=newline) as file:
             yield file
     except UnicodeDecodeError as error:
         raise DataError(f"the file is broken UTF-16 ({error.reason})", where=where, expected="UTF-8") from error
@@ -56,9 +61,30 @@ def _open_bytes(path: Path) -> BinaryIO:
 
 
 def lines_of(file: TextIO) -> Iterator[tuple[int, str | None]]:
-    """Yield (number, line without its ending); None for a blank line."""
+    """Yield (number, line without its ending); None for a blank line.
+
+    Raises:
+        DataError: the lines end with \\r alone, and were not split there.
+    """
     for number, line in enumerate(file, start=1):
-        yield number, line.rstrip("\r\n") if line.strip() else None
+        if number == 1:
+            check_line_ends(line, where=str(file.name))
+        yield number, None if is_blank(line) else without_end(line)
+
+
+def without_end(line: str) -> str:
+    """Return a line without the \\n or \\r\\n that ends it."""
+    return line.removesuffix("\n").removesuffix("\r")
+
+
+def check_line_ends(first: str, *, where: str) -> None:
+    """Check that a file of texts is no single line because its lines end with \\r alone.
+
+    Raises:
+        DataError: they do.
+    """
+    if not first.endswith("\n") and "\r" in without_end(first):
+        raise DataError("its lines end with a carriage return alone", where=where, expected="line feeds", remedy=CR_REMEDY)
 
 
 def without_trailing_blanks(lines: Iterable[tuple[Place, Content | None]]) -> Iterator[tuple[Place, Content | None]]:

@@ -13,8 +13,10 @@ from tqdm import tqdm
 
 from ..errors import DataError
 from ..runtime.paths import path_fault, shown_path
+from .cells import is_blank
 from .readers import SPREADSHEETS, file_kind
 from .rows import checked_text
+from .text_files import check_line_ends, without_end
 
 STANDARD_INPUT = "-"
 
@@ -70,9 +72,12 @@ def _checked(lines: Iterable[bytes], name: str, bar: Any) -> Iterator[str | Data
         bar.update(len(raw))
         # surrogateescape: a bad byte makes its line bad, not the file
         encoding = "utf-8-sig" if number == 1 else "utf-8"
-        line = raw.decode(encoding, errors="surrogateescape").removesuffix("\n").removesuffix("\r")
+        decoded = raw.decode(encoding, errors="surrogateescape")
+        if number == 1:
+            check_line_ends(decoded, where=name)
+        line = without_end(decoded)
         text = checked_text(f"{name}:{number}", line)
-        if not line.strip():
+        if is_blank(line):
             blank.append(text)
             continue
         yield from blank

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Collection, Iterator
 
-from ..data.cells import listed, text_fault
+from ..data.cells import is_blank, listed, text_fault
 from ..data.rows import bad_row
 from ..errors import DataError
 from .classify import Pair
@@ -29,7 +29,7 @@ def read_named_rows(path: str, adapters: Collection[str]) -> Iterator[tuple[str 
     # surrogateescape: a stray byte is the fault of its row, which says so
     with open(source, encoding="utf-8-sig", errors="surrogateescape", closefd=closefd) as file:
         for number, line in enumerate(file, 1):
-            if line.strip():
+            if not is_blank(line):
                 yield _checked(line, f"{name}:{number}", adapters)
 
 

@@ -39,6 +39,19 @@ def read(path: Path) -> list[tuple[str, str] | str]:
     ]
 
 
+def test_a_txt_file_has_the_lines_that_predict_reads(write: Write) -> None:
+    """A line ends with \\n or \\r\\n; a lone \\r and the separators of Unicode are characters of a text."""
+    text = "a\rb\x0bc\x0cd\x1ce\x85f\u2028g\u2029h"
+    path = write("a.txt", f"{text};joy\r\nfine;joy\n\u200b\n")
+    assert read(path) == [(text, "joy"), ("fine", "joy")]
+
+
+def test_a_txt_file_without_line_feeds_is_not_taken_for_one_row(write: Write) -> None:
+    """Old programs end lines with a carriage return alone."""
+    with pytest.raises(DataError, match=r"a\.txt: its lines end with a carriage return alone; .* tr '\\r' '\\n' < FILE"):
+        read(write("a.txt", "fine;joy\rso;joy\r"))
+
+
 SPELLINGS = [("1", 1), ("-2", -2), ("1.0", 1.0), ("2.5", 2.5), ("true", True), ("false", False), ("01", "01")]
 
 
@@ -175,6 +188,11 @@ def test_csv_takes_a_field_above_the_library_limit(write: Write) -> None:
         ("a.txt", "fine;joy\nno separator\n", "2: no ';' in 'no separator'; expected text;label"),
         ("a.txt", "fine;joy\n\nfine;joy\n", "2: the line is empty"),
         ("a.txt", "fine;joy\n  ;joy\n", "2: the text is empty"),
+        ("a.txt", "fine;joy\n\u200b;joy\n", "2: the text is empty"),
+        ("a.txt", "fine;joy\n\u200b\nfine;joy\n", "2: the line is empty"),
+        ("a.txt", "fine;joy\ntext;\ufeff\n", "2: the row has no label"),
+        ("a.csv", "text,label\n\u2060,joy\n", "2: the text is empty"),
+        ("a.jsonl", '{"text": "\\u200b", "label": "joy"}', "1: the text is empty"),
         ("a.txt", "fine;joy\ntext; \n", "2: the row has no label"),
         ("a.txt", b"fine;joy\ncaf\xe9;joy\n", "2: the text is not UTF-8: byte 0xe9 at character 4; expected UTF-8"),
         ("a.txt", "fine;joy\nnul\0;joy\n", "2: the text holds a NUL byte at character 4"),
@@ -361,7 +379,7 @@ def test_unreadable_file_is_an_error(write: Write, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    "text", ["👩‍👩‍👧 ok", "مرحبا", "<script>alert(1)</script>", "\x01\x7f", "e\u0301", "a" * 10**6, "line\u2028sep"]
+    "text", ["👩‍👩‍👧 ok", "مرحبا", "<script>alert(1)</script>", "\x01a\x7f", "e\u0301", "a" * 10**6, "line\u2028sep"]
 )
 def test_strange_text_is_kept_as_it_is(text: str) -> None:
     """Emoji, right-to-left script, markup and control characters are text like any other."""

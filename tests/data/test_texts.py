@@ -22,6 +22,7 @@ def read(path):
         (b"one\r\ntwo\r\n", ["one", "two"]),
         (b"\xef\xbb\xbfone\n\xef\xbb\xbftwo\n", ["one", "\ufefftwo"]),
         (b"one\n\n \n\t\r\n", ["one"]),
+        ("one\n\u200b\n\ufeff\u2060\r\n".encode(), ["one"]),
         ("a\rb\x0bc\x0cd\x1ce\x85f\u2028g\n".encode(), ["a\rb\x0bc\x0cd\x1ce\x85f\u2028g"]),
         ("مرحبا\n👩‍👩‍👧\n<script>\n\x1b[2J".encode(), ["مرحبا", "👩‍👩‍👧", "<script>", "\x1b[2J"]),
         (b"a" * 10**6, ["a" * 10**6]),
@@ -43,6 +44,22 @@ def test_bad_texts_keep_their_place(tmp_path):
     starts = ["2: the text is empty", "3: the text is empty", "4: the text holds a NUL byte at character 4"]
     starts += ["5: the text is not UTF-8: byte 0xe9 at character 4", "6: the text is not UTF-8: byte 0xed at character 1"]
     assert [text.partition(";")[0] for text in found[1:-1]] == starts
+
+
+def test_a_text_that_shows_nothing_is_empty(tmp_path):
+    """It has no tokens, as a blank one has none."""
+    path = tmp_path / "texts.txt"
+    path.write_text("\ufeff\u200b\n\u2060\x1b\nlast\n", encoding="utf-8")
+    assert [text.partition(";")[0] for text in read(path)] == ["1: the text is empty", "2: the text is empty", "last"]
+
+
+@pytest.mark.parametrize("content", [b"one\rtwo\r", b"one\rtwo", b"\xef\xbb\xbfone\r\rtwo\r"])
+def test_a_file_without_line_feeds_is_not_taken_for_one_text(tmp_path, content):
+    """Old programs end lines with a carriage return alone; in a file with line feeds one is a part of a text."""
+    path = tmp_path / "texts.txt"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"texts\.txt: its lines end with a carriage return alone; .* tr '\\r' '\\n' < FILE"):
+        read(path)
 
 
 @pytest.mark.parametrize("make", [None, os.mkdir, os.mkfifo], ids=["nothing", "folder", "pipe"])

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeVar
+from unicodedata import category
 
 import pyarrow.parquet as pq
 import pytest
@@ -42,8 +43,9 @@ def physical_lines(path: Path) -> list[str]:
         text = content.decode("utf-16")
     else:
         text = content.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
-    found = re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z", text)
-    while found and not found[-1].strip():
+    ends = r"[^\n]*\n|[^\n]+\Z" if path.suffix == ".txt" else r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z"
+    found = re.findall(ends, text)
+    while found and all(category(letter) in ("Cc", "Cf", "Zl", "Zp", "Zs") for letter in found[-1].replace("\0", "x")):
         found.pop()
     return found
 
@@ -62,7 +64,11 @@ def check_rows(path: Path, rows: list[Row | DataError]) -> None:
     assert [number(row) for row in rows] == list(range(1, len(found) + 1))
     for row, line in zip(rows, found, strict=True):
         if isinstance(row, Row):
-            text = json.loads(line)["text"] if path.suffix == ".jsonl" else line.rstrip("\r\n").rpartition(";")[0]
+            text = (
+                json.loads(line)["text"]
+                if path.suffix == ".jsonl"
+                else line.removesuffix("\n").removesuffix("\r").rpartition(";")[0]
+            )
             assert row.text == text
 
 

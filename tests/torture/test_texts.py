@@ -28,7 +28,7 @@ SHORT, FULL = 60, 2000
 KINDS = {
     "plain": lambda rng: " ".join(rng.choices(["i", "am", "so", "happy", "sad"], k=rng.randint(1, 60))),
     "empty": lambda rng: "",
-    "blank": lambda rng: rng.choice([" ", "\t", "\u3000", "\x0b", "\x1c", "\xa0 "]),
+    "blank": lambda rng: rng.choice([" ", "\t", "\u3000", "\x0b", "\x1c", "\xa0 ", "\u200b", "\ufeff\ufeff", "\u2060\x1b"]),
     "control": lambda rng: "".join(chr(rng.randrange(1, 32)) for _ in range(8)).replace("\n", "") + "a",
     "NUL": lambda rng: "a\0b",
     "return": lambda rng: "a\rb" + rng.choice(["", "\r\r"]) + "c",
