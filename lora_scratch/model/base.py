@@ -23,7 +23,7 @@ from ..runtime.paths import path_fault, shown_path
 from ..runtime.seeds import named_generator
 from ..tasks.registry import TASKS, task_name
 from .families import default_heads
-from .foreign import check_attention, check_no_adapter, check_vocabulary
+from .foreign import check_attention, check_no_adapter, check_vocabulary, check_weights
 from .forward import need_equal_lengths
 from .own_head import head_order, own_labels
 
@@ -99,6 +99,7 @@ def load_base(
     new, notes = _fit_head(model, config, names, task, absent=absent)
     new |= absent | {str(entry[0]) for entry in info["mismatched_keys"]}
     _initialize(model, new, seed)
+    check_weights(name, model)
     return Base(model.eval(), tokenizer, name, tuple(sorted(new)), notes)
 
 

@@ -116,7 +116,7 @@ def probe_model(model: Any, tokenizer: Any, *, where: str) -> Probe:
     """Run a short text alone and padded beside a longer one, in evaluation mode.
 
     Raises:
-        ModelError: the model can't compute such a text.
+        ModelError: the model can't compute such a text, or no numbers for it.
     """
     try:
         short, long = (tokenizer(text)["input_ids"] for text in (SHORT, LONG))
@@ -130,6 +130,9 @@ def probe_model(model: Any, tokenizer: Any, *, where: str) -> Probe:
         fault = f"it can't compute a short text: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
         expected = "a classifier that reads token ids and an attention mask"
         raise ModelError(fault, where=where, expected=expected) from error
+    if not padded.isfinite().all():
+        remedy = "its weights are finite but too large, or damaged: pass another --model"
+        raise ModelError("it computes NaN or infinity for a short text", where=where, expected="numbers", remedy=remedy)
     largest = float(padded.abs().max())
     difference = float((alone[0] - padded[0]).abs().max()) / max(largest, 1e-12)
     return Probe(min(tables.positions, default=None), unused, difference)

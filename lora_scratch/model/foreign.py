@@ -39,6 +39,20 @@ def check_vocabulary(name: str, tokenizer: Any) -> None:
         raise ModelError(problem, where=name, expected="a vocabulary", remedy=remedy)
 
 
+def check_weights(name: str, model: Any) -> None:
+    """Check that every weight is a number. A sum takes a twentieth of the time of looking at each.
+
+    Raises:
+        ModelError: one is NaN or infinite. Every result would be, and no setting of a training would help.
+    """
+    weights = [(key, weight.detach()) for key, weight in model.named_parameters() if weight.is_floating_point()]
+    bad = [key for key, weight in weights if not weight.sum().isfinite() and not weight.isfinite().all()]
+    if bad:
+        more = f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""
+        remedy = "download or save the model again, or pass another --model"
+        raise ModelError(f"its own weights hold NaN or infinity, in {bad[0]}{more}", where=name, remedy=remedy)
+
+
 def check_attention(name: str, config: Any) -> None:
     """Check that config.json asks for no attention code from elsewhere: transformers would fetch and run it.
 

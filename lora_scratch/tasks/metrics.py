@@ -94,7 +94,7 @@ def check_rows(logits: Tensor, labels: Tensor, *, expected: str, fits: bool) -> 
     if not logits.numel():
         raise DataError("no rows to measure", where="evaluation", expected="at least one")
     if bad := rows_where(~logits.isfinite().all(-1)):
-        remedy = "train with a lower learning rate, or use --precision fp32"
+        remedy = "use --precision fp32, or train with a lower learning rate"
         raise DataError(f"logits that are not finite in {bad}", where="evaluation", remedy=remedy)
 
 
