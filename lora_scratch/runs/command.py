@@ -169,5 +169,6 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 def _say(kind: str, reason: object) -> None:
     """Write one line to stderr. Several processes often write the same, so all but the first give their number."""
-    number = os.environ.get("RANK", "0") if processes_started() > 1 else "0"
-    print(f"{kind}{'' if number == '0' else f' in process {number}'}: {reason}", file=sys.stderr)
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"  # which need not be a number: that can be the error
+    number = "0" if alone else os.environ.get("RANK", "0")
+    print(f"{kind}{'' if number == '0' else f' in process {printable(number)}'}: {reason}", file=sys.stderr)

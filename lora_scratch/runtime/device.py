@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
 
@@ -20,13 +21,17 @@ OUT_OF_MEMORY = (
 def started_number(name: str, *, default: int | None = None) -> int:
     """Return a whole number that torchrun put into the environment; the default if it is not there.
 
+    A number of processes, whose name ends with SIZE, is at least 1.
+
     Raises:
-        ConfigError: it is no number, or there is none and no default.
+        ConfigError: it is no such number, or there is none and no default.
     """
     value = os.environ.get(name, "nothing" if default is None else str(default))
-    if not (value.isascii() and value.isdecimal()):
+    least = 1 if name.endswith("SIZE") else 0
+    if not (re.fullmatch("[0-9]{1,9}", value) and int(value) >= least):
         where, remedy = f"{name} in the environment", "start with torchrun, or unset it and WORLD_SIZE"
-        raise ConfigError(f"is {value!r}", where=where, expected="a number", remedy=remedy)
+        expected = "a number" if least == 0 else "a number from 1"
+        raise ConfigError(f"is {value[:60]!r}", where=where, expected=expected, remedy=remedy)
     return int(value)
 
 

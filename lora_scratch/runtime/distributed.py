@@ -28,6 +28,8 @@ from .rendezvous import fresh_store
 # A killed process closes its connections, and the others know at once. If a process hangs or its
 # machine loses power, the others wait for this time.
 TIMEOUT_S = 25
+LONGEST_TIMEOUT_S = 10**6  # twelve days
+LAST_PORT = 65535
 START_TIMEOUT_S = 1800  # at the start and between jobs: one process may download what all will read
 
 _working_group: dist.ProcessGroup | None = None  # all processes, with TIMEOUT_S
@@ -50,8 +52,7 @@ def process_group() -> Iterator[None]:
         return
     if torch.cuda.is_available():  # `cuda` is this GPU from now on
         torch.cuda.set_device(started_number("LOCAL_RANK") % torch.cuda.device_count())
-    for name in ("RANK", "LOCAL_RANK", "MASTER_PORT"):
-        started_number(name)
+    _check_environment()
     timeout, start = timedelta(seconds=_timeout_s()), timedelta(seconds=START_TIMEOUT_S)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _lost_process_is_an_error():
@@ -165,15 +166,28 @@ def check_one_process(command: str) -> None:
         raise ConfigError(problem, where=command, expected="one", remedy=remedy)
 
 
+def _check_environment() -> None:
+    """Check what torch's rendezvous reads: it raises errors without a type of their own, or waits for half an hour."""
+    for name in ("RANK", "LOCAL_RANK", "MASTER_PORT"):
+        started_number(name)
+    bounds = {"RANK": processes_started() - 1, "MASTER_PORT": LAST_PORT}
+    for name, most in bounds.items():
+        if (number := started_number(name)) > most:
+            raise ConfigError(f"is {number}", where=f"{name} in the environment", expected=f"at most {most}")
+    if not os.environ.get("MASTER_ADDR"):
+        where = "MASTER_ADDR in the environment"
+        raise ConfigError("is not there", where=where, expected="the main machine", remedy="start with torchrun")
+
+
 def _timeout_s() -> float:
     value = os.environ.get("LORA_SCRATCH_TIMEOUT_S", str(TIMEOUT_S))
     try:
         seconds = float(value)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds < math.inf:
-        where = "LORA_SCRATCH_TIMEOUT_S in the environment"
-        raise ConfigError(f"is {value}", where=where, expected="seconds, above 0")
+    if not 0 < seconds <= LONGEST_TIMEOUT_S:
+        where, expected = "LORA_SCRATCH_TIMEOUT_S in the environment", f"seconds, above 0, at most {LONGEST_TIMEOUT_S}"
+        raise ConfigError(f"is {value[:60]!r}", where=where, expected=expected)
     return seconds
 
 

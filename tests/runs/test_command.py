@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shlex
 import signal
 import sys
@@ -13,6 +14,7 @@ from lora_scratch import runs
 from lora_scratch.errors import DataError
 from lora_scratch.runs import command_line, restart_command, run_command
 from lora_scratch.runtime.atomic import new_file
+from lora_scratch.runtime.device import started_number
 
 
 def terminal(monkeypatch):
@@ -43,6 +45,16 @@ def test_an_error_of_the_project_is_one_line_and_exit_code_1(monkeypatch):
     sys.stderr.flush()
     assert stop.value.code == 1
     assert found["stderr"].getvalue() == b"error: a b: na\\xefve\n"
+
+
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "LOCAL_RANK"])
+def test_an_environment_that_torchrun_did_not_make_is_one_line(variable, monkeypatch, capsys):
+    """The number of processes is read again for the line itself."""
+    monkeypatch.setenv(variable, "")
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: print(started_number(variable, default=1)), in_processes=True)
+    assert stop.value.code == 1
+    assert re.fullmatch(rf"error(?: in process 0)?: {variable} in the environment: is ''; .*\n", capsys.readouterr().err)
 
 
 def test_any_other_error_is_a_defect_and_keeps_its_traceback():

@@ -14,7 +14,7 @@ from lora_scratch.runtime import distributed
 from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.distributed import check_one_process, local_rank_zero_first, process_group
 
-WORLD = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "1"}
+WORLD = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "1", "MASTER_ADDR": "localhost"}
 
 
 def test_without_torchrun_there_is_a_world_of_one():
@@ -67,20 +67,26 @@ def test_everyones_bytes_reach_everyone_in_their_order():
     [
         ({"WORLD_SIZE": ""}, "WORLD_SIZE in the environment: is ''; expected a number"),
         ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": ""}, "LOCAL_RANK in the environment: is ''"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE in the environment: is '0'; expected a number from 1"),
+        ({"WORLD_SIZE": "9" * 5000}, "WORLD_SIZE in the environment: is '9999"),
+        ({"WORLD_SIZE": "2", **WORLD, "RANK": "2"}, "RANK in the environment: is 2; expected at most 1"),
+        ({"WORLD_SIZE": "2", **WORLD, "MASTER_PORT": "65536"}, "MASTER_PORT in the environment: is 65536; expected at most"),
+        ({"WORLD_SIZE": "2", **WORLD, "MASTER_ADDR": ""}, "MASTER_ADDR in the environment: is not there; expected"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE in the environment: is 'two'; expected a number"),
         ({"WORLD_SIZE": "2"}, "RANK in the environment: is 'nothing'; expected a number; start with torchrun"),
         ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, "MASTER_PORT in the environment: is 'nothing'"),
         (
             {"WORLD_SIZE": "2", "LORA_SCRATCH_TIMEOUT_S": "soon", **WORLD},
-            "LORA_SCRATCH_TIMEOUT_S in the environment: is soon",
+            "LORA_SCRATCH_TIMEOUT_S in the environment: is 'soon'",
         ),
-        ({"WORLD_SIZE": "2", "LORA_SCRATCH_TIMEOUT_S": "0", **WORLD}, "is 0; expected seconds, above 0"),
+        ({"WORLD_SIZE": "2", "LORA_SCRATCH_TIMEOUT_S": "0", **WORLD}, "is '0'; expected seconds, above 0"),
+        ({"WORLD_SIZE": "2", "LORA_SCRATCH_TIMEOUT_S": "1e300", **WORLD}, "is '1e300'; expected seconds, above 0, at most"),
     ],
     ids=str,
 )
 def test_an_environment_that_torchrun_did_not_make_is_refused_by_name(monkeypatch, environment, found):
     """Other tools set some of these variables too."""
-    for name in ("RANK", "LOCAL_RANK", "MASTER_PORT"):
+    for name in WORLD:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -97,7 +103,7 @@ def test_a_slow_process_is_waited_for_as_long_as_it_goes_on():
 def test_on_gpus_each_process_of_a_machine_takes_its_own_and_tensors_there_go_by_nccl(monkeypatch):
     """As far as a machine without a GPU can tell: what torch is asked for."""
     asked = []
-    for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_PORT": "1"}.items():
+    for name, value in {**WORLD, "WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
