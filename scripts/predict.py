@@ -12,7 +12,8 @@
 
 Results come in the order of the texts: JSON lines, or what the extension of --output says (.csv, .tsv, .jsonl,
 .parquet). A table (.csv, .tsv, .jsonl, .json, .parquet) keeps all its columns; label and score follow, or labels (in a
-text table as a JSON list), or the score alone, as the adapter was trained. JSON lines also have the scores of all labels.
+text table as a JSON list; columns of 0 and 1 where the training had them), or the score alone, as the adapter was trained.
+JSON lines also have the scores of all labels.
 Cells are data and stay as they are: a spreadsheet takes a .csv cell that begins with = + - @ for a formula, so import the
 columns as text there.
 A file of any size is classified in flat memory, but for a .json file with one list. The first row that can't be
@@ -95,7 +96,12 @@ def classify_one(options: argparse.Namespace) -> None:
     how = {"calibrated": options.calibrated, "plain": options.plain, "fsdp": options.fsdp}
     classify = Classifier(saved, precision=precision, **how)
     answers = AnswerFormat(
-        classify.task, options.top, options.abstain_below, errors=options.skip_bad_rows, prefix=options.prefix or ""
+        classify.task,
+        options.top,
+        options.abstain_below,
+        errors=options.skip_bad_rows,
+        prefix=options.prefix or "",
+        multi_hot=isinstance(saved.provenance.data.label_column, tuple),
     )
     if is_main():
         write_answers(options, classify, open_table(options, read, texts), answers)

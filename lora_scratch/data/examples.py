@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .columns import Columns
 
 Label = int | tuple[int, ...] | float  # a class; the classes that apply; a number
 
@@ -34,6 +38,8 @@ class Splits:
         skipped: bad rows that were left out, as `path:line: reason`.
         task: what is predicted, one of tasks/ (`single_label`, `multi_label` or `regression`).
         notes: what was decided about the rows, a line each; the commands print them.
+        test_split: what the source calls the rows of `test`; empty if they were held out of its training rows.
+        columns: those that were read; None for rows of no table.
     """
 
     train: tuple[Example, ...]
@@ -44,6 +50,8 @@ class Splits:
     skipped: tuple[str, ...] = ()
     task: str = "single_label"
     notes: tuple[str, ...] = ()
+    test_split: str = "test"
+    columns: Columns | None = field(default=None, compare=False)
 
     @cached_property
     def digests(self) -> dict[str, str]:

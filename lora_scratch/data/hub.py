@@ -7,7 +7,7 @@ a folder with a dataset card (README.md) whose head names the files of every con
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -17,28 +17,25 @@ from ..errors import DataError
 from .cells import listed
 from .parquet import SAMPLE_ROWS
 from .readers import unused_texts
-from .rows import Columns, NoLabelColumn, Rows, Table, checked_class_names, require_columns, row_of
+from .rows import Columns, Rows, Table, checked_class_names, require_columns, row_of
 
 TIMEOUT_S = 10
 REMEDY = "connect to the hub, or pass a local file or folder: --dataset PATH"
 CARD_HEAD = re.compile(r"\A---\n(?:(?!---\n).*\n)*?(configs|dataset_info):", re.MULTILINE)
 
 
-def open_hub(source: str, columns: Columns) -> dict[str, Table | None]:
+def load_hub(source: str) -> Mapping[str, Any]:
     """Return the splits of the hub's data set `name` or `name:configuration`, by the hub's names.
-
-    A split is None if it has no column of labels.
 
     First the hub is asked once. If it does not answer, the copy in the cache of `datasets` is used;
     `datasets` alone would retry for 25 to 83 s.
 
     Raises:
-        DataError: no hub and no cached copy, no such data set, or no such column.
+        DataError: no hub and no cached copy, or no such data set.
     """
     name, _, configuration = source.partition(":")
     unreachable = _ask_hub(name)
-    splits = _load(name, configuration, unreachable)
-    return {str(split): _table(f"{source}/{split}", rows, columns, str(split)) for split, rows in splits.items()}
+    return {str(split): rows for split, rows in _load(name, configuration, unreachable).items()}
 
 
 def has_card(folder: Path) -> bool:
@@ -50,14 +47,18 @@ def has_card(folder: Path) -> bool:
 
 
 class CardFiles(NamedTuple):
-    """The files of every split that a dataset card names, its class names, and a line that says which part it is."""
+    """The files of every split that a dataset card names, its features, and a line that says which part it is."""
 
     files: dict[str, list[Path]]
-    class_names: tuple[str, ...]
+    features: Mapping[str, Any]
     note: str
 
+    def class_names(self, label_column: str, *, where: str) -> tuple[str, ...]:
+        """Return the names that the card declares for the numbers of this column."""
+        return checked_class_names(_feature_names(self.features.get(label_column)), where=where)
 
-def card_files(folder: Path, configuration: str, label_column: str) -> CardFiles:
+
+def card_files(folder: Path, configuration: str) -> CardFiles:
     """Return the files of a local copy in the hub's layout.
 
     Raises:
@@ -70,11 +71,10 @@ def card_files(folder: Path, configuration: str, label_column: str) -> CardFiles
         names = get_dataset_config_names(str(folder))
     except Exception as error:  # of `datasets`, its readers of YAML, or the file system
         raise _not_loaded(str(folder), configuration, "its dataset card can't be used", error) from error
-    class_names = checked_class_names(_feature_names((builder.info.features or {}).get(label_column)), where=str(folder))
     data_files = builder.config.data_files or {}
     files = {str(split): [Path(file) for file in part] for split, part in data_files.items()}
     chosen = f"configuration {builder.config.name!r} of {listed(names)}"
-    return CardFiles(files, class_names, chosen if len(names) > 1 and not configuration else "")
+    return CardFiles(files, builder.info.features or {}, chosen if len(names) > 1 and not configuration else "")
 
 
 def _ask_hub(name: str) -> Exception | None:
@@ -136,14 +136,14 @@ def _offline() -> Iterator[None]:
             module.HF_HUB_OFFLINE = value
 
 
-def _table(place: str, rows: Any, columns: Columns, split: str) -> Table | None:
-    try:
-        require_columns(rows.column_names, columns, where=place)
-    except NoLabelColumn:
-        if split == "train":
-            raise
-        return None
-    names = checked_class_names(_feature_names(rows.features[columns.label]), where=place)
+def hub_table(place: str, rows: Any, columns: Columns) -> Table:
+    """Return the rows of a split, which `load_hub` gives.
+
+    Raises:
+        DataError: no such column.
+    """
+    require_columns(rows.column_names, columns, where=place)
+    names = checked_class_names(_feature_names(rows.features.get(columns.of_classes)), where=place)
     sample = list(islice(rows, SAMPLE_ROWS))
     chosen = rows.select_columns(columns.names)
     return Table(_rows(place, chosen, columns, names), names, unused_texts=unused_texts(sample, columns))

@@ -23,19 +23,29 @@ def open_parquet(path: Path, columns: Columns, *, unused_texts: UnusedTexts, cla
     Raises:
         DataError: it can't be read, or has no such column.
     """
+    file = _open(path)
+    schema = file.schema_arrow
+    require_columns(list(schema.names), columns, where=str(path))
+    class_names = _declared_names(schema, columns.of_classes, where=str(path)) or class_names
+    unused = unused_texts(_sample(file, columns), columns)
+    return Table(_parquet_rows(path, file, columns, class_names), class_names, unused_texts=unused)
+
+
+def parquet_names(path: Path) -> list[str]:
+    """Return the names of the columns. Raises DataError where the file can't be read."""
+    return list(_open(path).schema_arrow.names)
+
+
+def _open(path: Path) -> Any:
     import pyarrow as pa  # slow to import
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
-        schema = file.schema_arrow
-        names = list(schema.names)
+        _ = file.schema_arrow
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _broken_parquet(path, error) from error
-    require_columns(names, columns, where=str(path))
-    class_names = _declared_names(schema, columns.label, where=str(path)) or class_names
-    unused = unused_texts(_sample(file, columns), columns)
-    return Table(_parquet_rows(path, file, columns, class_names), class_names, unused_texts=unused)
+    return file
 
 
 def class_names_of(feature: object) -> object:

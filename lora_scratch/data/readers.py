@@ -15,9 +15,12 @@ from typing import Any
 
 from ..errors import DataError
 from .cells import number_of
+from .columns import truth
 from .delimited import Dialect, Record, swallowed_lines, unquoted_reason
+from .headers import read_header
 from .json_files import EMPTY, Fields, holds_a_list, read_json_list, read_jsonl
-from .parquet import open_parquet
+from .layouts import COLA, MRPC_TEXTS
+from .parquet import open_parquet, parquet_names
 from .rows import Columns, Rows, Table, bad_row, checked_row, require_columns, row_of, shown
 from .text_files import lines_of, open_text, without_trailing_blanks
 
@@ -31,7 +34,7 @@ FEW_WORDS = 3  # a column of texts has at least so many words in most rows
 def file_kind(path: Path) -> str:
     """Return the extension that says how to read the file: `.csv` for `rows.csv.gz`; empty for no data file."""
     name = path.name.removesuffix(".gz")
-    kind = Path(name).suffix.lower()
+    kind = ".tsv" if name.startswith(MRPC_TEXTS) else Path(name).suffix.lower()
     return kind if kind in (TEXT_KINDS if name != path.name else EXTENSIONS) else ""
 
 
@@ -58,7 +61,7 @@ def open_table(path: Path, columns: Columns, *, quoted: bool | None = None, clas
     reason = unquoted_tsv(path) if quoted is None and kind == ".tsv" else ""
     dialect = _dialect(kind, quoted=quoted is not False and not reason)
     if dialect is not None:
-        require_columns(_header(path, dialect), columns, where=f"{path}:1")
+        require_columns(read_header(path, dialect).names, columns, where=f"{path}:1", first_line=True)
     sample = [fields for _, fields in islice(_records(path, kind, dialect), SAMPLE_ROWS) if isinstance(fields, dict)]
     rows = _delimited_rows(path, dialect, columns, class_names) if dialect else None
     rows = rows or _rows(_records(path, kind, None), columns, class_names)
@@ -66,12 +69,29 @@ def open_table(path: Path, columns: Columns, *, quoted: bool | None = None, clas
     return Table(rows, class_names, notes, unused_texts(sample, columns))
 
 
+def column_names(path: Path) -> list[str]:
+    """Return the names of the columns of a file; none of a .txt, and none where the file can't be read."""
+    kind = file_kind(path)
+    try:
+        if kind == ".parquet":
+            return parquet_names(path)
+        if dialect := _dialect(kind, quoted=True):
+            return read_header(path, dialect).names
+        fields = next(_records(path, kind, None))[1] if kind in (".jsonl", ".json") else {}
+    except (DataError, StopIteration):  # opening the rows says what is wrong
+        return []
+    return list(fields) if isinstance(fields, dict) else []
+
+
 def unquoted_tsv(path: Path) -> str:
     """Return a line that says why the quotes of a .tsv file do not quote; empty if they do, or for another file."""
     if file_kind(path) != ".tsv":
         return ""
-    with open_text(path) as file:
-        reason = unquoted_reason(file, Dialect("\t"))
+    if read_header(path, Dialect("\t", quoted=False)).is_row:
+        reason = f"it is GLUE's CoLA, with the columns {', '.join(COLA)} and no header"
+    else:
+        with open_text(path) as file:
+            reason = unquoted_reason(file, Dialect("\t"))
     return f"{path} is read without quoting, a quote is a character of its text: {reason}" if reason else ""
 
 
@@ -102,7 +122,7 @@ def _open_txt(path: Path, columns: Columns) -> Table:
 
 
 def _txt(path: Path) -> Rows:
-    with open_text(path) as file:
+    with open_text(path, newline="\n") as file:
         for number, line in without_trailing_blanks(lines_of(file)):
             text, semicolon, label = (line or "").rpartition(";")
             if semicolon:
@@ -124,26 +144,14 @@ def _records(path: Path, kind: str, dialect: Dialect | None) -> Iterator[Fields]
     return read_json_list(path) if kind == ".json" and holds_a_list(path) else read_jsonl(path)
 
 
-def _header(path: Path, dialect: Dialect) -> list[str]:
-    """Return the column names of a .csv or .tsv file, which are its first record."""
-    with open_text(path, newline="\n") as file:
-        record = next(dialect.records(file), None)
-    if record is None:
-        raise DataError("the file is empty", where=str(path), expected="a header with the column names")
-    if not record.fields:
-        problem = f"broken header: {record.problem or EMPTY}"
-        raise DataError(problem, where=f"{path}:1", expected="column names")
-    return record.fields
-
-
 def _delimited(path: Path, dialect: Dialect) -> Iterator[tuple[Record, dict[str, Any] | DataError]]:
     """Yield every record after the header with its fields by column; a broken one once for each of its lines."""
+    header = read_header(path, dialect)
     with open_text(path) as file:
-        numbered = ((record, record if record.fields or record.problem else None) for record in dialect.records(file))
-        records = without_trailing_blanks(numbered)
-        header = next(records)[0].fields
-        for blank_or_record, record in records:
-            yield from _by_column(str(path), blank_or_record, record, header)
+        records = header.rows(dialect.records(file))
+        numbered = ((record, record if record.fields or record.problem else None) for record in records)
+        for blank_or_record, record in without_trailing_blanks(numbered):
+            yield from _by_column(str(path), blank_or_record, record, header.names)
 
 
 def _by_column(
@@ -168,25 +176,29 @@ def _every_line(path: str, record: Record, problem: str, remedy: str = "") -> It
 
 def _delimited_rows(path: Path, dialect: Dialect, columns: Columns, class_names: tuple[str, ...]) -> Rows:
     """Yield the rows; a record that swallowed other rows is an error for each of its lines."""
-    header = _header(path, dialect)
-    position = header.index(columns.label)
+    header = read_header(path, dialect).names
+    positions = [header.index(label) for label in columns.labels]
     labels: set[str] | None = None  # read when the first record of several lines needs them
 
     def looks_like_row(fields: list[str]) -> bool:
         """Return whether a line has the header's fields and, between commas, a label of the file."""
         if len(fields) != len(header):
             return False
-        return dialect.delimiter == "\t" or _is_label(fields[position].strip(), labels or set())
+        if dialect.delimiter == "\t":
+            return True
+        cells = [fields[position].strip() for position in positions]
+        return _is_label(cells[0], labels or set()) if columns.of_classes else None not in map(truth, cells)
 
     for record, fields in _delimited(path, dialect):
         if len(record.lines) > 1 and not record.problem:
-            labels = _labels_of_lines(path, dialect, columns.label) if labels is None else labels
+            labels = _labels_of_lines(path, dialect, columns.labels[0]) if labels is None else labels
             if lines := swallowed_lines(record, dialect, looks_like_row):
                 for _, error in _every_line(str(path), record, *_swallowed(record, lines)):
                     yield error
                 continue
         if isinstance(fields, dict):
-            fields[columns.label] = _class_number(fields[columns.label], class_names)
+            if name := columns.of_classes:
+                fields[name] = _class_number(fields[name], class_names)
             yield row_of(f"{path}:{record.first}", fields, columns, class_names=class_names)
         else:
             yield fields

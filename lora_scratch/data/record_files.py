@@ -14,6 +14,7 @@ from ..errors import DataError
 from ..runtime.paths import path_fault, shown_path
 from .cells import is_blank, number_of
 from .delimited import Dialect, Record, swallowed_lines
+from .headers import Header, read_header
 from .parquet_records import ParquetTable
 from .readers import file_kind, unquoted_tsv
 from .records import Chunk, Fields, InputTable, TextColumns, chunked
@@ -62,17 +63,16 @@ class DelimitedTable(InputTable):
         super().__init__(str(path), read, notes=[reason] if reason else [], quoted=not reason)
         self._path = path
         self._dialect = Dialect("\t" if file_kind(path) == ".tsv" else ",", quoted=not reason)
-        read.require(self.columns, where=f"{path}:1")
+        read.require(self.columns, where=f"{path}:1", first_line=True)
+
+    @cached_property
+    def _header(self) -> Header:
+        return read_header(self._path, self._dialect)
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """The fields of the first line."""
-        with open_text(self._path) as file:
-            record = next(self._dialect.records(file), None)
-        if record is None or not record.fields:
-            problem = "the file is empty" if record is None else f"broken header: {record.problem or EMPTY}"
-            raise DataError(problem, where=f"{self.place}:1", expected="a header with the column names")
-        return tuple(record.fields)
+        """The fields of the first line, if it is a header."""
+        return tuple(self._header.names)
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield all records; one that swallowed other rows is an error for each of its lines."""
@@ -80,8 +80,8 @@ class DelimitedTable(InputTable):
 
     def _found(self) -> Iterator[Found]:
         with open_text(self._path) as file:
-            records = without_blank_end(self._dialect.records(file), lambda record: not (record.fields or record.problem))
-            for record in islice(records, 1, None):
+            records = self._header.rows(self._dialect.records(file))
+            for record in without_blank_end(records, lambda record: not (record.fields or record.problem)):
                 yield from self._by_column(record)
 
     def _by_column(self, record: Record) -> Iterator[Found]:
@@ -119,7 +119,7 @@ class DelimitedTable(InputTable):
     def _known_cells(self) -> dict[str, set[str]]:
         """The cells of the columns without texts in the first records of one line; no cells if all are numbers."""
         with open_text(self._path) as file:
-            records = islice(self._dialect.records(file), 1, SAMPLE_ROWS)
+            records = islice(self._header.rows(self._dialect.records(file)), SAMPLE_ROWS)
             rows = [r.fields for r in records if len(r.lines) == 1 and len(r.fields) == len(self.columns)]
         by_name = zip(self.columns, zip(*rows, strict=True), strict=False)
         cells = {name: {cell.strip() for cell in column} for name, column in by_name if name not in self.read.names}

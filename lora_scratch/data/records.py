@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import DataError
 from .cells import listed, shown, text_fault
-from .rows import bad_row
+from .rows import bad_row, missing_columns
 
 CHUNK_ROWS = 256  # records in memory at a time: few, since a record can be long
 
@@ -31,8 +31,11 @@ class TextColumns:
         """The columns that are read."""
         return [self.text, *([self.pair] if self.pair is not None else [])]
 
-    def require(self, names: Sequence[str], *, where: str) -> None:
+    def require(self, names: Sequence[str], *, where: str, first_line: bool = False) -> None:
         """Check that the columns exist, and that every name of a column stands once.
+
+        Args:
+            first_line: as for `require_columns`.
 
         Raises:
             DataError: otherwise; the message lists the columns.
@@ -43,8 +46,7 @@ class TextColumns:
         flags = dict(zip(("--text_column", "--pair_column"), self.names, strict=False))
         for flag, column in flags.items():
             if column not in names:
-                problem, remedy = f"no column {column!r} among {listed(names)}", f"name it with {flag}"
-                raise DataError(problem, where=where, remedy=remedy)
+                raise missing_columns({column: flag}, names, where=where, first_line=first_line)
         if twice := [name for name in names if names.count(name) > 1]:
             problem = f"more than one column {twice[0]!r} among {listed(names)}"
             raise DataError(problem, where=where, remedy="give every column a name of its own")

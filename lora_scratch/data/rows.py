@@ -6,25 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import DataError
-from .cells import is_missing, label_fault, spelled_label, text_fault
+from .cells import Fault, is_missing, label_fault, spelled_label, text_fault
 from .cells import listed as listed
 from .cells import shown as shown
+from .columns import Columns as Columns
+from .columns import applying_labels
+from .layouts import looks_like_a_row
 
 MEND = "mend the row, or leave such rows out (--skip_bad_rows of train and predict)"
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The names of the text column, the label column and, for pairs of texts, the second text column."""
-
-    text: str
-    label: str
-    pair: str | None = None
-
-    @property
-    def names(self) -> list[str]:
-        """The columns that are read, that of the label last."""
-        return [self.text, *([self.pair] if self.pair is not None else []), self.label]
 
 
 @dataclass(frozen=True)
@@ -71,13 +60,20 @@ def row_of(
     for column in columns.names:
         if column not in fields:
             error = bad_row(place, f"no {column!r} among {listed(list(fields))}")
-            return _unlabelled(error) if column == columns.label else error
-    text, label = fields[columns.text], fields[columns.label]
+            return _unlabelled(error) if fields.keys().isdisjoint(columns.labels) and column in columns.labels else error
+    text, label = fields[columns.text], _label_of(fields, columns)
+    if isinstance(label, Fault):
+        return bad_row(place, *label)
     if columns.pair is None:
         return checked_row(place, text, label, class_names=class_names)
     if fault := text_fault(fields[columns.pair], "second text"):
         return bad_row(place, *fault)
     return checked_row(place, text, label, class_names=class_names, pair=str(fields[columns.pair]))
+
+
+def _label_of(fields: Mapping[str, object], columns: Columns) -> object:
+    """Return the label of a record, or the list of those whose columns say yes, or what is wrong with them."""
+    return fields[columns.label] if isinstance(columns.label, str) else applying_labels(fields, columns.label)
 
 
 def checked_row(
@@ -103,25 +99,46 @@ def bad_row(place: str, problem: str, expected: str = "", remedy: str = "") -> D
     return DataError(problem, where=place, expected=expected, remedy=remedy or MEND)
 
 
-def require_columns(names: Sequence[str], columns: Columns, *, where: str) -> None:
+def require_columns(names: Sequence[str], columns: Columns, *, where: str, first_line: bool = False) -> None:
     """Check that all columns exist once.
+
+    Args:
+        first_line: the names are the first line of a file, which could be a row.
 
     Raises:
         NoLabelColumn: only the column of the labels is missing.
         DataError: a column is missing or exists twice; the message lists the columns.
     """
-    pair_flag = ["--pair_column"] if columns.pair is not None else []
-    flags = dict(zip(["--text_column", *pair_flag, "--label_column"], columns.names, strict=True))
-    missing = {flag: column for flag, column in flags.items() if column not in names}
+    missing = {column: flag for flag, column in columns.flags if column not in names}
     if missing:
-        problem = f"no column {' and none '.join(map(repr, missing.values()))} among {listed(names)}"
-        remedy = f"name {'it' if len(missing) == 1 else 'them'} with {' and '.join(missing)}"
-        kind = NoLabelColumn if list(missing) == ["--label_column"] else DataError
-        raise kind(problem, where=where, remedy=remedy)
-    for flag, column in flags.items():
+        kind = NoLabelColumn if set(missing) == set(columns.labels) else DataError
+        raise missing_columns(missing, names, where=where, first_line=first_line, kind=kind)
+    for flag, column in columns.flags:
         if names.count(column) > 1:
             problem = f"more than one column {column!r} among {listed(names)}"
             raise DataError(problem, where=where, remedy=f"name another with {flag}")
+
+
+def missing_columns(
+    missing: Mapping[str, str],
+    names: Sequence[str],
+    *,
+    where: str,
+    first_line: bool,
+    kind: type[DataError] = DataError,
+) -> DataError:
+    """Return the error for missing columns, each with the flag that names another; say it where there is no header."""
+    if first_line and looks_like_a_row(names):
+        problem = f"the first line looks like a row and not like names of columns: {listed(names)}"
+        others = f"if these are names, choose with {_flags(missing)}"
+        return kind(problem, where=where, expected="a header", remedy=f"write a line of names above it ({others})")
+    problem = f"no column {' and none '.join(map(repr, missing))} among {listed(names)}"
+    remedy = f"name {'it' if len(missing) == 1 else 'them'} with {_flags(missing)}"
+    return kind(problem, where=where, remedy=remedy)
+
+
+def _flags(missing: Mapping[str, str]) -> str:
+    return " and ".join(dict.fromkeys(missing.values()))
 
 
 def checked_class_names(names: object, *, where: str) -> tuple[str, ...]:

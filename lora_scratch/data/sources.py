@@ -12,7 +12,7 @@ from .examples import Example, Splits
 from .holdout import hold_out
 from .labels import AUTO, MULTI_LABEL, REGRESSION, decide_task, label_names, lookalikes_note
 from .rows import Columns, Row
-from .split_tables import WHOLE, SplitTables, open_source
+from .split_tables import SPLITS, WHOLE, SplitTables, open_source
 
 HELD_OUT_SHARE = 0.1  # of all rows, for every split that the source does not have
 OTHERS = ("test", "validation")
@@ -22,7 +22,7 @@ def load_splits(
     source: str,
     *,
     text_column: str = "text",
-    label_column: str = "label",
+    label_column: str | Sequence[str] = "label",
     pair_column: str | None = None,
     task: str = AUTO,
     seed: int = 0,
@@ -39,6 +39,7 @@ def load_splits(
     Args:
         source: a file (.csv, .tsv, .jsonl, .json, .parquet, or .txt with `text;label`), a folder of
             them, or a name on the hub; `name:configuration` where there are several.
+        label_column: several are columns of 0 and 1, one for every label, in the order of the labels.
         pair_column: the column of the second text, for pairs.
         task: single_label, multi_label or regression; auto decides from the labels (labels.py).
         skip_bad_rows: list bad rows in `Splits.skipped` instead of raising the first.
@@ -46,11 +47,12 @@ def load_splits(
     Raises:
         DataError: anything wrong with the source or a row.
     """
-    columns = _checked_columns(source, text_column, label_column, pair_column)
+    columns = _checked_columns(source, text_column, label_column, pair_column, task)
     checked = CheckedRows(skip_bad_rows=skip_bad_rows)
     opened = open_source(source, columns)
+    columns = opened.columns
     rows = _labelled_rows(opened, checked, source)
-    decision = decide_task(rows[_training(rows)], task)
+    decision = decide_task(rows[_training(rows)], task if columns.of_classes else MULTI_LABEL)
     rows = {name: checked.in_task(part, decision.task, where=f"{source} ({name})") for name, part in rows.items()}
     splits, split_note = _complete(rows, opened, source=source, seed=seed, task=decision.task)
     class_names = opened.tables[_training(rows)].class_names
@@ -62,7 +64,16 @@ def load_splits(
     lookalikes = "" if decision.task == REGRESSION else lookalikes_note(labels)
     notes = (*opened.notes, *_unused_texts_notes(opened, columns), decision.note, lookalikes, split_note)
     skipped, said = tuple(checked.skipped), tuple(filter(None, notes))
-    return Splits(**examples, labels=labels, source=source, skipped=skipped, task=decision.task, notes=said)
+    return Splits(
+        **examples,
+        labels=labels,
+        source=source,
+        skipped=skipped,
+        task=decision.task,
+        notes=said,
+        test_split=_test_split(rows, opened),
+        columns=columns,
+    )
 
 
 def load_held_out(
@@ -71,7 +82,7 @@ def load_held_out(
     labels: Sequence[str],
     task: str,
     text_column: str = "text",
-    label_column: str = "label",
+    label_column: str | Sequence[str] = "label",
     pair_column: str | None = None,
     skip_bad_rows: bool = False,
 ) -> Splits:
@@ -87,7 +98,7 @@ def load_held_out(
     Raises:
         DataError: anything wrong with the source or a row.
     """
-    columns = _checked_columns(source, text_column, label_column, pair_column)
+    columns = _checked_columns(source, text_column, label_column, pair_column, task)
     checked = CheckedRows(skip_bad_rows=skip_bad_rows)
     opened = open_source(source, columns)
     rows, note = _held_out_rows(opened, checked, source, labels)
@@ -101,14 +112,17 @@ def load_held_out(
     return Splits((), examples.get("validation", ()), examples["test"], tuple(labels), source, skipped, task, notes)
 
 
-def _checked_columns(source: str, text: str, label: str, pair: str | None) -> Columns:
-    named = {"text": text, "label": label, **({"pair": pair} if pair is not None else {})}
-    for column in named.values():
-        twice = [other for other in named if named[other] == column]
-        if len(twice) > 1:
-            problem = f"{' and '.join(twice)} are both column {column!r}"
-            raise DataError(problem, where=source, remedy="name different columns")
-    return Columns(text, label, pair)
+def _checked_columns(source: str, text: str, label: str | Sequence[str], pair: str | None, task: str) -> Columns:
+    labels = (label,) if isinstance(label, str) else tuple(label)
+    columns = Columns(text, labels[0] if len(labels) == 1 else labels, pair)
+    if twice := [name for name in columns.names if columns.names.count(name) > 1]:
+        kinds = [flag.removeprefix("--").removesuffix("_column") for flag, name in columns.flags if name == twice[0]]
+        problem = f"{' and '.join(kinds)} are both column {twice[0]!r}"
+        raise DataError(problem, where=source, remedy="name different columns")
+    if len(labels) > 1 and task not in (AUTO, MULTI_LABEL):
+        problem = f"--label_column names {len(labels)} columns, which are several labels, and the task is {task}"
+        raise DataError(problem, where=source, remedy=f"name one column, or pass --task {MULTI_LABEL}")
+    return columns
 
 
 def _training(rows: Mapping[str, object]) -> str:
@@ -173,6 +187,12 @@ def _complete(
     return {name: splits[name] for name in ("train", "validation", "test")}, _split_note(splits, lacking, opened)
 
 
+def _test_split(rows: Mapping[str, list[Row]], opened: SplitTables) -> str:
+    """Return the source's names of the split that is the test; empty if the rows are held out of train."""
+    split = next((name for name in OTHERS if name in rows), "")
+    return "+".join(name for name in opened.names if name in SPLITS.get(split, ())) or split
+
+
 def _split_note(splits: Mapping[str, Sequence[Row]], lacking: Sequence[str], opened: SplitTables) -> str:
     test, validation = len(splits["test"]), len(splits["validation"])
     if WHOLE in opened.tables:
@@ -198,8 +218,8 @@ def _exists(split: str, opened: SplitTables) -> bool:
 
 
 def _labels(train: Sequence[Row], task: str, class_names: tuple[str, ...], columns: Columns) -> tuple[str, ...]:
-    if task == REGRESSION:
-        return (columns.label,)
+    if task == REGRESSION or not columns.of_classes:
+        return columns.labels
     if task == MULTI_LABEL:
         return class_names or label_names(name for row in train for name in row.label)
     return class_names or label_names(str(row.label) for row in train)

@@ -15,7 +15,7 @@ from ..errors import ConfigError, DataError
 from ..tasks import Task
 
 Answer = dict[str, Any]
-STRING, NUMBER, BOOLEAN, STRINGS = "string", "number", "boolean", "strings"
+STRING, NUMBER, BOOLEAN, STRINGS, WHOLE = "string", "number", "boolean", "strings", "whole"
 KINDS = {"label": STRING, "score": NUMBER, "labels": STRINGS}  # of the columns that tasks name
 
 
@@ -49,6 +49,7 @@ class AnswerFormat:
         abstain_below: the score below which there is no label.
         errors: whether rows can have an error in place of an answer.
         prefix: of the added names.
+        multi_hot: in a table, a column of 0 and 1 for every label in place of one with a list, as in the training.
 
     Raises:
         ConfigError: a choice that the task does not have.
@@ -59,6 +60,7 @@ class AnswerFormat:
     abstain_below: float | None = None
     errors: bool = False
     prefix: str = ""
+    multi_hot: bool = False
 
     def __post_init__(self) -> None:
         check_limits(self.top, self.abstain_below)
@@ -72,13 +74,16 @@ class AnswerFormat:
 
     @cached_property
     def columns(self) -> dict[str, str]:
-        """The columns that a table gets, and what they hold: string, number, boolean or strings."""
+        """The columns that a table gets, and what they hold: string, number, boolean, strings or whole (0 or 1)."""
         names = {name: KINDS[name] for name in self._example if name != "scores"}
+        if self.multi_hot:
+            names = dict.fromkeys(self.task.labels, WHOLE)
         if self.abstain_below is not None:
             names["abstained"] = BOOLEAN
         for place in range(1, min(self.top or 0, len(self.task.labels)) + 1):
             names |= {f"label_{place}": STRING, f"score_{place}": NUMBER}
         if self.errors:
+            self._check_free("error", names)
             names["error"] = STRING
         return {self.prefix + name: kind for name, kind in names.items()}
 
@@ -97,7 +102,15 @@ class AnswerFormat:
             return values | self._named({"error": _reason(answer, place)})
         top = self._highest(answer["scores"]) if self.top else []
         named = ({f"label_{place}": label, f"score_{place}": score} for place, (label, score) in enumerate(top, 1))
-        return values | self._named(self._decided(answer)) | {k: v for pair in named for k, v in self._named(pair).items()}
+        decided = self._decided(answer)
+        if self.multi_hot:
+            decided = {label: int(label in decided["labels"]) for label in self.task.labels}
+        return values | self._named(decided) | {k: v for pair in named for k, v in self._named(pair).items()}
+
+    def _check_free(self, name: str, names: Mapping[str, str]) -> None:
+        if name in names:
+            remedy = "write to a .jsonl file"
+            raise ConfigError(f"a label and an added column are both {name!r}", where="--output", remedy=remedy)
 
     @cached_property
     def _example(self) -> Answer:

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from ..data.records import Chunk, InputTable
 from ..errors import ConfigError, DataError
 from ..runtime.atomic import new_file
-from .answers import BOOLEAN, NUMBER, STRING, STRINGS, Answer, AnswerFormat, json_value
+from .answers import BOOLEAN, NUMBER, STRING, STRINGS, WHOLE, Answer, AnswerFormat, json_value
 
 ROW_GROUP, ROW_GROUP_BYTES = 4096, 2**23  # of a .parquet file that are written at once, whichever comes first
 JSON_LINES = ".jsonl"
@@ -130,7 +130,8 @@ class ParquetWriter(Writer):
         import pyarrow.parquet as pq
 
         super().__init__(file, table, answers)
-        types = {STRING: pa.string(), NUMBER: pa.float64(), BOOLEAN: pa.bool_(), STRINGS: pa.list_(pa.string())}
+        types = {STRING: pa.string(), NUMBER: pa.float64(), BOOLEAN: pa.bool_(), WHOLE: pa.int64()}
+        types[STRINGS] = pa.list_(pa.string())
         self._added = pa.schema([(name, types[kind]) for name, kind in answers.columns.items()])
         self._schema = pa.schema([*table.schema, *self._added], metadata=table.schema.metadata)
         self._writer = pq.ParquetWriter(file.buffer, self._schema)

@@ -22,6 +22,7 @@ from .loading import open_base as open_base
 from .loading import open_splits as open_splits
 from .loading import relabel as relabel
 from .loading import resolve_adapter as resolve_adapter
+from .loading import with_columns_of as with_columns_of
 from .logits import read_logits as read_logits
 from .logits import write_logits as write_logits
 from .model_card import model_card as model_card

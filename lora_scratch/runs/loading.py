@@ -117,6 +117,14 @@ def open_base(name: str, *, labels: Sequence[str] | None = None, task: str | Non
         return replace(check_base(load_base(folder, labels=labels, task=task, seed=seed)), name=DEMO)
 
 
+def with_columns_of(splits: Splits, options: DataOptions) -> DataOptions:
+    """Return the options with the columns that were read, which a known layout can have chosen."""
+    if splits.columns is None:
+        return options
+    text, labels, pair = splits.columns.text, list(splits.columns.labels), splits.columns.pair
+    return replace(options, text_column=text, label_column=labels, pair_column=pair)
+
+
 def fitting_rows(options: DataOptions, base: Base) -> DataOptions:
     """Return the options, with the default of --max_tokens lowered to what the model reads."""
     limit = int(base.tokenizer.model_max_length)

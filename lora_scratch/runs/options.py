@@ -48,7 +48,9 @@ class DataOptions:
     )
     text_column: str = flag("text", "name of the column with the text")
     pair_column: str | None = flag(None, "name of the column with the second text, for pairs of texts")
-    label_column: str = flag("label", "name of the column with the label")
+    label_column: str | list[str] = flag(
+        ["label"], "name of the column with the label; several names are columns of 0 and 1, one for every label"
+    )
     task: str = flag(
         AUTO,
         f"what is predicted: {', '.join(TASKS)}, or auto to decide by the labels (lists: multi_label; numbers that are "
@@ -60,6 +62,8 @@ class DataOptions:
     skip_bad_rows: bool = flag(False, "leave out rows that can't be used, and list them, instead of stopping")
 
     def __post_init__(self) -> None:
+        if not isinstance(self.label_column, str) and len(self.label_column) == 1:
+            (self.label_column,) = self.label_column
         for name in ("max_tokens", "limit_train", "limit_eval"):
             value = getattr(self, name)
             if value is not None and value < 1:

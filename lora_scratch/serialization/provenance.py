@@ -59,7 +59,7 @@ class DataRecord:
     source: Name | None = None
     text_column: Name | None = None
     pair_column: Name | None = None
-    label_column: Name | None = None
+    label_column: Name | tuple[Name, ...] | None = None
     max_tokens: Whole | None = None
     skip_bad_rows: bool | None = None
 

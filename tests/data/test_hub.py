@@ -135,16 +135,16 @@ def test_configuration_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hidden_labels_of_the_hub_make_validation_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """GLUE's test labels are -1, and MNLI's validation rows are of two kinds."""
+    """GLUE's test labels are -1, and MNLI's validation rows are of two kinds, which count together."""
     train = rows(*[(f"t{i}", i % 2) for i in range(40)])
     others = {"validation_matched": rows(("c", 1)), "validation_mismatched": rows(("e", 1))}
     hub_holds(monkeypatch, train=train, **others, test_matched=rows(("d", -1), ("f", -1)))
     splits = load_splits("owner/name")
-    assert (len(splits.train), len(splits.validation), [row.text for row in splits.test]) == (36, 4, ["c"])
+    assert (len(splits.train), len(splits.validation), [row.text for row in splits.test]) == (36, 4, ["c", "e"])
     assert splits.labels == ("sadness", "joy")
     assert splits.notes == (
-        "not used, since the names are no splits: 'validation_mismatched'",
-        "the test rows have no labels: the 1 validation rows are the test, and 4 rows held out of train the validation",
+        "the validation rows are those of validation_matched and validation_mismatched",
+        "the test rows have no labels: the 2 validation rows are the test, and 4 rows held out of train the validation",
     )
 
 

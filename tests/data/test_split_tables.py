@@ -96,6 +96,7 @@ def test_validation_is_the_test_where_the_test_labels_are_hidden(
     assert splits.test[0].text == "dev text 0"
     line = "the test rows have no labels: the 10 validation rows are the test, and 4 rows held out of train the validation"
     assert splits.notes == (line,)
+    assert splits.test_split == "validation"
 
 
 def test_score_of_minus_one_alone_is_a_hidden_one(tmp_path: Path) -> None:
@@ -116,6 +117,7 @@ def test_train_gives_both_where_only_its_labels_are_known(tmp_path: Path) -> Non
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (64, 8, 8)
     line = "the test rows have no labels: 8 and 8 rows held out of train are test and validation"
     assert splits.notes == (line,)
+    assert splits.test_split == ""
     (tmp_path / "test.csv").unlink()
     (note,) = load_splits(str(tmp_path)).notes
     assert note.startswith("there is no test split among 'train.csv': 8 and 8 rows")
@@ -144,14 +146,14 @@ def test_one_missing_label_among_others_is_a_bad_row(tmp_path: Path) -> None:
 
 
 def test_file_that_is_no_split_is_said(tmp_path: Path) -> None:
-    """A second validation file of another domain, or notes."""
+    """A file of another domain, or notes."""
     table(tmp_path / "train.tsv", [0, 1] * 20)
     table(tmp_path / "test.tsv", [0, 1])
-    table(tmp_path / "dev_matched.tsv", [0, 1])
-    table(tmp_path / "dev_mismatched.tsv", [0, 1])
+    table(tmp_path / "dev.tsv", [0, 1])
+    table(tmp_path / "dev_ids.tsv", [0, 1])
     splits = load_splits(str(tmp_path))
     assert len(splits.validation) == 2
-    assert splits.notes == ("not used, since the names are no splits: 'dev_mismatched.tsv'",)
+    assert splits.notes == ("not used, since the names are no splits: 'dev_ids.tsv'",)
 
 
 def test_spreadsheets_of_a_folder_are_named_with_the_way_out(tmp_path: Path) -> None:
@@ -176,8 +178,8 @@ def test_rows_of_a_local_copy_are_read_by_the_same_rules(hub_copy: Path) -> None
     """`datasets` would read 01 as the number 1."""
     splits = load_splits(f"{hub_copy}:mood")
     assert splits.labels == ("01", "1")
-    assert len(splits.test) == 6
-    assert "not used, since the names are no splits: 'validation_mismatched'" in splits.notes
+    assert (len(splits.test), splits.test_split) == (12, "validation_matched+validation_mismatched")
+    assert "the validation rows are those of validation_matched and validation_mismatched" in splits.notes
 
 
 @pytest.mark.parametrize(
