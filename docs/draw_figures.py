@@ -6,7 +6,7 @@
         --learning_rate 5e-3 --output_dir checkpoints/subspaces
     python docs/draw_figures.py --run checkpoints/figures --section7 checkpoints/subspaces
 
-Without flags it draws only the pictures of the tables in docs/results. It needs matplotlib.
+Without flags it draws only the pictures of the tables in docs/results.
 """
 
 import argparse

@@ -17,7 +17,7 @@ from lora_scratch.data import Splits, shown_text
 from lora_scratch.errors import ConfigError, printable
 from lora_scratch.evaluation import REQUIREMENTS, Predictor, Report, render, require
 from lora_scratch.model.sharding import shard_base
-from lora_scratch.reporting import check_installed, run_page, write_page
+from lora_scratch.reporting import run_page, run_title, write_page
 from lora_scratch.runs import (
     TrainedAdapter,
     add_adapter,
@@ -54,8 +54,9 @@ def main() -> None:
     if options.json and is_main():
         write_json(Path(options.json), report.as_json())
     if options.html and is_main():
-        title = printable(f"{options.adapter} on the {options.split or 'test'} rows of {splits.source}")
-        write_page(Path(options.html), run_page(report, title=title))
+        names = {"model": saved.base.name, "data": splits.source, "variant": saved.config.variant}
+        title = run_title(report, **names, pairs=saved.provenance.data.pair_column is not None)
+        write_page(Path(options.html), run_page(report, title=f"{title} ({options.split or 'test'} rows)"))
     if options.require:
         require(report.verdict.word, options.require)
 
@@ -112,7 +113,6 @@ def parse() -> argparse.Namespace:
     check_file(options.json)
     if options.html is not None:
         check_file(options.html, flag="--html")
-        check_installed("--html")
     return options
 
 

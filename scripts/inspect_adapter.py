@@ -20,9 +20,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lora_scratch.errors import AdapterFileError, ConfigError, printable
+from lora_scratch.errors import AdapterFileError, printable
 from lora_scratch.evaluation import Table, aligned_table
-from lora_scratch.reporting import anatomy_page, check_installed, write_page
+from lora_scratch.reporting import anatomy_page, write_page
 from lora_scratch.runs import (
     add_adapter,
     add_shared,
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argument_parser(__doc__)
     add_adapter(parser)
     add_shared(parser, "json", "html", json={"help": "write every figure and singular value to this file too"})
-    parser.group("results").add_argument("--figures", metavar="DIR", help="draw pictures to this folder; needs matplotlib")
+    parser.group("results").add_argument("--figures", metavar="DIR", help="draw pictures to this folder")
     parser.add_argument("--verify", action="store_true", help="report all that is wrong instead; the base only with --model")
     options = parser.parse_args()
     check_given(parser, options)
@@ -56,7 +56,6 @@ def main() -> None:
     check_file(options.json)
     if options.html is not None:
         check_file(options.html, flag="--html")
-        check_installed("--html")
     rows = anatomy(open_adapter(options.adapter, model=options.model, labels=options.labels).base.model)
     shares = {"projection": shares_by_projection(rows), "depth": shares_by_depth(rows)}
     print(table(rows, shares))
@@ -107,15 +106,9 @@ def table(rows: Sequence[Anatomy], shares: Mapping[str, Mapping[str, float]]) ->
 
 
 def draw(rows: Sequence[Anatomy], folder: Path) -> None:
-    """`spectrum.png`, the singular values of every module, and `norms.png`, how far each was moved.
+    """Draw `spectrum.png`, the singular values of every module, and `norms.png`, how far each was moved."""
+    from matplotlib.figure import Figure  # slow to import
 
-    Raises:
-        ConfigError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure  # only here: an extra, and slow to import
-    except ImportError as error:
-        raise ConfigError("matplotlib is not installed", where="--figures", remedy="pip install matplotlib") from error
     spectrum: Any = Figure(figsize=(9, 5), layout="constrained")
     axes = spectrum.subplots()
     for row in rows:

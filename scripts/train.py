@@ -45,7 +45,7 @@ from lora_scratch.evaluation import (
 from lora_scratch.model.base import Base
 from lora_scratch.model.precision import family_precision
 from lora_scratch.model.sharding import shard_base
-from lora_scratch.reporting import run_page, write_page_if_possible
+from lora_scratch.reporting import run_page, run_title, write_page
 from lora_scratch.runs import (
     ALL,
     BITFIT,
@@ -415,8 +415,9 @@ def write_results(
     write_logits(folder, labels=labels, baseline=baseline.logits, probe=baseline.probe_logits, adapted=adapted)
     write_margins(folder, result.margins, train_digest=job.splits.digests["train"])
     write_json(folder / "report.json", report.as_json())
-    title = f"{job.base.name} adapted to {job.splits.source}"
-    return write_page_if_possible(folder / "report.html", partial(run_page, report, events, title=title))
+    names = {"model": job.base.name, "data": job.splits.source, "variant": job.options.adapter.variant}
+    title = run_title(report, **names, pairs=job.options.data.pair_column is not None)
+    return write_page(folder / "report.html", run_page(report, events, title=title))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from .verdict import ChangedRow
 WIDTH = 100  # columns of the terminal text, at most
 LABEL_WIDTH = 20  # columns of a label in a table; report.json holds the whole label
 LISTED_ROWS = 5  # changed rows of each kind; report.json holds more
+MANY = 100  # labels up to which each has a row in a table; report.json holds all
+ENDS = 20  # else the labels with the lowest F1, and as many with the highest
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ def _parts(report: Report, draw: Callable[[Table], str], say: Callable[[str], st
         kind = label_kind(report)
         figures = "precision P, recall R and F1 of the baseline and, now, of the adapted model; rows fixed and broken"
         yield f"Per {kind}: {figures}"
+        if len(report.labels) > MANY:
+            yield selection_line(report)
         yield draw(class_table(report.per_class, kind=kind))
     yield draw(parameter_table(report))
     if report.train is not None:
@@ -137,7 +141,10 @@ def label_kind(report: Report) -> str:
 
 
 def threshold_line(thresholds: Mapping[str, float]) -> str:
-    """Return the thresholds as a sentence."""
+    """Return the thresholds as a sentence: those of many labels as a range."""
+    if len(thresholds) > MANY:
+        low, high = min(thresholds.values()), max(thresholds.values())
+        return f"{len(thresholds):,} thresholds, {low:g} to {high:g}, fitted on validation rows; report.json has them."
     listed = ", ".join(f"{_printable(label)} {threshold:g}" for label, threshold in thresholds.items())
     return f"A label applies where its probability is above its threshold, fitted on validation rows: {listed}."
 
@@ -152,10 +159,25 @@ def test_line(report: Report) -> str:
     )
 
 
+def selection_line(report: Report) -> str:
+    """Return which labels the tables of a report with many labels show."""
+    return f"{ENDS} labels with the lowest F1 and {ENDS} with the highest, of {len(report.labels):,}; report.json has all."
+
+
+def _ends(found: ClassScores) -> list[int]:
+    """Return the numbers of the labels that are shown: all, or those with the lowest and the highest F1."""
+    numbers = range(len(found.adapted))
+    if len(numbers) <= MANY:
+        return list(numbers)
+    ordered = sorted((i for i in numbers if found.adapted[i].support), key=lambda i: found.adapted[i].f1)
+    return [*ordered[:ENDS], *ordered[ENDS:][-ENDS:]]
+
+
 def class_table(found: ClassScores, *, kind: str = "class") -> Table:
-    """Return the scores of every label before and after."""
+    """Return the scores of the labels before and after: all labels, or of many the worst and the best."""
     rows = []
-    for before, after, *counts in zip(found.baseline, found.adapted, found.fixed, found.broken, strict=True):
+    for i in _ends(found):
+        before, after, counts = found.baseline[i], found.adapted[i], (found.fixed[i], found.broken[i])
         scores = [f"{getattr(row, score):.4f}" for score in ("precision", "recall", "f1") for row in (before, after)]
         changed = [_change(before, after, "f1"), *(f"{count:,}" for count in counts)]
         rows.append([_printable(before.label), f"{before.support:,}", *scores, *changed])

@@ -4,9 +4,7 @@ from .anatomy import anatomy_page as anatomy_page
 from .page import Page as Page
 from .page import Picture as Picture
 from .page import Section as Section
-from .page import check_installed as check_installed
-from .page import missing_packages as missing_packages
 from .page import page_html as page_html
 from .page import write_page as write_page
-from .page import write_page_if_possible as write_page_if_possible
 from .run import run_page as run_page
+from .title import run_title as run_title

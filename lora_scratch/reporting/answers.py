@@ -1,29 +1,48 @@
-"""The answers of both models on a page: confusion for one label, bars for several, points for a number."""
+"""The answers of both models on a page: confusion for one label, bars for several."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import nlargest
 from typing import Any
 
 from ..evaluation import Report, Table, tables
-from ..evaluation.classes import ClassScores, Confusions, Points
-from .drawing import INK, grouped_bars, heat_panel, short, svg
+from ..evaluation.classes import ClassScores, Confusions
+from .drawing import grouped_bars, heat_panel, panels_svg, short, svg
 from .page import Listing, Picture, Section
 
 NUMBERED = 20  # classes up to which every cell of a confusion matrix shows its number
+PAIRS = 20  # pairs of classes in the list of what is confused
 
 
-def answers_section(report: Report) -> Section:
-    """Return the section with the picture that suits the answers, and the scores of every label."""
-    kind, listings = tables.label_kind(report), []
-    title = f"{kind.capitalize()} by {kind}"
-    if report.per_class:
-        listings = [Listing("Precision P, recall R and F1", tables.class_table(report.per_class, kind=kind))]
-    if report.points:
-        return Section("Answer and truth", (), [_scatter(report.points, report.labels[0])])
+def answers_section(report: Report) -> list[Section]:
+    """Return the section with the picture that suits the answers, and the scores of every label; [] without labels."""
+    kind, many = tables.label_kind(report), len(report.labels) > tables.MANY
+    if report.per_class is None:
+        return []
+    listings = [Listing("Precision P, recall R and F1", tables.class_table(report.per_class, kind=kind))]
+    pictures = []
     if report.confusion:
-        return Section(title, (), [_confusions(report.confusion, report.labels)], listings)
-    return Section(title, (), [_bars(report.per_class)] if report.per_class else [], listings)
+        confused = Listing("What is confused", confused_table(report.confusion, report.labels))
+        listings = [confused, *listings] if len(report.labels) > NUMBERED else listings
+        pictures = [] if many else [_confusions(report.confusion, report.labels)]
+    elif not many:
+        pictures = [_bars(report.per_class)]
+    sentences = [tables.selection_line(report)] if many else []
+    return [Section(f"{kind.capitalize()} by {kind}", sentences, pictures, listings)]
+
+
+def confused_table(confusion: Confusions, names: Sequence[str]) -> Table:
+    """Return the pairs of classes that the adapted model confuses most often."""
+    wrong = (
+        (count, i, j)
+        for i, row in enumerate(confusion.adapted)
+        for j, count in enumerate(row)
+        if count and i != j  # of a million pairs most are never confused
+    )
+    pairs = nlargest(PAIRS, wrong, key=lambda pair: (pair[0], -pair[1], -pair[2]))
+    cells = [[short(names[i]), short(names[j]), f"{confusion.baseline[i][j]:,}", f"{count:,}"] for count, i, j in pairs]
+    return Table(["truth", "answer", "rows before", "rows after"], cells)
 
 
 def _confusions(confusion: Confusions, names: Sequence[str]) -> Picture:
@@ -48,7 +67,7 @@ def _confusions(confusion: Confusions, names: Sequence[str]) -> Picture:
         for name, row in zip(names, counts, strict=True)
     ]
     table = Table(["truth \\ answer", *map(short, names)], cells)
-    drawn = svg(draw, words=words, panels=2, height=min(8.0, 1.9 + 0.28 * len(names)))
+    drawn = panels_svg(draw, words=words, panels=2, height=min(7.0, 1.7 + 0.26 * len(names)))
     return Picture("Confusion matrices", drawn, words, table)
 
 
@@ -75,24 +94,3 @@ def _bars(scores: ClassScores) -> Picture:
     cells = [[short(name), *(f"{f1[i]:.4f}" for f1 in models.values())] for i, name in enumerate(names)]
     drawn = svg(draw, words=words, height=min(12.0, 1 + 0.3 * len(names)))
     return Picture("F1 of every label", drawn, words, Table(["label", *models], cells))
-
-
-def _scatter(points: Points, name: str) -> Picture:
-    """Draw the answers over the truth, before and after."""
-    models = {"before": points.baseline, "after": points.adapted}
-    low, high = min(points.label), max(points.label)
-    words = (
-        f"Two scatter plots of {len(points.label):,} rows: the true {name}, from {low:.4g} to {high:.4g}, "
-        "across, and the answer upwards, before and after; a perfect answer is on the dashed diagonal."
-    )
-
-    def draw(axes: list[Any]) -> None:
-        for panel, (title, answers) in zip(axes, models.items(), strict=True):
-            panel.plot(points.label, answers, ".", alpha=0.4)
-            panel.plot([low, high], [low, high], "--", color=INK, alpha=0.6)
-            panel.set(title=title, xlabel=f"true {short(name)}", ylabel="answer" if title == "before" else "")
-
-    columns = zip(points.label, points.baseline, points.adapted, strict=True)
-    cells = [[f"{number:.4g}" for number in row] for row in columns]
-    drawn = svg(draw, words=words, panels=2, height=3.6)
-    return Picture("Answers over the truth", drawn, words, Table(["truth", *models], cells))

@@ -15,6 +15,7 @@ INK = "#010203"  # replaced by the page's color when the drawing is done
 COLOURS = ("#3b8ad9", "#e07b28", "#2fa36b", "#b45fc9", "#8a8f98", "#d94f6b", "#9c8a1f", "#1aa3a8")  # on white and on black
 HEAT = "#3b8ad9"
 WIDTH = 7.0  # inches, with letters of 10 points: readable on a phone
+PANEL = 4.2  # of a panel that is an <svg> of its own
 
 
 @dataclass(frozen=True)
@@ -28,31 +29,59 @@ class Line:
 
 
 @contextmanager
-def _canvas(panels: int, height: float, salt: str) -> Iterator[tuple[Any, list[Any]]]:
-    """Yield a figure with its axes in one row, in the page's colors."""
-    import matplotlib as mpl  # an extra, and slow to import
-    from matplotlib.figure import Figure
+def _style() -> Iterator[None]:
+    """Draw in the page's colors and letters."""
+    import matplotlib as mpl  # slow to import
 
     inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color")
     # parse_math: a dollar in a label is a dollar
-    settings = dict.fromkeys(inks, INK) | {"svg.fonttype": "none", "text.parse_math": False, "svg.hashsalt": salt}
-    quiet = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10}
-    with mpl.rc_context({**settings, **quiet}), warnings.catch_warnings():
+    settings = dict.fromkeys(inks, INK) | {"svg.fonttype": "none", "text.parse_math": False}
+    quiet = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+    with mpl.rc_context({**settings, **quiet, "font.size": 10, "axes.titlesize": 10}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has its own fonts
-        figure: Any = Figure(figsize=(WIDTH, height), layout="constrained")
-        yield figure, list(figure.subplots(1, panels, squeeze=False)[0])
+        yield
 
 
 def svg(draw: Callable[[list[Any]], object], *, words: str, panels: int = 1, height: float = 3.2) -> str:
     """Return what `draw` draws as an <svg> element; `words` is its label for screen readers."""
+    with _style():
+        figure = _figure(WIDTH, height)
+        draw(list(figure.subplots(1, panels, squeeze=False)[0]))
+        return f'<svg role="img" aria-label={quoteattr(words)}{_element(figure, words)}'
+
+
+def panels_svg(draw: Callable[[list[Any]], object], *, words: str, panels: int, height: float = 3.2) -> str:
+    """Return a drawing as `svg` does, but each panel as an <svg> of its own, which a phone shows one below the other."""
+    with _style():
+        figures = [_figure(PANEL, height) for _ in range(panels)]
+        draw([figure.subplots() for figure in figures])
+        elements = [_element(figure, f"{number} {words}") for number, figure in enumerate(figures)]
+    drawn = "".join(f'<svg aria-hidden="true"{element}' for element in elements)
+    return f'<div class="panels" role="img" aria-label={quoteattr(words)}>{drawn}</div>'
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _element(figure: Any, salt: str) -> str:
+    """Return the figure's <svg> element without `<svg`, in the page's color.
+
+    Args:
+        salt: what its ids are made of: the same for the same drawing, another for each drawing of a page.
+    """
+    import matplotlib as mpl
+
     content = io.StringIO()
-    with _canvas(panels, height, words) as (figure, axes):
-        draw(axes)
+    with mpl.rc_context({"svg.hashsalt": salt}):
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     drawn = content.getvalue()
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
     drawn = re.sub(r"<style[^>]*>.*?</style>", "", drawn, flags=re.DOTALL)  # it would style the whole page
-    return f'<svg role="img" aria-label={quoteattr(words)}{drawn[len("<svg") :]}'.replace(INK, "currentColor")
+    drawn = re.sub(r"<g id=\"[^\"]*\"", "<g", drawn)  # names of parts, the same in every drawing of a page
+    return drawn[len("<svg") :].replace(INK, "currentColor")
 
 
 def line_panel(axes: Any, lines: Sequence[Line], *, title: str, x: str, y: str) -> None:
@@ -93,7 +122,9 @@ def heat_panel(
     extent = (0, grid.shape[1], grid.shape[0], 0)  # a bitmap inside the SVG: small for any number of cells
     axes.imshow(grid, cmap=shades, vmin=0, vmax=top or 1.0, extent=extent, aspect="auto", interpolation="none")
     axes.set(title=title, xlabel=x, ylabel=y)
-    axes.set_xticks(*_ticks(columns), **({"rotation": 35, "ha": "right"} if sum(map(len, columns)) > 30 else {}))
+    places, names = _ticks(columns)
+    turned = {"rotation": 90} if len(names) > 14 else {"rotation": 35, "ha": "right"}
+    axes.set_xticks(places, names, **(turned if sum(map(len, names)) > 30 else {}))
     axes.set_yticks(*_ticks(rows))
     axes.tick_params(length=0, labelsize=8)
     if number is not None:

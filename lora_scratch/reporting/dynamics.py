@@ -9,7 +9,7 @@ from typing import Any
 
 from ..evaluation import Table
 from .anatomy import depth, projections
-from .drawing import Line, heat_panel, line_panel, short, svg
+from .drawing import Line, heat_panel, line_panel, panels_svg, short, svg
 from .page import Picture, Section
 
 COLUMNS = 40  # measurements in the heat map, at most
@@ -60,7 +60,7 @@ def _medians(measured: Sequence[Mapping[str, Any]]) -> Picture:
 
     header = ["step", *(f"{title} of {factor}" for title in TITLES.values() for factor in "AB")]
     cells = [[f"{step:,}", *(f"{curves[key][i]:.3g}" for key in curves)] for i, step in enumerate(at)]
-    return Picture("Gradients and updates", svg(draw, words=words, panels=2), words, Table(header, cells))
+    return Picture("Gradients and updates", panels_svg(draw, words=words, panels=2), words, Table(header, cells))
 
 
 def _median(modules: Any, key: str) -> float:

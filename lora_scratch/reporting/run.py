@@ -10,12 +10,13 @@ from ..evaluation.calibration import Calibrations
 from ..tasks import TITLES
 from .anatomy import anatomy_section
 from .answers import answers_section
-from .drawing import Line, line_panel, svg
+from .changed import changed_section
+from .drawing import COLOURS, Line, line_panel, panels_svg, svg
 from .dynamics import dynamics_section
+from .opening import opening
 from .page import Listing, Page, Picture, Section
 
 POINTS = 60  # of a curve, at most: each point is the mean over equally many steps
-LISTED = 50  # fixed or broken rows on the page; report.json holds more
 LOGGED = ("loss", "learning_rate", "gradient_norm")
 
 Event = Mapping[str, Any]
@@ -30,10 +31,10 @@ def run_page(report: Report, events: Sequence[Event] = (), *, title: str = "Adap
         Listing("Differences", tables.difference_table(report.difference)),
     ]
     sections = [
+        changed_section(report),
         Section("The answer in figures", _answer_sentences(report), listings=listings),
+        *answers_section(report),
         *([_curves(report, steps, validations)] if steps else []),
-        answers_section(report),
-        _changed(report),
         *([_reliability(report.calibration, report.adapted.n)] if report.calibration else []),
         *_lengths(report),
         *([anatomy_section(report.anatomy)] if report.anatomy else []),
@@ -42,7 +43,25 @@ def run_page(report: Report, events: Sequence[Event] = (), *, title: str = "Adap
     ]
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     verdict = (report.verdict.word, report.verdict.sentence)
-    return Page(title, verdict, sections, f"{report.command} — {versions}")
+    source = f"{report.command} — {versions}"
+    return Page(title, verdict, sections, source, opening=opening(report), facts=_facts(report))
+
+
+def _facts(report: Report) -> list[tuple[str, str]]:
+    """Return what a reader asks next: rows better and worse, and what it cost."""
+    counts = zip(report.make_task().row_words, (report.test.fixed, report.test.broken), strict=True)
+    share = f"{report.parameters.trainable / report.parameters.total:.2%}"
+    facts = [*((f"rows {word}", f"{count:,}") for word, count in counts), ("of all parameters trained", share)]
+    if report.train is not None:
+        facts.append(("training", _duration(report.train.seconds)))
+    return facts
+
+
+def _duration(seconds: float) -> str:
+    """Return the time in the unit that suits it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _has_scores(event: Event, report: Report) -> bool:
@@ -53,6 +72,8 @@ def _has_scores(event: Event, report: Report) -> bool:
 
 def _answer_sentences(report: Report) -> list[str]:
     sentences = [tables.test_line(report)]
+    if report.leaked is not None:
+        sentences.append(tables.leaked_line(report))
     if report.thresholds:
         sentences.append(tables.threshold_line(report.thresholds))
     return sentences if report.calibration else [*sentences, tables.no_calibration(report)]
@@ -79,7 +100,7 @@ def _curves(report: Report, steps: Sequence[Event], validations: Sequence[Event]
 
     cells = [[f"{point['step']:,.0f}", *(f"{point[key]:.4g}" for key in LOGGED)] for point in points]
     table = Table(["up to step", "training loss", "learning rate", "gradient norm"], cells)
-    picture = Picture(f"Loss and {title}", svg(draw, words=words, panels=2), words, table)
+    picture = Picture(f"Loss and {title}", panels_svg(draw, words=words, panels=2), words, table)
     names = list(dict.fromkeys(["loss", *list(metrics.shown)[:2]]))
     rows = [[f"{e['step']:,}", *(f"{e[name]:.4f}" for name in names)] for e in validations]
     listing = Listing("Validation", Table(["step", "loss", *(TITLES[name] for name in names[1:])], rows))
@@ -100,21 +121,6 @@ def _mean_of(group: Sequence[Event]) -> dict[str, float]:
     return means
 
 
-def _changed(report: Report) -> Section:
-    """Return the rows whose answer became better, and worse."""
-    changed, test, task = report.changed, report.test, report.make_task()
-    better, worse = (f"{word.capitalize()}: {why}" for word, why in zip(task.row_words, task.row_meanings, strict=True))
-    listings = []
-    for title, rows, count in ((better, changed.fixed, test.fixed), (worse, changed.broken, test.broken)):
-        cells = [[str(r.row), r.label, r.before, r.after, r.text or ""] for r in rows[:LISTED]]
-        shown = f"{len(cells)} of {count:,}" if cells else "none"
-        table = Table(["row", "truth", "before", "after", "text"], cells)
-        listings.append(Listing(f"{title} ({shown})", table, texts=True))
-    return Section(
-        f"Rows {' and '.join(task.row_words)}", ["Rows are counted from 0 in the order of the data set."], listings=listings
-    )
-
-
 def _reliability(found: Calibrations, n: int) -> Section:
     """Return accuracy by stated confidence, before and after."""
     models = {"before": found.baseline, "after": found.adapted}
@@ -123,13 +129,13 @@ def _reliability(found: Calibrations, n: int) -> Section:
     words = f"Accuracy by stated confidence; a perfect model is on the diagonal. Larger dots are more rows. ECE {errors}."
 
     def draw(axes: list[Any]) -> None:
-        curves = {name: ([b.confidence for b in m.bins], [b.accuracy for b in m.bins]) for name, m in models.items()}
-        lines = [Line(name, x, y) for name, (x, y) in curves.items()]
-        line_panel(axes[0], [*lines, Line("perfect", [0, 1], [0, 1], quiet=True)], title="", x="confidence", y="accuracy")
-        for line, model in zip(axes[0].lines, models.values(), strict=False):  # a dot's area is its share of the rows
-            axes[0].scatter(line.get_xdata(), line.get_ydata(), s=[2 + 300 * b.n / n for b in model.bins], alpha=0.5)
-            line.set(alpha=0.5, marker="")
+        line_panel(axes[0], [Line("perfect", [0, 1], [0, 1], quiet=True)], title="", x="confidence", y="accuracy")
+        for (name, model), colour in zip(models.items(), COLOURS, strict=False):  # a dot's area is its share of the rows
+            x, y = [b.confidence for b in model.bins], [b.accuracy for b in model.bins]
+            axes[0].scatter(x, y, s=[6 + 400 * b.n / n for b in model.bins], color=colour, alpha=0.6, linewidths=0)
+            axes[0].plot([], [], "o", color=colour, label=name)  # in the legend all dots have one size
         axes[0].set(xlim=(0, 1.02), ylim=(-0.03, 1.06))
+        axes[0].legend(fontsize=8, loc="upper left")
 
     cells = [
         [name, f"{b.low:.3f} to {b.high:.3f}", f"{b.n:,}", f"{b.confidence:.4f}", f"{b.accuracy:.4f}"]

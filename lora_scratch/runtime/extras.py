@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from ..errors import ConfigError
 
 EXTRAS = {  # as in setup.cfg, without packages that are always installed
-    "report": ("jinja2", "matplotlib"),
     "play": ("starlette", "uvicorn"),
     "tensorboard": ("tensorboard",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),

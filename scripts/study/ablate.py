@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lora_scratch.errors import printable
 from lora_scratch.evaluation import Predictor, Table, markdown_table
-from lora_scratch.reporting import check_installed, write_page
+from lora_scratch.reporting import write_page
 from lora_scratch.runs import (
     add_adapter,
     add_shared,
@@ -46,7 +46,6 @@ def main() -> None:
     check_file(options.json)
     if options.html is not None:
         check_file(options.html, flag="--html")
-        check_installed("--html")
     saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
     wanted = options.precision or saved.precision
     precision = resolve_precision(wanted, resolve_device(options.device))

@@ -17,11 +17,10 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
 
 from lora_scratch.evaluation import markdown_table
-from lora_scratch.reporting import write_page_if_possible
+from lora_scratch.reporting import write_page
 from lora_scratch.runs import (
     BASIC,
     TRAIN_OPTIONS,
@@ -68,8 +67,7 @@ def main() -> None:
     write_json(folder / "comparison.json", entries)
     write_text(folder / "comparison.md", text + "\n")
     print(text)
-    page = partial(comparison_page, results, tests, source=command_line())
-    print(write_page_if_possible(folder / "report.html", page))
+    print(write_page(folder / "report.html", comparison_page(results, tests, source=command_line())))
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import Table, markdown_table
-from lora_scratch.reporting import Page, missing_packages, write_page_if_possible
+from lora_scratch.reporting import Page, write_page
 from lora_scratch.runs import (
     BASIC,
     TRAIN_OPTIONS,
@@ -65,11 +65,10 @@ def main() -> None:
     tables, source = section7_tables(figures), command_line()
     for title, table in tables.items():
         print(f"{title}\n\n{markdown_table(table)}\n")
-    page = None if missing_packages() else section7_page(figures, source=source)
-    names = [] if page is None else write_figures(folder, page)
+    page = section7_page(figures, source=source)
+    names = write_figures(folder, page)
     write_text(folder / "section7.md", "\n\n".join(document(tables, names, source=source)) + "\n")
-    report = folder / "report.html"
-    print(write_page_if_possible(report, lambda: page or section7_page(figures, source=source)))
+    print(write_page(folder / "report.html", page))
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:

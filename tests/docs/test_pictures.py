@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-pytest.importorskip("matplotlib")
 DOCS = Path(__file__).parent.parent.parent / "docs"
 SCRIPT = DOCS / "draw_figures.py"
 PICTURES = sorted((DOCS / "assets").glob("*.svg"))

@@ -104,10 +104,3 @@ def test_verify_reports_a_damaged_file_and_another_base_at_once(job, tmp_path, c
     assert len(lines) == len(expected), lines
     for part, line in zip(expected, lines, strict=True):
         assert part in line
-
-
-def test_inspect_without_matplotlib_says_what_to_install(job, tmp_path, monkeypatch, capsys):
-    """It is an extra; the table needs none of it."""
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    assert call(inspect_adapter, job.adapter, "--figures", tmp_path / "pictures") == 1
-    assert "--figures: matplotlib is not installed; pip install matplotlib" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from lora_scratch.tasks import SINGLE_LABEL, SingleLabelMetrics, make_task
 EVIL = "<script>alert(1)</script> & $x_1$ </td>"
 LABELS = ["joy", EVIL, "怒り"]
 TASK = make_task(SINGLE_LABEL, LABELS)
-VOID = {"meta", "wbr", "link", "br", "img", "hr", "input"}
+VOID = {"meta", "wbr", "link", "br", "img", "hr", "input", "col"}
 
 
 def report(**fields):
