@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..errors import DataError
 from .cells import listed, shown
@@ -50,7 +51,7 @@ def load_splits(
     columns = _checked_columns(source, text_column, label_column, pair_column, task)
     checked = CheckedRows(skip_bad_rows=skip_bad_rows)
     opened = open_source(source, columns)
-    columns = opened.columns
+    columns = opened.columns  # those of a known layout, where none was named
     rows = _labelled_rows(opened, checked, source)
     decision = decide_task(rows[_training(rows)], task if columns.of_classes else MULTI_LABEL)
     rows = {name: checked.in_task(part, decision.task, where=f"{source} ({name})") for name, part in rows.items()}
@@ -64,16 +65,8 @@ def load_splits(
     lookalikes = "" if decision.task == REGRESSION else lookalikes_note(labels)
     notes = (*opened.notes, *_unused_texts_notes(opened, columns), decision.note, lookalikes, split_note)
     skipped, said = tuple(checked.skipped), tuple(filter(None, notes))
-    return Splits(
-        **examples,
-        labels=labels,
-        source=source,
-        skipped=skipped,
-        task=decision.task,
-        notes=said,
-        test_split=_test_split(rows, opened),
-        columns=columns,
-    )
+    origin: Any = {"test_split": _test_split(rows, opened), "columns": columns}
+    return Splits(**examples, labels=labels, source=source, skipped=skipped, task=decision.task, notes=said, **origin)
 
 
 def load_held_out(

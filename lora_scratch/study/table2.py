@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..data.checked_rows import CheckedRows
+from ..data.columns import Columns
 from ..data.holdout import hold_out
-from ..data.rows import Columns, Row
+from ..data.layouts import LAYOUTS
+from ..data.rows import Row
 from ..data.split_tables import SplitTables, open_source
 from ..errors import DataError, LoraScratchError
 from ..evaluation import Table
@@ -38,7 +41,7 @@ class PaperTask:
 
     Args:
         metric: the score of tasks/ that the paper reports.
-        columns: the names of the columns in the layouts that there are, the hub's first.
+        columns: the names of the columns in the layouts that there are: the hub's, then that of GLUE's archive.
         paper: the paper's figures by method, in percent.
     """
 
@@ -52,42 +55,57 @@ def _figures(full: float, bitfit: float, lora: float) -> dict[str, float]:
     return {"full": full, "bitfit": bitfit, "lora": lora}
 
 
-_SENTENCES = Columns("sentence1", "label", "sentence2")
-_OWN_MRPC = Columns("#1 String", "Quality", "#2 String")
+_PAIR, _SENTENCE, _QUESTION = LAYOUTS["RTE and WNLI"], LAYOUTS["SST-2 and CoLA"], LAYOUTS["QNLI"]
+_MNLI, _QQP = (LAYOUTS["MNLI of the hub"], LAYOUTS["MNLI"]), (LAYOUTS["QQP of the hub"], LAYOUTS["QQP"])
 TASKS = {
-    "mnli": PaperTask("accuracy", (Columns("premise", "label", "hypothesis"),), _figures(87.6, 84.7, 87.5)),
-    "sst2": PaperTask("accuracy", (Columns("sentence", "label"),), _figures(94.8, 93.7, 95.1)),
-    "mrpc": PaperTask("accuracy", (_SENTENCES, _OWN_MRPC), _figures(90.2, 92.7, 89.7)),
-    "cola": PaperTask("matthews", (Columns("sentence", "label"),), _figures(63.6, 62.0, 63.4)),
-    "qnli": PaperTask("accuracy", (Columns("question", "label", "sentence"),), _figures(92.8, 91.8, 93.3)),
-    "qqp": PaperTask("accuracy", (Columns("question1", "label", "question2"),), _figures(91.9, 84.0, 90.8)),
-    "rte": PaperTask("accuracy", (_SENTENCES,), _figures(78.7, 81.5, 86.6)),
-    "stsb": PaperTask(
-        "pearson",
-        (_SENTENCES, Columns("sentence1", "score", "sentence2")),
-        _figures(91.2, 90.8, 91.5),
-        kind=REGRESSION,
-    ),
+    "mnli": PaperTask("accuracy", _MNLI, _figures(87.6, 84.7, 87.5)),
+    "sst2": PaperTask("accuracy", (_SENTENCE,), _figures(94.8, 93.7, 95.1)),
+    "mrpc": PaperTask("accuracy", (_PAIR, LAYOUTS["MRPC"]), _figures(90.2, 92.7, 89.7)),
+    "cola": PaperTask("matthews", (_SENTENCE,), _figures(63.6, 62.0, 63.4)),
+    "qnli": PaperTask("accuracy", (_QUESTION,), _figures(92.8, 91.8, 93.3)),
+    "qqp": PaperTask("accuracy", _QQP, _figures(91.9, 84.0, 90.8)),
+    "rte": PaperTask("accuracy", (_PAIR,), _figures(78.7, 81.5, 86.6)),
+    "stsb": PaperTask("pearson", (_PAIR, LAYOUTS["STS-B"]), _figures(91.2, 90.8, 91.5), kind=REGRESSION),
     "sick": PaperTask("pearson", (Columns("sentence_A", "relatedness_score", "sentence_B"),), kind=REGRESSION),  # not in it
 }
 
 
-def write_rows(task: PaperTask, source: str, folder: Path) -> None:
+def folder_of(name: str, data: Path) -> Path:
+    """Return the folder of a task's rows in `data`: `mrpc` or, as in GLUE's archive, `MRPC`; `stsb` or `STS-B`."""
+    try:
+        inner = sorted(data.iterdir())
+    except OSError:
+        inner = []
+    return next((path for path in inner if path.name.replace("-", "").casefold() == name), data / name)
+
+
+def write_rows(task: PaperTask, source: str, folder: Path, *, skip_bad_rows: bool = False) -> list[str]:
     """Write the rows of both protocols: FOLDER/paper and FOLDER/honest, each with three files.
+
+    Returns:
+        Lines that say what was decided about the rows, and which were left out.
 
     Raises:
         DataError: a row that can't be used, or no train or validation rows in a known layout.
     """
-    tables = _open(task, source).tables
-    if missing := [name for name in SPLITS[:2] if name not in tables]:
+    opened = _open(task, source)
+    if missing := [name for name in SPLITS[:2] if name not in opened.tables]:
         raise DataError(f"there is no {missing[0]} split", where=source, expected="train and validation")
-    train, validation = (_checked(tables[name].rows) for name in SPLITS[:2])
+    checked = CheckedRows(skip_bad_rows=skip_bad_rows)
+    train, validation = (
+        checked.in_task(
+            checked.usable(opened.tables[name].rows, where=f"{source} ({name})"), task.kind, where=f"{source} ({name})"
+        )
+        for name in SPLITS[:2]
+    )
     few = max(1, round(HELD_OUT_SHARE * len(train)))
     rest, held_out = hold_out(train, few, seed=0, name="table 2", task=task.kind)
     for protocol, parts in {PAPER: (train, validation, validation), HONEST: (rest, held_out, validation)}.items():
         for name, rows in zip(SPLITS, parts, strict=True):
             (folder / protocol).mkdir(parents=True, exist_ok=True)
             write_text(folder / protocol / f"{name}.jsonl", "".join(_line(row, task.kind) for row in rows))
+    counts = f"{len(train):,} training rows, {len(validation):,} validation rows"
+    return [counts, *opened.notes, *(f"left out {row}" for row in checked.skipped)]
 
 
 def data_flags(task: PaperTask, folder: Path) -> list[str]:
@@ -129,15 +147,6 @@ def _open(task: PaperTask, source: str) -> SplitTables:
         except DataError as error:
             errors.append(error)
     raise errors[0]
-
-
-def _checked(rows: Iterable[Row | DataError]) -> list[Row]:
-    checked = []
-    for row in rows:
-        if isinstance(row, DataError):
-            raise row
-        checked.append(row)
-    return checked
 
 
 def _line(row: Row, kind: str) -> str:

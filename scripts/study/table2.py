@@ -3,9 +3,11 @@
     lora-scratch table2 --model roberta-base --tasks rte mrpc stsb cola --output_dir checkpoints/table2
     lora-scratch table2 --model DIR --tasks mrpc=FOLDER sick=FOLDER --seeds 0 1 2 --output_dir DIR
     lora-scratch table2 --model DIR --tasks rte cola --data GLUE --output_dir DIR --epochs 10
+    lora-scratch table2 --config job.yaml --output_dir DIR
 
-A task is one of {tasks}. Its rows come from the folder after `=`, or from DATA/TASK, or
-from the hub (nyu-mll/glue:TASK). Everything is measured on the validation rows:
+A task is one of {tasks}. Its rows come from the folder after `=`, or from its folder in
+--data (GLUE's archive as it is: CoLA, MNLI, ...), or from the hub (nyu-mll/glue:TASK). MNLI's matched and mismatched
+validation rows count together, as in the paper. Everything is measured on the validation rows:
 the paper's protocol reports the best epoch on these rows, the honest one the best epoch on a tenth of
 the training rows, which it holds out. Flags that are not listed here are those of the command train;
 the defaults are the recommended recipe. The paper's own settings for LoRA are about
@@ -21,22 +23,29 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
-from lora_scratch.errors import ConfigError
+from transformers.hf_argparser import string_to_bool
+
+from lora_scratch.errors import ConfigError, printable
 from lora_scratch.evaluation import markdown_table
 from lora_scratch.runs import (
     RECOMMENDED,
+    TRAIN_OPTIONS,
     argument_parser,
     check_given,
     command_line,
+    flag_parser,
     run_command,
+    with_config,
 )
 from lora_scratch.runtime.atomic import write_json, write_text
 from lora_scratch.study.methods import METHODS, Run, RunResult, read_run_result
 from lora_scratch.study.sweep import MOST_PROCESSES, check_same_flags, train_all
-from lora_scratch.study.table2 import PROTOCOLS, TASKS, data_flags, table_of, write_rows
+from lora_scratch.study.table2 import PROTOCOLS, TASKS, data_flags, folder_of, table_of, write_rows
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 HUB = "nyu-mll/glue"
@@ -52,17 +61,25 @@ def main() -> None:
     own = [word for pair in options.flags_of for word in pair]
     check_same_flags(folder, ["--model", options.model, *others, *own])
     for task, source in sources.items():
-        write_rows(TASKS[task], source, folder / task / "rows")
+        place = folder / task / "rows"
+        for line in write_rows(TASKS[task], source, place, skip_bad_rows=options.skip_bad_rows):
+            print(printable(f"{task}: {line}"))
     results = train_missing(options, others, sources)
     table = markdown_table(table_of(results))
     write_text(folder / "table2.md", f"```bash\n{command_line()}\n```\n\n{table}\n")
-    entries = [
+    write_json(
+        folder / "table2.json", {"paper": {name: dict(TASKS[name].paper) for name in sources}, "runs": entries_of(results)}
+    )
+    print(table)
+
+
+def entries_of(results: Mapping[tuple[str, str, str], Sequence[RunResult]]) -> list[dict[str, Any]]:
+    """Return the results of all runs as JSON."""
+    return [
         {"task": task, "protocol": protocol, **result.as_json()}
         for (task, _, protocol), runs in results.items()
         for result in runs
     ]
-    write_json(folder / "table2.json", {"paper": {name: dict(TASKS[name].paper) for name in sources}, "runs": entries})
-    print(table)
 
 
 def train_missing(
@@ -95,7 +112,7 @@ def sources_of(options: argparse.Namespace) -> dict[str, str]:
         if name not in TASKS:
             raise ConfigError(f"there is no task {name!r}", where="--tasks", expected=", ".join(TASKS))
         if not named:
-            place = str(Path(options.data) / name) if options.data else f"{HUB}:{name}"
+            place = str(folder_of(name, Path(options.data))) if options.data else f"{HUB}:{name}"
         sources[name] = place
     return sources
 
@@ -104,6 +121,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     """Read and check the flags of the study; return the flags of train with them."""
     parser = argument_parser((__doc__ or "").format(tasks=", ".join(TASKS)))
     trained = [name for name, method in METHODS.items() if method.measured_on is None]
+    parser.add_argument("--config", metavar="FILE", help="flags from this YAML or JSON file, those of train too")
     parser.add_argument("--model", required=True, help="hub name or folder of a pretrained encoder, or `demo`")
     parser.add_argument("--tasks", nargs="+", required=True, metavar="TASK[=FOLDER]", help="tasks of the table")
     parser.add_argument("--data", metavar="FOLDER", help="folder with a folder of rows for every task")
@@ -115,8 +133,10 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--flags_of", nargs=2, action="append", default=[], metavar=("METHOD", "FLAGS"), help="flags for one method alone"
     )
+    meaning = "leave out training and validation rows that can't be used, and list them"
+    parser.add_argument("--skip_bad_rows", nargs="?", type=string_to_bool, const=True, default=False, help=meaning)
     parser.add_argument("--processes", type=int, default=1, help="trainings at a time (default: 1)")
-    options, others = parser.parse_known_args(sys.argv[1:])
+    options, others = parser.parse_known_args(with_config(sys.argv[1:], parser, flag_parser(TRAIN_OPTIONS, "")))
     check_given(parser, options)
     if not 1 <= options.processes <= MOST_PROCESSES:
         parser.error(f"--processes: found {options.processes}; expected 1 to {MOST_PROCESSES}")

@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from support.glue import write_glue
 
 from lora_scratch.errors import DataError
 from lora_scratch.study.methods import METHODS
-from lora_scratch.study.table2 import HONEST, PAPER, TASKS, data_flags, write_rows
+from lora_scratch.study.table2 import HONEST, PAPER, TASKS, data_flags, folder_of, write_rows
 
 
 def rows_of(folder):
@@ -83,3 +84,26 @@ def test_pairs_and_single_texts_have_their_flags(tmp_path):
     """What chooses the epoch is the score that is reported."""
     assert data_flags(TASKS["cola"], tmp_path)[2:] == ["--task", "single_label", "--best_by", "matthews"]
     assert "--pair_column" in data_flags(TASKS["stsb"], tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.paper])
+def test_the_folder_of_the_archive_is_read_as_it_is(tmp_path, name):
+    """Found by its name as the archive spells it; every row is there, and MNLI's two halves count together."""
+    place = folder_of(name, write_glue(tmp_path / "glue"))
+    notes = write_rows(TASKS[name], str(place), tmp_path / "rows")
+    paper = rows_of(tmp_path / "rows" / PAPER)
+    validation = 20 if name == "mnli" else 10
+    assert (len(paper["train"]), len(paper["validation"])) == (40, validation)
+    assert ("pair" in paper["train"][0]) == (TASKS[name].columns[0].pair is not None)
+    assert notes[0] == f"40 training rows, {validation} validation rows"
+    assert ("the validation rows are those of dev_matched.tsv and dev_mismatched.tsv" in notes) == (name == "mnli")
+
+
+def test_bad_rows_are_left_out_where_asked(mrpc, tmp_path):
+    """QQP as distributed has some that end early; they are listed."""
+    lines = (mrpc / "train.tsv").read_text(encoding="utf-8").splitlines()
+    (mrpc / "train.tsv").write_text("\n".join([*lines[:5], "1\t2\t3\tfirst", *lines[5:]]) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"train\.tsv:6: 4 fields; expected 5 as in the header"):
+        write_rows(TASKS["mrpc"], str(mrpc), tmp_path / "rows")
+    notes = write_rows(TASKS["mrpc"], str(mrpc), tmp_path / "rows", skip_bad_rows=True)
+    assert notes == ["30 training rows, 10 validation rows", f"left out {mrpc}/train.tsv:6: 4 fields"]

@@ -7,6 +7,7 @@ from support.command_line import call
 from support.folders import save_base
 
 from lora_scratch.commands.study import table2
+from lora_scratch.errors import ConfigError
 from lora_scratch.study import sweep
 
 SHORT = ["--epochs", 1, "--batch_size", 8, "--max_tokens", 16, "--precision", "fp32", "--threads", 1]
@@ -68,3 +69,23 @@ def test_wrong_usage_ends_before_the_first_training(tmp_path, capsys, flags, cod
     """One line."""
     assert run(tmp_path, *flags) == code
     assert message in capsys.readouterr().err
+
+
+def test_flags_come_from_a_file_too(glue, tmp_path, capsys, monkeypatch):
+    """As for the other commands: those of train with them, and typed ones above."""
+    seen = {}
+
+    def stop(script, runs, *, processes):
+        seen.update(runs)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(table2, "train_all", stop)
+    job, flags = tmp_path / "job.yaml", f"tasks: [stsb, cola]\ndata: {glue}\nseeds: [0, 1]\nmethods: [lora]\nrank: 3\n"
+    job.write_text(f"{flags}ranks: 3\n")
+    assert run(tmp_path, "--config", job) == 1
+    assert "there is no flag --ranks; nearest: --rank" in capsys.readouterr().err
+    job.write_text(flags)
+    assert run(tmp_path, "--config", job, "--seeds", 7) == 1
+    assert {(place.parents[2].name, place.name) for place in seen} == {("stsb", "seed-7"), ("cola", "seed-7")}
+    assert all("--rank=3" in words for words in seen.values())
+    assert "stsb: 28 training rows, 16 validation rows" in capsys.readouterr().out
