@@ -76,6 +76,7 @@ from lora_scratch.runs import (
     run_command,
     run_folder,
     save_whole,
+    with_columns_of,
     write_logits,
 )
 from lora_scratch.runtime.atomic import write_json, write_text
@@ -216,7 +217,7 @@ def load(options: Options, precision: Precision) -> Job:
     training = resolve_head_start(options.training, base, keeps_head=start is not None and start.keeps_head)
     quantized = quantize_base(base.model, heads=adapter.head_modules) if four_bits == NF4 else None
     texts = (splits.train, splits.validation, splits.test)
-    data = fitting_rows(options.data, base)
+    data = fitting_rows(with_columns_of(splits, options.data), base)
     encoded = EncodedSplits(*(encode_rows(rows, base, max_tokens=data.max_tokens) for rows in texts))
     precision = family_precision(base.model, precision)
     options = options._replace(data=data, adapter=adapter, training=training)
