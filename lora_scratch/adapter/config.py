@@ -14,6 +14,7 @@ from ..runtime.options import flag
 REGEX = "re:"  # a target or exclude that starts so is a regular expression for whole module names
 ALL_LINEAR = "all-linear"
 BIASES = ("none", "lora_only", "all")
+LARGEST_ALPHA = 1e30  # a float32 holds it, divided by any share of a dropout and multiplied by any rank
 BY_NAME = "by regular expression for the end of a module's name, as JSON"
 
 Value = TypeVar("Value")
@@ -61,7 +62,8 @@ class LoRAConfig:
             _require(whole, where, rank, "a whole number from 1")
         alphas = {f"alpha_pattern[{key!r}]": alpha for key, alpha in self.alpha_pattern.items()}
         for where, alpha in {"--alpha": self.alpha, **alphas}.items():
-            _require(_is_number(alpha) and alpha > 0, where, alpha, "a finite number above 0")
+            fits = _is_number(alpha) and 1 / LARGEST_ALPHA <= alpha <= LARGEST_ALPHA
+            _require(fits, where, alpha, f"a number from {1 / LARGEST_ALPHA:g} to {LARGEST_ALPHA:g}")
         from .expressions import check_expression
 
         for where, patterns in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):

@@ -5,7 +5,6 @@ The contexts restore the model exactly, also after an exception.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -14,6 +13,7 @@ from torch import nn
 
 from ..errors import ConfigError, MergeError
 from ..layers import AdapterLayer
+from .config import LARGEST_ALPHA
 from .head_dtype import base_dtypes
 from .inject import forget_adapter, replace_module
 from .state import adapter_layers, adapter_state, base_tensors, first_values
@@ -57,15 +57,16 @@ def scaled(model: nn.Module, factor: float) -> Iterator[nn.Module]:
 
     Raises:
         MergeError: a merged model. Its weights hold the update at full strength.
-        ConfigError: a factor that is not finite.
+        ConfigError: a factor that is not finite, or too large for float32.
     """
     layers = adapter_layers(model)
     if merged := [name for name, layer in layers.items() if layer.merged]:
         remedy = "call unmerge_all(model) first"
         raise MergeError("it is merged at full strength", where=merged[0], remedy=remedy)
-    if not math.isfinite(factor):
-        raise ConfigError(f"factor is {factor}", where="scaled", expected="a finite number")
-    with _changed({layer: layer.scaling * factor for layer in layers.values()}, "scaling"):
+    scalings = {layer: layer.scaling * factor for layer in layers.values()}
+    if not all(abs(scaling) <= LARGEST_ALPHA for scaling in scalings.values()):  # NaN is not
+        raise ConfigError(f"factor is {factor}", where="scaled", expected=f"a finite number, at most {LARGEST_ALPHA:g}")
+    with _changed(scalings, "scaling"):
         yield model
 
 

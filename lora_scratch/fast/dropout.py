@@ -38,11 +38,11 @@ def cheap_dropout(x: Tensor, p: float) -> Tensor:
 def keep_mask(x: Tensor, p: float) -> tuple[Tensor | None, float]:
     """Return a mask in the shape of x, 0 with probability p, and the exact probability q of a 1.
 
-    The mask is None if nothing is dropped. p is in [0, 1); a CPU rounds it to a multiple of 2⁻¹⁶.
+    The mask is None if nothing is dropped. p is in [0, 1); a CPU rounds it to a multiple of 2⁻¹⁶ below 1.
     """
     if x.device.type != "cpu":
         return (_native_mask(x, p) if p else None), 1 - p
-    drop = round(p * LEVELS)
+    drop = min(round(p * LEVELS), LEVELS - 1)  # q = 0 has no scale
     return (_keep(x.shape, drop) if drop else None), (LEVELS - drop) / LEVELS
 
 

@@ -70,8 +70,8 @@ def test_scaled_refuses_a_merged_model():
         pass
 
 
-@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
-def test_scaled_refuses_a_factor_that_is_not_finite(factor):
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e300, -1e300])
+def test_scaled_refuses_a_factor_that_no_float32_holds(factor):
     """And leaves the scalings alone."""
     model = adapted()
     with pytest.raises(ConfigError, match="a finite number"), scaled(model, factor):

@@ -160,3 +160,10 @@ def test_masked_is_the_product_in_the_dtype_of_x(kind):
     x, keep = torch.randn(50).bfloat16(), torch.rand(50) < 0.5
     assert torch.equal(masked(x, keep.to(kind)), torch.where(keep, x, 0))
     assert masked(x, None) is x
+
+
+def test_a_probability_just_below_one_keeps_a_scale():
+    """Rounded to 1 it would divide by zero."""
+    keep, probability = keep_mask(torch.ones(4, 64), 1 - 1e-9)
+    assert keep is not None
+    assert probability == 2**-16
