@@ -59,6 +59,7 @@ def test_public_names_are_reexported_one_by_one():
 def test_a_command_answers_before_the_heavy_libraries_are_loaded():
     """What every script imports: the parts of transformers that models are made of, SciPy and scikit-learn wait for use."""
     heavy = ("transformers.modeling_utils", "scipy.stats", "sklearn", "datasets", "matplotlib", "peft")
-    look = f"import sys, lora_scratch.runs, lora_scratch.training; print([name for name in {heavy} if name in sys.modules])"
+    modules = "lora_scratch.commands.predict, lora_scratch.runs, lora_scratch.training"
+    look = f"import sys, {modules}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stderr

@@ -37,7 +37,8 @@ def _style() -> Iterator[None]:
     # parse_math: a dollar in a label is a dollar
     settings = dict.fromkeys(inks, INK) | {"svg.fonttype": "none", "text.parse_math": False}
     quiet = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
-    with mpl.rc_context({**settings, **quiet, "font.size": 10, "axes.titlesize": 10}), warnings.catch_warnings():
+    sizes = {"font.size": 10, "axes.titlesize": 10, "axes.prop_cycle": mpl.cycler(color=COLOURS)}
+    with mpl.rc_context({**settings, **quiet, **sizes}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has its own fonts
         yield
 

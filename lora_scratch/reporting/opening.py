@@ -32,6 +32,7 @@ class Track:
     before: float
     after: float
     figures: tuple[str, str]
+    is_total: bool = False
 
     @property
     def word(self) -> str:
@@ -69,7 +70,9 @@ def _classes(report: Report, scores: ClassScores) -> Opening:
     """Show how many rows of every class are right."""
     before, after = report.baseline.headline, report.adapted.headline
     right = [round(score * report.adapted.n) for score in (before, after)]
-    everything = Track("all rows", f"{report.adapted.n:,}", before, after, (_percent(before), _percent(after)))
+    everything = Track(
+        "all rows", f"{report.adapted.n:,}", before, after, (_percent(before), _percent(after)), is_total=True
+    )
     tracks = [
         _track(new, old.recall, new.recall, (_percent(old.recall), _percent(new.recall))) for old, new in _with_rows(scores)
     ]

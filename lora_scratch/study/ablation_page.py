@@ -7,7 +7,7 @@ from typing import Any
 
 from ..evaluation import Table
 from ..reporting.anatomy import module_map
-from ..reporting.drawing import Line, bar_panel, line_panel, svg
+from ..reporting.drawing import Line, bar_panel, line_panel, panels_svg, svg
 from ..reporting.page import Listing, Page, Picture, Section
 from .ablation import LAYER, MODULE, ONLY, PROJECTION, STRENGTH, WITHOUT, Ablation, Trial, describe
 
@@ -63,7 +63,7 @@ def part_bars(trials: Trials, *, score: str) -> Picture:
             panel.set_xlim(min(0.0, *scores[kind].values()), 1)
 
     cells = [[part, f"{lost:.4f}", f"{kept:.4f}"] for part, lost, kept in rows]
-    drawn = svg(draw, words=words, panels=2, height=1 + 0.28 * len(rows))
+    drawn = panels_svg(draw, words=words, panels=2, height=1 + 0.28 * len(rows))
     title = "Without one part, and with only that"
     return Picture(title, drawn, words, Table(["part", *sides], cells))
 

@@ -6,53 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from support.report_pages import Outline, report
+from support.report_pages import Outline, a_number, compared, many_labels, report, several_labels
 
 from lora_scratch.adapter.state import ParameterCount
-from lora_scratch.evaluation import Report, render
+from lora_scratch.evaluation import render
 from lora_scratch.evaluation.classes import ClassScores, Confusions
 from lora_scratch.reporting import page_html, run_page, run_title
 from lora_scratch.reporting.answers import PAIRS, confused_table
 from lora_scratch.reporting.opening import SHOWN, opening
-from lora_scratch.tasks import MULTI_LABEL, REGRESSION, make_task
 from lora_scratch.tasks.metrics import LabelRow
-
-COUNTS = ParameterCount(total=1000, trainable=80, lora=50, head=30)
-
-
-def compared(kind, labels, before, after, truth):
-    """Return the report of a task."""
-    return Report.compare(before, after, truth, task=make_task(kind, labels), parameters=COUNTS, command="")
-
-
-def several_labels():
-    """Return the report of 30 rows that have any of four labels; no row has the last one."""
-    generator = torch.Generator().manual_seed(0)
-    truth = (torch.rand(30, 4, generator=generator) < 0.4).float()
-    truth[:, 3] = 0
-    noise = torch.randn(2, 30, 4, generator=generator)
-    return compared(MULTI_LABEL, ["a", "b", "c, d", "e"], noise[0], noise[1] + 4 * (2 * truth - 1), truth)
-
-
-def a_number():
-    """Return the report of 30 scores."""
-    generator = torch.Generator().manual_seed(0)
-    truth = torch.rand(30, generator=generator) * 5
-    noise = torch.randn(2, 30, generator=generator)
-    return compared(REGRESSION, ["stars"], noise[0][:, None], (truth + noise[1] / 5)[:, None], truth)
-
-
-def many_labels(count, *, confusion=True):
-    """Return a report with many labels, half of each label's ten rows right before and all but one after."""
-    names = [f"label {i}" for i in range(count)]
-    rows = [[LabelRow(name, p, p, p, 10) for name in names] for p in (0.5, 0.9)]
-    counts = [[[0] * count for _ in names] for _ in range(2)]
-    for i in range(count):
-        for matrix, right in zip(counts, (5, 9), strict=True):
-            matrix[i][i], matrix[i][(i + 1) % count] = right, 10 - right
-    scores = ClassScores(*rows, [4] * count, [0] * count, [1.0] * count)
-    own = {"labels": names, "per_class": scores, "confusion": Confusions(*counts) if confusion else None}
-    return replace(report(), **own, **({} if confusion else {"task": MULTI_LABEL}))
 
 
 def tracks(picture):

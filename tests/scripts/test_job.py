@@ -151,7 +151,9 @@ def test_a_job_on_a_four_bit_base_is_trained_measured_and_reopened_on_it(job, tm
     """The report says what four bits cost, and evaluate.py measures the same adapter on the same base."""
     run = tmp_path / "run"
     assert call(train, *train_arguments(job.base, job.data, run), "--base_precision", "nf4") == 0
-    assert "linear layers in 4 bits" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "linear layers in 4 bits" in printed
+    assert printed.splitlines()[-1] == f"page: {(tmp_path / 'run' / 'report.html').as_uri()}"
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     assert report["quantization"]["share_of_float32"] < 0.2  # of layers so small that one constant counts
     assert call(evaluate, run / "adapter", "--json", tmp_path / "again.json") == 0

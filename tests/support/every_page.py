@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from support.report_pages import EVIL, events, module, report, run_result
+from support.report_pages import EVIL, a_number, events, module, report, run_result, several_labels
 
 from lora_scratch.evaluation import Table
 from lora_scratch.reporting import Page, anatomy_page, run_page
@@ -24,6 +24,8 @@ def pages() -> dict[str, Page]:
     return {
         "run": run_page(report(anatomy=MODULES), events()),
         "evaluation": run_page(report()),
+        "several labels": run_page(several_labels()),
+        "number": run_page(a_number()),
         "comparison": _comparison(),
         "anatomy": anatomy_page(MODULES, title=f"Anatomy of {EVIL}"),
         "ablation": _ablation(),

@@ -11,12 +11,15 @@ import torch.nn.functional as F
 from lora_scratch.adapter.factors import AdapterSummary
 from lora_scratch.adapter.state import ParameterCount
 from lora_scratch.evaluation import Report, TrainingCost
+from lora_scratch.evaluation.classes import ClassScores, Confusions
 from lora_scratch.study.methods import Run, RunResult
-from lora_scratch.tasks import SINGLE_LABEL, SingleLabelMetrics, make_task
+from lora_scratch.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, SingleLabelMetrics, make_task
+from lora_scratch.tasks.metrics import LabelRow
 
 EVIL = "<script>alert(1)</script> & $x_1$ </td>"
 LABELS = ["joy", EVIL, "怒り"]
 TASK = make_task(SINGLE_LABEL, LABELS)
+COUNTS = ParameterCount(total=1000, trainable=80, lora=50, head=30)
 VOID = {"meta", "wbr", "link", "br", "img", "hr", "input", "col"}
 
 
@@ -30,13 +33,48 @@ def report(**fields):
         noise[1] + 4 * F.one_hot(labels, 3),
         labels,
         task=TASK.fitted(noise[1], labels),
-        parameters=ParameterCount(total=1000, trainable=80, lora=50, head=30),
+        parameters=COUNTS,
         train=TrainingCost(100.0, 100.0, 100, 100, 1.0, 100),
         command=f"python train.py --dataset '{EVIL}'",
         texts=[f"row {i} {EVIL}" for i in range(40)],
         lengths=torch.arange(40),
     )
     return replace(compared, **fields)
+
+
+def compared(kind, labels, before, after, truth):
+    """Return the report of a task."""
+    return Report.compare(before, after, truth, task=make_task(kind, labels), parameters=COUNTS, command="")
+
+
+def several_labels():
+    """Return the report of 30 rows that have any of four labels; no row has the last one."""
+    generator = torch.Generator().manual_seed(0)
+    truth = (torch.rand(30, 4, generator=generator) < 0.4).float()
+    truth[:, 3] = 0
+    noise = torch.randn(2, 30, 4, generator=generator)
+    return compared(MULTI_LABEL, ["a", "b", "c, d", "e"], noise[0], noise[1] + 4 * (2 * truth - 1), truth)
+
+
+def a_number():
+    """Return the report of 30 scores."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(30, generator=generator) * 5
+    noise = torch.randn(2, 30, generator=generator)
+    return compared(REGRESSION, ["stars"], noise[0][:, None], (truth + noise[1] / 5)[:, None], truth)
+
+
+def many_labels(count, *, confusion=True):
+    """Return a report with many labels, half of each label's ten rows right before and all but one after."""
+    names = [f"label {i}" for i in range(count)]
+    rows = [[LabelRow(name, p, p, p, 10) for name in names] for p in (0.5, 0.9)]
+    counts = [[[0] * count for _ in names] for _ in range(2)]
+    for i in range(count):
+        for matrix, right in zip(counts, (5, 9), strict=True):
+            matrix[i][i], matrix[i][(i + 1) % count] = right, 10 - right
+    scores = ClassScores(*rows, [4] * count, [0] * count, [1.0] * count)
+    own = {"labels": names, "per_class": scores, "confusion": Confusions(*counts) if confusion else None}
+    return replace(report(), **own, **({} if confusion else {"task": MULTI_LABEL}))
 
 
 def module(name, relative_norm=0.1):
