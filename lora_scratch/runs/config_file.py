@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +19,8 @@ from ..runtime.paths import typed_path
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MOST_LETTERS, MOST_DEPTH = 2**16, 16
+# What YAML 1.1 reads as another number than it looks like: 010 is 8, 1:30 is 90, 1_0 is 10.
+OTHER_NUMBER = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|[0-9][0-9.]*_[0-9_.]*)")
 
 
 def with_config(arguments: Sequence[str], *parsers: argparse.ArgumentParser) -> list[str]:
@@ -36,7 +40,9 @@ def with_config(arguments: Sequence[str], *parsers: argparse.ArgumentParser) -> 
         return list(arguments)
     words: list[str] = []
     for key, value in read_config(path).items():
-        if f"--{key}" not in known or key in ("config", "help"):
+        if key in ("config", "help"):
+            raise ConfigError(f"--{key} is there", where=f"--config {path}", expected="the other flags")
+        if f"--{key}" not in known:
             remedy = f"nearest: {', '.join(nearest(f'--{key}', sorted(known)))}"
             raise ConfigError(f"there is no flag --{key}", where=f"--config {path}", remedy=remedy)
         words += _words(f"--{key}", value, path)
@@ -53,6 +59,8 @@ def read_config(path: str) -> dict[str, Any]:
     place: Path = typed_path(path, flag="--config")
     if place.suffix not in SUFFIXES:
         raise ConfigError(f"found {place.suffix or 'no suffix'}", where=where, expected=", ".join(SUFFIXES))
+    if os.path.exists(place) and not os.path.isfile(place):  # reading a pipe would never end
+        raise ConfigError("is no regular file", where=where)
     try:
         with open(place, encoding="utf-8") as file:
             text = file.read(MOST_LETTERS + 1)
@@ -74,11 +82,15 @@ def read_config(path: str) -> dict[str, Any]:
 
 
 def _check_structure(text: str, where: str) -> None:
-    """Refuse aliases, of which a few make millions of values, and depth, which takes time with its square."""
+    """Refuse aliases, of which a few make millions of values, depth, which takes time with its square, and odd numbers."""
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             raise ConfigError("has an alias (*name)", where=where, remedy="write the value out")
+        plain = isinstance(event, yaml.ScalarEvent) and event.implicit[0]
+        if plain and OTHER_NUMBER.fullmatch(event.value):
+            remedy = "write the number that is meant, or the text in quotes"
+            raise ConfigError(f"YAML reads {event.value} as another number", where=where, remedy=remedy)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MOST_DEPTH:
             raise ConfigError(f"is nested deeper than {MOST_DEPTH}", where=where, expected="flags and their values")

@@ -1,6 +1,7 @@
 """lora_scratch/runs/config_file.py: flags from a file, below those that are typed; what is no flag is an error."""
 
 import json
+import os
 
 import pytest
 import yaml
@@ -75,8 +76,12 @@ def test_the_file_is_recorded_among_the_flags(write):
     [
         ("rnk: 4", "there is no flag --rnk; nearest: --rank"),
         ("batch size: 4", "there is no flag --batch size; nearest: --batch_size"),
-        ("config: other.yaml", "there is no flag --config"),
-        ("help: true", "there is no flag --help"),
+        ("config: other.yaml", "--config is there; expected the other flags"),
+        ("help: true", "--help is there; expected the other flags"),
+        ("rank: 010", "YAML reads 010 as another number; write the number that is meant, or the text in quotes"),
+        ("seed: 1:30", "YAML reads 1:30 as another number"),
+        ("text_column: 1_0", "YAML reads 1_0 as another number"),
+        ("learning_rate: 1_0.5", "YAML reads 1_0.5 as another number"),
         ("4: 4", "the key 4 is no text"),
         ("rank:", "--rank has no value; give it one, or leave the key out"),
         ("rank: 4\nrank: 8", "rank is there twice"),
@@ -114,6 +119,18 @@ def test_a_file_that_is_not_there_or_of_another_kind_is_refused(tmp_path):
         values(["--config", str(tmp_path / "gone.yaml")])
     with pytest.raises(ConfigError, match=r"job.toml: found .toml; expected .yaml, .yml, .json"):
         values(["--config", str(tmp_path / "job.toml")])
+
+
+def test_a_pipe_is_refused_and_not_waited_on(tmp_path):
+    """Nobody may ever write to it."""
+    os.mkfifo(tmp_path / "job.yaml")
+    with pytest.raises(ConfigError, match=r"job.yaml: is no regular file"):
+        values(["--config", str(tmp_path / "job.yaml")])
+
+
+def test_a_number_in_quotes_is_the_text(write):
+    """As it would be typed."""
+    assert values(write(JOB + "seed: '010'\nlimit_train: 0x10\n")) == values(write(JOB))
 
 
 @pytest.mark.parametrize(("text", "message"), [("rank: four", "--rank: invalid int value"), ("rank: [4, 8]", "unknown: 8")])
