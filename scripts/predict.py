@@ -36,12 +36,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lora_scratch.data import checked_text, read_texts
+from lora_scratch.data.readers import file_kind
 from lora_scratch.data.record_files import check_table, is_table, open_records
 from lora_scratch.data.records import InputTable, Text, TextColumns, TextTable
 from lora_scratch.deploy.answers import AnswerFormat, check_limits
 from lora_scratch.deploy.bank import BASE
 from lora_scratch.deploy.classify import Classifier, classify_chunks
-from lora_scratch.deploy.named_rows import read_named_rows
+from lora_scratch.deploy.named_rows import EXPECTED, read_named_rows
 from lora_scratch.deploy.output_tables import JSON_LINES, open_output, open_stream, output_form
 from lora_scratch.deploy.serve import classify_rows, open_bank
 from lora_scratch.errors import ConfigError, DataError
@@ -64,6 +65,7 @@ from lora_scratch.runtime.precision import resolve_precision
 
 IN_PROCESSES = True
 CHUNK = 2048  # rows of --adapters that are held at a time
+LINES = (".jsonl", ".json", ".txt")  # files of --adapters
 OF_TABLES = ("text_column", "pair_column")
 ONE_ADAPTER = (
     *("pair", "text_column", "pair_column", "top", "calibrated", "abstain_below", "prefix"),
@@ -79,11 +81,25 @@ def main() -> None:
         check_file(options.output, flag="--output", new=True)
     if options.adapters:
         check_one_process("predict --adapters")
-        if form != JSON_LINES:
-            raise ConfigError("--adapters writes JSON lines", where=f"--output {options.output}", expected=JSON_LINES)
+        check_lines(options, form)
         classify_named(options)
     else:
         classify_one(options)
+
+
+def check_lines(options: argparse.Namespace, form: str) -> None:
+    """Check that the rows of --adapters come as JSON lines and go as JSON lines.
+
+    Raises:
+        ConfigError: a table.
+    """
+    remedy = "classify a table with one adapter after the other: predict FOLDER --file TABLE --output TABLE"
+    if file_kind(Path(options.file)) not in ("", *LINES):
+        expected = f"one JSON object a line, {EXPECTED.removesuffix(' on one line')}"
+        raise ConfigError("a table", where=f"--adapters with --file {options.file}", expected=expected, remedy=remedy)
+    if form != JSON_LINES:
+        where = f"--output {options.output}"
+        raise ConfigError("--adapters writes JSON lines", where=where, expected=JSON_LINES, remedy=remedy)
 
 
 def classify_one(options: argparse.Namespace) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO, TypeVar, cast
+from typing import TextIO, TypeVar, cast
 
 from ..errors import DataError
 from .cells import is_blank
 
 MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
-UTF32_REMEDY = "convert it: iconv -f UTF-32 -t UTF-8 FILE > NEW"
+# which of the first four bytes are zero in UTF-16 of letters without marks
+UNMARKED = {(False, True, False, True): "UTF-16LE", (True, False, True, False): "UTF-16BE"}
 CR_REMEDY = r"convert it: tr '\r' '\n' < FILE > NEW"
 
 Content = TypeVar("Content")
@@ -24,22 +26,24 @@ Place = TypeVar("Place")
 
 
 @contextmanager
-def open_text(path: Path, *, newline: str = "") -> Iterator[TextIO]:
+def open_text(path: Path | None, *, newline: str = "") -> Iterator[TextIO]:
     """Open a text file for reading; a byte that is not UTF-8 becomes a lone surrogate of its row.
 
     Args:
+        path: of the file; None for standard input.
         newline: what alone ends a line; if empty, \\n, \\r and \\r\\n do.
 
     Raises:
         DataError: it can't be read, here or while the caller iterates over its lines.
     """
-    where = str(path)
+    where = "standard input" if path is None else str(path)
     try:
-        encoding = _encoding(path)
-        # surrogateescape: a bad byte makes its row bad (cells.py), not the file
-        errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
-        with _open_bytes(path) as content, io.TextIOWrapper(content, encoding, errors=errors, newline=newline) as file:
-            yield file
+        with _open_bytes(path) as content:
+            encoding = _encoding(content.peek(4)[:4], where)
+            # surrogateescape: a bad byte makes its row bad (cells.py), not the file
+            errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
+            with io.TextIOWrapper(content, encoding, errors=errors, newline=newline) as file:
+                yield file
     except UnicodeDecodeError as error:
         raise DataError(f"the file is broken UTF-16 ({error.reason})", where=where, expected="UTF-8") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -48,16 +52,19 @@ def open_text(path: Path, *, newline: str = "") -> Iterator[TextIO]:
         raise DataError(f"the file could not be read ({error.strerror or error})", where=where) from error
 
 
-def _encoding(path: Path) -> str:
-    with _open_bytes(path) as content:
-        start = content.read(4)
-    if start in UTF32_MARKS:
-        raise DataError("the file is UTF-32", where=str(path), expected="UTF-8", remedy=UTF32_REMEDY)
+def _encoding(start: bytes, where: str) -> str:
+    """Return the encoding that the first bytes say. Raises DataError for one that is not read."""
+    unread = "UTF-32" if start in UTF32_MARKS else UNMARKED.get(tuple(byte == 0 for byte in start))
+    if unread:
+        found = f"the file is {unread}" if unread == "UTF-32" else f"the file looks like {unread} without its mark"
+        raise DataError(found, where=where, expected="UTF-8", remedy=f"convert it: iconv -f {unread} -t UTF-8 FILE > NEW")
     return MARKS.get(start[:2], "utf-8-sig")
 
 
-def _open_bytes(path: Path) -> BinaryIO:
-    return cast("BinaryIO", gzip.open(path, "rb")) if path.suffix == ".gz" else open(path, "rb")
+def _open_bytes(path: Path | None) -> io.BufferedReader:
+    if path is None:
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    return cast("io.BufferedReader", gzip.open(path, "rb")) if path.suffix == ".gz" else open(path, "rb")
 
 
 def lines_of(file: TextIO) -> Iterator[tuple[int, str | None]]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -16,7 +15,7 @@ from ..runtime.paths import path_fault, shown_path
 from .cells import is_blank
 from .readers import SPREADSHEETS, file_kind
 from .rows import checked_text
-from .text_files import check_line_ends, without_end
+from .text_files import check_line_ends, open_text, without_end
 
 STANDARD_INPUT = "-"
 
@@ -24,7 +23,8 @@ STANDARD_INPUT = "-"
 def read_texts(path: str, *, progress: str = "") -> Iterator[str | DataError]:
     """Return an iterator over the lines of a file (`-`: standard input), or errors for bad lines.
 
-    Lines end at \\n or \\r\\n. Blank lines at the end are no texts; one in the middle is bad.
+    UTF-8, or UTF-16 with its mark. Lines end at \\n or \\r\\n. Blank lines at the end are no texts; one in the
+    middle is bad.
 
     Args:
         progress: the text of the progress bar, in bytes; no bar if empty.
@@ -59,23 +59,17 @@ def _lines(path: str, progress: str) -> Iterator[str | DataError]:
     stdin = path == STANDARD_INPUT
     name, size = ("standard input", None) if stdin else (path, os.path.getsize(path))
     bar = tqdm(total=size, desc=progress, unit="B", unit_scale=True, disable=not progress)
-    try:
-        with open(sys.stdin.fileno() if stdin else path, "rb", closefd=not stdin) as file, bar:
-            yield from _checked(file, name, bar)
-    except OSError as error:
-        raise DataError(f"could not be read ({error.strerror})", where=name) from error
+    with open_text(None if stdin else Path(path), newline="\n") as file, bar:
+        yield from _checked(file, name, bar)
 
 
-def _checked(lines: Iterable[bytes], name: str, bar: Any) -> Iterator[str | DataError]:
+def _checked(file: TextIO, name: str, bar: Any) -> Iterator[str | DataError]:
     blank: list[str | DataError] = []
-    for number, raw in enumerate(lines, 1):
-        bar.update(len(raw))
-        # surrogateescape: a bad byte makes its line bad, not the file
-        encoding = "utf-8-sig" if number == 1 else "utf-8"
-        decoded = raw.decode(encoding, errors="surrogateescape")
+    for number, read in enumerate(file, 1):
+        bar.update(len(read) if bar.total is None else file.buffer.tell() - bar.n)
         if number == 1:
-            check_line_ends(decoded, where=name)
-        line = without_end(decoded)
+            check_line_ends(read, where=name)
+        line = without_end(read)
         text = checked_text(f"{name}:{number}", line)
         if is_blank(line):
             blank.append(text)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
-from ..data.cells import is_blank, listed, text_fault
+from ..data.cells import listed, text_fault
 from ..data.rows import bad_row
+from ..data.text_files import open_text
 from ..errors import DataError
 from .classify import Pair
 
@@ -25,11 +26,9 @@ def read_named_rows(path: str, adapters: Collection[str]) -> Iterator[tuple[str 
     name = "standard input" if path == STANDARD_INPUT else path
     if path != STANDARD_INPUT and not os.path.isfile(path):
         raise DataError("no such file", where=path, expected="a UTF-8 file with one JSON object a line")
-    source, closefd = (sys.stdin.fileno(), False) if path == STANDARD_INPUT else (path, True)
-    # surrogateescape: a stray byte is the fault of its row, which says so
-    with open(source, encoding="utf-8-sig", errors="surrogateescape", closefd=closefd) as file:
+    with open_text(None if path == STANDARD_INPUT else Path(path)) as file:
         for number, line in enumerate(file, 1):
-            if not is_blank(line):
+            if line.strip():
                 yield _checked(line, f"{name}:{number}", adapters)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -157,5 +158,6 @@ def _provenance(folder: Path) -> Provenance:
             ["provenance.json does not name the labels, the base model and the length of its rows"],
             where=str(folder),
             expected="an adapter folder that `train` wrote",
+            remedy=f"classify with this adapter alone: predict {shlex.quote(str(folder))} --labels NAME ... --file FILE",
         )
     return provenance

@@ -1,10 +1,13 @@
 """Laws of lora_scratch/data/texts.py: every line comes out in its place, as a text or as what is wrong with it."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from lora_scratch.data import read_texts
+from lora_scratch.data.columns import Columns
+from lora_scratch.data.readers import open_table
 from lora_scratch.errors import DataError
 
 
@@ -60,6 +63,41 @@ def test_a_file_without_line_feeds_is_not_taken_for_one_text(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"texts\.txt: its lines end with a carriage return alone; .* tr '\\r' '\\n' < FILE"):
         read(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-8-sig"])
+def test_texts_of_windows_are_read_as_tables_are(tmp_path, encoding):
+    """UTF-16 says itself what it is, in either order of bytes; a line ends at its line feed there too."""
+    path = tmp_path / "texts.txt"
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    path.write_bytes(f"{mark}café ☕\r\n\u0a0a second\r\n\r\n".encode(encoding))
+    assert read(path) == ["café ☕", "\u0a0a second"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("one\ntwo".encode("utf-16-le"), "looks like UTF-16LE without its mark; expected UTF-8; .* iconv -f UTF-16LE"),
+        ("one\ntwo".encode("utf-16-be"), "looks like UTF-16BE without its mark; expected UTF-8; .* iconv -f UTF-16BE"),
+        ("one\ntwo".encode("utf-32"), "is UTF-32; expected UTF-8; .* iconv -f UTF-32"),
+        ("one\n".encode("utf-16")[:-1], "is broken UTF-16"),
+        (b"caf\xe9;x\n", r"texts\.txt:1: .* byte 0xe9 at character 4; .* \(the byte is 'é' in cp1252\): iconv -f CP1252"),
+    ],
+    ids=["le", "be", "32", "cut", "cp1252"],
+)
+@pytest.mark.parametrize("rows_of", [read_texts, lambda path: open_table(Path(path), Columns("text", "label")).rows])
+def test_other_encodings_name_the_way_out(tmp_path, content, message, rows_of):
+    """The same line for texts and for the rows of a training."""
+    path = tmp_path / "texts.txt"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        raise_errors(rows_of(str(path)))
+
+
+def raise_errors(rows):
+    for row in rows:
+        if isinstance(row, DataError):
+            raise row
 
 
 @pytest.mark.parametrize("make", [None, os.mkdir, os.mkfifo], ids=["nothing", "folder", "pipe"])

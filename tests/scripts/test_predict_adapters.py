@@ -164,6 +164,17 @@ def test_stray_byte_is_the_fault_of_its_row(second, tmp_path, capsys):
     assert "rows.jsonl:1: the text is not UTF-8: byte 0xe9 at character 4" in capsys.readouterr().err
 
 
+TABLES = "classify a table with one adapter after the other: predict FOLDER --file TABLE --output TABLE"
+
+
+def test_rows_of_windows_are_read(second, tmp_path, capsys):
+    """UTF-16 with its mark, as tables and texts."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps({"text": "café ☕", "adapter": "two"}, ensure_ascii=False).encode("utf-16"))
+    assert call(predict, "--adapters", f"two={second}", "--file", path) == 0
+    assert [row["text"] for row in output(capsys)] == ["café ☕"]
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
@@ -175,6 +186,9 @@ def test_stray_byte_is_the_fault_of_its_row(second, tmp_path, capsys):
         (["FOLDER", "--adapters", "a=FOLDER"], 2, "--adapters goes with --file FILE"),
         (["--adapters", "a=absent"], 1, "absent: no such folder"),
         (["--adapters", "a=UNSAID"], 1, "unsaid: provenance.json does not name the labels, the base model and the length"),
+        (["--adapters", "a=UNSAID"], 1, r"classify with this adapter alone: predict \S*/unsaid --labels NAME"),
+        (["--adapters", "a=FOLDER", "--file", "in.csv"], 1, f"--file in.csv: a table; expected one JSON .*{TABLES}"),
+        (["--adapters", "a=FOLDER", "--output", "out.parquet"], 1, f"writes JSON lines; expected .jsonl; {TABLES}"),
         (["--adapters", "a=FOLDER", "--file", "absent"], 1, "absent: no such file"),
         (["--adapters", "a=FOLDER", "b=MOVED"], 1, "the adapters are for different bases: .*; name one that fits all"),
     ],
