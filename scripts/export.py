@@ -5,19 +5,21 @@
     lora-scratch export merge checkpoints/demo/adapter --output exported --format onnx
     lora-scratch export merge checkpoints/demo/adapter --output exported --dtype float16 --tolerance 0.005
     lora-scratch export split checkpoints/demo/adapter --output served
-    lora-scratch export push checkpoints/demo/adapter owner/name
+    lora-scratch export push checkpoints/demo/adapter owner/name --license apache-2.0 --language en
 
 merge: a plain transformers model, as fast as the base, that needs neither PEFT nor this project. Before anything is
 written, its logits on validation rows are compared with those of the adapter model: one beyond the tolerance is exit code
 1. The figures go to merge.json in the folder.
 split: served/base with the trained head, and served/adapter with A and B alone, for servers that take no head.
-push: the adapter and its card, to a repository that is private at first.
+push: the adapter and its card, to a repository that is private at first. License, language, examples and the hub's name
+of the base go into the card that is uploaded; the folder stays as it is.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 from pathlib import Path
 
 from lora_scratch.adapter import dequantize_base
@@ -38,6 +40,7 @@ from lora_scratch.runs import (
     push_adapter,
     run_command,
 )
+from lora_scratch.runs.card_metadata import hub_model, is_hub_name
 from lora_scratch.runtime.atomic import new_folder, write_json
 from lora_scratch.runtime.device import resolve_device
 
@@ -91,8 +94,20 @@ def split(options: argparse.Namespace) -> None:
 
 def push(options: argparse.Namespace) -> None:
     """Load, and push what loads."""
-    open_adapter(options.adapter, model=options.model, labels=options.labels)
-    print(push_adapter(local_adapter(options.adapter), options.repository, public=options.public))
+    saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
+    base = options.base_model or hub_model(saved.base.name)
+    widget = [{"text": text} for text in options.widget] if options.widget else None
+    given = {"license": options.license, "language": options.language, "widget": widget}
+    metadata = {"base_model": base, **{key: value for key, value in given.items() if value is not None}}
+    print(base_line(base, saved.base.name))
+    print(push_adapter(local_adapter(options.adapter), options.repository, public=options.public, metadata=metadata))
+
+
+def base_line(base: str | None, name: str) -> str:
+    """Return a line that says what others will take as the base."""
+    if base is None:
+        return f"base_model is left out: {name} is on no hub; name it with --base_model OWNER/NAME"
+    return f"base_model: {base}" + ("" if base == name else f" (here it is {name})")
 
 
 def open_plain(options: argparse.Namespace) -> TrainedAdapter:
@@ -150,6 +165,37 @@ def add_push(parser: CommandParser) -> None:
     """The flags of push alone."""
     parser.add_argument("repository", metavar="OWNER/NAME", help="repository of the hub; it is made if there is none")
     parser.add_argument("--public", action="store_true", help="a repository that is made here is public, not private")
+    group = parser.group("card")
+    group.add_argument("--license", type=license_id, metavar="ID", help="as the hub has it: apache-2.0, mit, cc-by-4.0, ...")
+    meaning = "languages of the texts, as ISO codes: en, de, ..."
+    group.add_argument("--language", type=language_code, nargs="+", metavar="CODE", help=meaning)
+    meaning = "texts that the repository's page offers to try; they are public (default: a neutral one)"
+    group.add_argument("--widget", nargs="+", metavar="TEXT", help=meaning)
+    meaning = "the base's name on the hub (default: the one it was loaded by, or config.json of its folder names)"
+    group.add_argument("--base_model", type=hub_name, metavar="NAME", help=meaning)
+
+
+def license_id(text: str) -> str:
+    """Return an identifier of a license. The hub itself checks that it knows it."""
+    return _matching(r"[a-z0-9][a-z0-9.+-]*", text, expected="an identifier such as apache-2.0")
+
+
+def language_code(text: str) -> str:
+    """Return an ISO code of a language."""
+    return _matching(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code", text, expected="an ISO code such as en")
+
+
+def hub_name(text: str) -> str:
+    """Return a name that a model of the hub can have."""
+    if not is_hub_name(text):
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected a name on the hub such as owner/name")
+    return text
+
+
+def _matching(pattern: str, text: str, *, expected: str) -> str:
+    if not re.fullmatch(pattern, text):
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected {expected}")
+    return text
 
 
 def check_merge(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

@@ -38,7 +38,6 @@ from lora_scratch.evaluation import (
     TrainingCost,
     linear_probe,
     render,
-    render_markdown,
     versions,
     without_leaked_rows,
 )
@@ -411,7 +410,8 @@ def write_results(
     place = saved_folder(job, folder)
     provenance = read_provenance(place)  # None for a whole model
     if provenance:
-        write_text(place / "README.md", model_card(provenance, job.options.adapter, render_markdown(report)))
+        card = model_card(provenance, job.options.adapter, report, test_split=job.splits.test_split)
+        write_text(place / "README.md", card)
     labels, (baseline, adapted) = job.encoded.test.labels, logits
     write_logits(folder, labels=labels, baseline=baseline.logits, probe=baseline.probe_logits, adapted=adapted)
     write_margins(folder, result.margins, train_digest=job.splits.digests["train"])

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..adapter import LoRAConfig
-from ..runtime.markdown import markdown_code, markdown_text, yaml_line
+from ..evaluation import Report, render_markdown
+from ..runtime.markdown import markdown_code, markdown_text
 from ..serialization import Provenance
 from ..tasks import Task
+from .card_metadata import card_metadata, hub_model
 from .loading import DEMO
 from .options import ADAPTER_AND_HEAD
 
 
-def model_card(provenance: Provenance, config: LoRAConfig, results: str) -> str:
-    """Return README.md of a trained adapter: what it adapts, its training, its results."""
+def model_card(provenance: Provenance, config: LoRAConfig, report: Report, *, test_split: str = "test") -> str:
+    """Return README.md of a trained adapter: what it adapts, its training, its results.
+
+    `test_split` is what the data set calls the test rows; empty if they were held out of train.
+    """
     training, targets, heads = provenance.training, config.targets or [], config.head_modules or []
     in_full = provenance.trainable in (None, ADAPTER_AND_HEAD)
     text = f"""Rank {config.rank}, alpha {config.alpha:g}, dropout {config.dropout:g},
@@ -26,8 +31,10 @@ learning rate {training.learning_rate:g}, seed {training.seed}. Hashes and versi
 
 ## Results on the test rows
 
-{results}"""
-    return _card("LoRA adapter", provenance.base.name, provenance, text, command=str(provenance.command))
+{render_markdown(report)}"""
+    base = provenance.base.name
+    metadata = card_metadata(base, provenance, report=report, test_split=test_split)
+    return _card("LoRA adapter", base, provenance, text, command=str(provenance.command), metadata=metadata)
 
 
 def combined_card(
@@ -53,20 +60,16 @@ as many as it needs, and of some modules none:
     return _card("A compressed LoRA adapter", base, main, text, command=command)
 
 
-def _card(title: str, base: str, provenance: Provenance, text: str, *, command: str) -> str:
+def _card(title: str, base: str, provenance: Provenance, text: str, *, command: str, metadata: str = "") -> str:
+    base_name = hub_model(base) or base
     task = provenance.make_task()
     subject = "texts" if provenance.data.pair_column is None else "pairs of texts"
-    return f"""---
-{yaml_line("base_model", base)}
-library_name: peft
-tags: [lora, text-classification]
----
-
-# {title} for {markdown_text(base)}
+    return f"""{metadata or card_metadata(base, provenance)}
+# {title} for {markdown_text(base_name)}
 
 {markdown_text(task.sentence(subject))} {text}
 
-{_load_it(base, task)}
+{_load_it(base_name, task)}
 
 Made with {markdown_code(command)}.
 """

@@ -7,6 +7,7 @@ on standard error says what was filled in.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,10 +30,14 @@ PRECISION = "fp32"  # as PEFT leaves it
 def base_name(folder: Path, recorded: Provenance, *, model: str | None) -> str:
     """Return the base: `model`, or the one that provenance.json or adapter_config.json names.
 
+    A folder of the machine of the training is of no use elsewhere: then the pushed adapter_config.json has the hub's name.
+
     Raises:
         AdapterFileError: no one names it.
     """
-    name = model or recorded.base.name or read_base_name(folder)
+    name, others = model or recorded.base.name, read_base_name(folder)
+    if not model and others and not os.path.exists(name):
+        name = others
     if not name:
         fault, remedy = "adapter_config.json does not name the base model", "name it with --model"
         raise AdapterFileError([fault], where=str(folder), remedy=remedy)

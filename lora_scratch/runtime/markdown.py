@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import yaml
 
@@ -25,10 +27,21 @@ def markdown_code(text: str) -> str:
     return f"`{line}`" if not longest else f"{'`' * (longest + 1)} {line} {'`' * (longest + 1)}"
 
 
-def yaml_line(key: str, text: str) -> str:
-    """Return `key: text` as one line of YAML, from which a reader gets the very text back."""
-    line: str = yaml.safe_dump({key: text}, allow_unicode=True, width=10**9).rstrip("\n")
-    if line.isprintable() and yaml.safe_load(line) == {key: text}:
-        return line
-    quoted: str = yaml.safe_dump(text, default_style='"', width=10**9).rstrip("\n")
-    return f"{key}: {quoted}"
+class _OneLine(yaml.SafeDumper):
+    """Writes a text with line breaks or control characters in double quotes, on one line."""
+
+
+def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_OneLine.add_representer(str, _text_node)
+
+
+def yaml_block(values: Mapping[str, Any]) -> str:
+    """Return a mapping as lines of YAML, all printable, from which a reader gets the very values back."""
+    lines: str = yaml.dump(values, Dumper=_OneLine, allow_unicode=True, width=10**9, sort_keys=False)
+    if all(line.isprintable() for line in lines.split("\n")):
+        return lines
+    escaped: str = yaml.dump(values, Dumper=_OneLine, width=10**9, sort_keys=False)
+    return escaped

@@ -18,10 +18,10 @@ from support.hostile_names import NAMES
 from support.report_pages import report
 
 from lora_scratch.adapter import LoRAConfig
-from lora_scratch.evaluation import Report, render, render_markdown
+from lora_scratch.evaluation import Report, render
 from lora_scratch.runs import model_card
 from lora_scratch.runs.model_card import combined_card, compressed_card
-from lora_scratch.runtime.markdown import markdown_code, markdown_text, yaml_line
+from lora_scratch.runtime.markdown import markdown_code, markdown_text, yaml_block
 from lora_scratch.serialization import DataRecord, Provenance
 from lora_scratch.serialization.provenance import BaseRecord, TrainingRecord
 from lora_scratch.training import tensorboard
@@ -45,7 +45,7 @@ def cards(name: str) -> list[str]:
     """The cards of an adapter, of a sum and of a compression."""
     known = provenance(name)
     return [
-        model_card(known, LoRAConfig(targets=[name or "x"], head_modules=[name]), render_markdown(with_label(name))),
+        model_card(known, LoRAConfig(targets=[name or "x"], head_modules=[name]), with_label(name), test_split=name),
         combined_card(name, known, [(name, 0.5)], residual=0.1, command=name),
         compressed_card(name, known, name, "", command=name),
     ]
@@ -71,12 +71,17 @@ def with_label(name: str) -> Report:
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_a_card_has_one_heading_and_nothing_from_a_name_has_an_effect(name):
-    """The metadata give the very name back; the page has no image, link, script or comment, and the terminal stays clean."""
-    for card in cards(name):
+    """The hub's own reader gets what was meant; the page has no image, link, script or comment."""
+    from huggingface_hub import ModelCard
+
+    for number, card in enumerate(cards(name)):
         assert all(line.isprintable() for line in card.split("\n"))
         _, front, body = card.split("---\n", 2)
-        assert yaml.safe_load(front)["base_model"] == name
-        assert list(yaml.safe_load(front)) == ["base_model", "library_name", "tags"]
+        known = {"library_name", "pipeline_tag", "tags", "widget", "model-index", "base_model", "datasets"}
+        assert yaml.safe_load(front).keys() <= known
+        assert yaml.safe_load(front).get("base_model", name) == name
+        results = ModelCard(card).data.eval_results
+        assert {result.dataset_split for result in results or ()} == ({name or None} if number == 0 else set())
         page = markdown.markdown(body, extensions=["tables", "fenced_code"])
         assert page.count("<h1>") == 1
         assert page.count("<h2>") == len(re.findall("^## ", body, flags=re.MULTILINE)) <= 2
@@ -93,7 +98,7 @@ def test_a_name_in_markdown_reads_as_it_is(name):
     assert shown.isprintable()
     assert len(shown) >= len(" ".join(name.split())) + 2
     assert markdown_code(name).startswith("`")
-    assert yaml.safe_load(yaml_line("name", name)) == {"name": name}
+    assert yaml.safe_load(yaml_block({"name": [name, {name: 1}]})) == {"name": [name, {name: 1}]}
 
 
 def test_a_name_without_an_effect_is_written_as_it_is():
@@ -101,7 +106,7 @@ def test_a_name_without_an_effect_is_written_as_it_is():
     assert (
         markdown_text("owner/distilbert-base_uncased v1.0 (large) + 2") == "owner/distilbert-base_uncased v1.0 (large) + 2"
     )
-    assert yaml_line("base_model", "owner/name") == "base_model: owner/name"
+    assert yaml_block({"base_model": "owner/name"}) == "base_model: owner/name\n"
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
