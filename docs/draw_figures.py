@@ -21,6 +21,8 @@ from lora_scratch.reporting.drawing import Line, bar_panel, grouped_bars, heat_p
 DOCS = Path(__file__).parent
 STYLE = "<style>svg{color:#1f2430}@media (prefers-color-scheme:dark){svg{color:#e8ebf2}}</style>"
 PLACES = re.compile(r' (?:d|x|y|transform)="[^"]*"')
+DARK = re.compile(r"@media \(prefers-color-scheme: ?dark\)\s*\{((?:[^{}]*\{[^{}]*\})*)\s*\}")
+README = ("lora", "confusion")  # the pictures of README.md
 LONG = re.compile(r"(\d\.\d\d)\d+")  # a hundredth of a point is enough
 Row = dict[str, str]
 
@@ -38,6 +40,9 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         (options.output / f"{name}.svg").write_text(themed(picture), encoding="utf-8")
+    for name in README:
+        if (source := options.output / f"{name}.svg").exists():
+            write_themes(source, options.output / "readme")
     print(f"{len(pictures)} pictures in {options.output}")
 
 
@@ -47,6 +52,18 @@ def themed(picture: str) -> str:
     drawn = PLACES.sub(lambda places: LONG.sub(r"\1", places[0]), picture[end:])
     lines = (line.rstrip() for line in (picture[:end] + STYLE + drawn).splitlines())
     return "\n".join(lines) + "\n"
+
+
+def write_themes(source: Path, folder: Path) -> None:
+    """Write a picture once for light and once for dark pages: a README's page chooses itself, whatever the system's theme."""
+    folder.mkdir(exist_ok=True)
+    for theme in ("light", "dark"):
+        (folder / f"{source.stem}-{theme}.svg").write_text(one_theme(source.read_text("utf-8"), theme), encoding="utf-8")
+
+
+def one_theme(picture: str, theme: str) -> str:
+    """Return the picture with the colors of one theme alone."""
+    return DARK.sub(lambda block: block[1] if theme == "dark" else "", picture)
 
 
 def table_pictures() -> dict[str, str]:

@@ -48,6 +48,21 @@ def test_gallery_shows_every_drawn_picture():
     assert shown == NAMES == {path.stem for path in PICTURES} - DIAGRAMS
 
 
+@pytest.mark.parametrize("name", ["lora", "confusion"])
+def test_pictures_of_the_readme_are_those_of_the_docs_once_for_each_theme(script, name):
+    """A README's page has a theme of its own, which a media query inside of the picture does not follow."""
+    source = (DOCS / "assets" / f"{name}.svg").read_text(encoding="utf-8")
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    for theme in ("light", "dark"):
+        path = f"assets/readme/{name}-{theme}.svg"
+        assert f'"docs/{path}"' in readme
+        picture = (DOCS / path).read_text(encoding="utf-8")
+        assert picture == script.one_theme(source, theme)
+        assert "prefers-color-scheme" not in picture
+        assert words(picture) == words(source)
+    assert script.one_theme(source, "light") != script.one_theme(source, "dark")
+
+
 def test_pictures_of_tables_show_the_figures_that_the_pages_have(script):
     """A changed table needs `python docs/draw_figures.py`."""
     for name, picture in script.table_pictures().items():
