@@ -1,5 +1,8 @@
 """lora_scratch/tasks/mcnemar.py, holm: by hand, against the procedure as Holm states it, and against statsmodels."""
 
+import gc
+from unittest import mock
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,4 +39,6 @@ def test_holm_claims_what_the_step_down_procedure_claims(p_values, alpha):
 def test_holm_equals_statsmodels(p_values):
     """Ties, zeros and ones included."""
     tests = pytest.importorskip("statsmodels.stats.multitest", reason="statsmodels is in the extra `test`")
-    assert holm(p_values) == pytest.approx(tests.multipletests(p_values, method="holm")[1].tolist(), rel=1e-12, abs=1e-300)
+    with mock.patch.object(gc, "collect"):  # half a second in each call of it
+        theirs = tests.multipletests(p_values, method="holm")[1].tolist()
+    assert holm(p_values) == pytest.approx(theirs, rel=1e-12, abs=1e-300)
