@@ -7,7 +7,7 @@ run and every process compute the same one.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -45,9 +45,18 @@ class Batch:
         """The tensors by name, without those that the batch does not have."""
         return {"labels": self.labels, "rows": self.rows, **self.inputs}
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows, and the tokens of a row with padding."""
+        return tuple(self.input_ids.shape)
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Batch:
+        """Return a batch of other `tensors`."""
+        return Batch(**tensors)
+
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`."""
-        return Batch(**{name: tensor.to(device) for name, tensor in self.tensors.items()})
+        return self.with_tensors({name: tensor.to(device) for name, tensor in self.tensors.items()})
 
     def chunk(self, count: int) -> list[Batch]:
         """Return the rows in at most `count` batches of similar size."""

@@ -47,6 +47,11 @@ class Encoded:
         """Tokens of every row, special tokens included. Shape: (n,) int64."""
         return self.offsets.diff()
 
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest row; 0 without rows."""
+        return int(self.lengths.max()) if len(self.lengths) else 0
+
     def __len__(self) -> int:
         return len(self.labels)
 

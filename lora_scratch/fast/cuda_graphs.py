@@ -1,27 +1,31 @@
-"""On a GPU: record the forward and backward pass of a batch shape once, and replay it.
+"""On a GPU: record a computation of a training step once, and replay it.
 
 A training step of an encoder is about a thousand short kernels, and the host takes longer to launch
-them than the GPU to run them. A CUDA graph is one launch. Every replay uses the same memory, so
+them than the GPU to run them. A CUDA graph is one launch. Two are recorded for a step:
 
-    batch            is copied into the buffers of the recording
-    gradients        are added into the tensors of the recording, which stay allocated
-    loss             is copied out at once: all graphs share one memory
-    random numbers   come from torch's generator, which a replay advances as the kernels would
-    widths           are multiples of WIDTH_MULTIPLE, so that few graphs serve all batches
+    the gradients    of a batch, from its row numbers or padded ids; one graph for each shape
+    the update       unscale, clip, test for finite numbers, AdamW, zero; one graph for all shapes
 
-The first batch of a shape runs as usual: libraries warm up, gradients are allocated. The second is
-a rehearsal: an operation that makes the host wait is an error. The third is recorded. If one of
-them fails, gradients and random numbers are restored, and training continues without graphs.
+One graph of both would save a launch, but would record the update for every shape, could not serve
+accumulated micro-batches, and would leave no place for the hooks that measure some of the updates.
 
-Source: Nguyen et al. 2021, Accelerating PyTorch with CUDA Graphs; CUDA semantics in torch's manual.
+Every replay uses the same memory, so inputs are copied into the buffers of the recording, gradients
+are added into tensors that stay allocated, the learning rate is a tensor, and the result is copied
+out at once: all graphs share one memory. Random numbers come from torch's generator, which a replay
+advances as the kernels would.
+
+The first computation of a shape runs as usual: libraries warm up, gradients are allocated. The
+second is run with an error for every wait of the host, undone, recorded and replayed, and the
+replay is compared with the run. If any of this fails, all that a step changes is put back, and
+training continues without graphs, with one line that says why.
+
+Source: Nguyen et al. 2021, Accelerating PyTorch with CUDA Graphs.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,175 +33,73 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import Batch
-from ..model.path import Backward
+from ..model.path import Steps
 from ..runtime.device import is_out_of_memory
-from .forwards import has_own_forward, replaced_forwards
+from ..runtime.random_state import random_state, set_random_state
 
-WIDTH_MULTIPLE = 8  # tokens; 19 % more tokens on the emotion data, where 16 would add 36 %
+WIDTH_MULTIPLE = 8  # tokens of a padded row; 19 % more on the emotion data, where 16 would add 36 %
 UNWRITTEN = -1.0  # no loss is negative
+TOLERANCE = 5e-2  # of a replay, relative; attention adds up its gradients in an order that varies
 
-Computation = Callable[[], Tensor]
-Shape = tuple[int, ...]  # of the ids, and the rows of the step
-
-# Up to torch 2.13 the allocator of pinned memory refers to a graph whose capture failed.
-_failed_graphs: list[Any] = []
-
-
-class CudaRecorder:
-    """Runs and records computations on one stream, since autograd remembers a parameter's stream.
-
-    If a computation fails, the current stream and the random numbers are restored.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        index = torch.cuda.current_device() if device.index is None else device.index
-        self.device = torch.device("cuda", index)
-        self.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        self.pool = torch.cuda.graph_pool_handle()  # one memory: that of the largest graph
-
-    def run(self, computation: Computation) -> Tensor:
-        """Return its result. It runs after what was launched before it."""
-        with self._restored_after_an_error(), _answering_as_in_a_capture():
-            outside = torch.cuda.current_stream()
-            self.stream.wait_stream(outside)
-            try:
-                with torch.cuda.stream(self.stream):
-                    return computation()
-            finally:
-                outside.wait_stream(self.stream)
-
-    def rehearse(self, computation: Computation) -> Tensor:
-        """Return its result as `run` does. Raise RuntimeError where the host would wait."""
-        with torch.cuda.device(self.device), _waiting_is_an_error():
-            return self.run(computation)
-
-    def record(self, computation: Computation) -> tuple[Any, Tensor]:
-        """Return the graph, and the tensor that a replay writes its result to. Run nothing."""
-        with self._restored_after_an_error():
-            graph = torch.cuda.CUDAGraph()
-            try:
-                with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-                    return graph, computation()
-            except BaseException:
-                self._end_capture(graph)
-                raise
-
-    @contextmanager
-    def _restored_after_an_error(self) -> Iterator[None]:
-        """Select the device. After an error restore its current stream and the random numbers.
-
-        Up to torch 2.13, a capture that fails at its end leaves its own stream the current one. In
-        2.11 the generator's state then counts as captured; a clone from before does not.
-        """
-        with torch.cuda.device(self.device):
-            stream = torch.cuda.current_stream()
-            generator = torch.cuda.default_generators[self.device.index]
-            device_state, host_state = generator.clone_state(), torch.get_rng_state()
-            try:
-                yield
-            except BaseException:
-                torch.cuda.set_stream(stream)
-                generator.graphsafe_set_state(device_state)
-                torch.set_rng_state(host_state)
-                raise
-
-    def _end_capture(self, graph: Any) -> None:
-        """Free a graph whose capture failed. Up to torch 2.13 the allocator still captures then."""
-        _failed_graphs.append(graph)
-        graph.reset()
-        try:
-            torch._C._cuda_endAllocateToPool(self.device.index, self.pool)
-        except RuntimeError:
-            return  # it had ended, and `reset` has released the pool
-        torch._C._cuda_releasePool(self.device.index, self.pool)
-
-
-@contextmanager
-def without_host_waits(model: Any) -> Iterator[None]:
-    """Let the model's forward pass not wait for the host inside, for example in prediction."""
-    if has_own_forward(model):
-        yield
-        return
-    original = model.forward
-
-    def forward(*args: Any, **inputs: Any) -> Any:
-        """Run the model's own forward pass; its mask is built without a look at the numbers."""
-        with _answering_as_in_a_capture():
-            return original(*args, **inputs)
-
-    with replaced_forwards({model: forward}):
-        yield
-
-
-@contextmanager
-def _answering_as_in_a_capture() -> Iterator[None]:
-    """Say that a graph is being captured, so that a warm-up runs what will be captured.
-
-    Outside captures transformers checks whether a batch has padding, for which the host waits, and
-    leaves out the mask of one without, which selects another attention kernel.
-    """
-    original = torch.cuda.is_current_stream_capturing
-    torch.cuda.is_current_stream_capturing = lambda: True
-    try:
-        yield
-    finally:
-        torch.cuda.is_current_stream_capturing = original
-
-
-@contextmanager
-def _waiting_is_an_error() -> Iterator[None]:
-    mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(mode)
+Tensors = Mapping[str, Tensor]
+Key = tuple[object, ...]
 
 
 @dataclass
 class _Recording:
-    batch: Batch
+    buffers: Tensors
     graph: Any
-    loss: Tensor
+    result: Tensor
 
-    def replay(self, batch: Batch) -> Tensor:
-        """Return a copy of the loss of another batch of the same shape."""
-        for name, buffer in self.batch.tensors.items():
-            buffer.copy_(batch.tensors[name])
+    def replay(self, tensors: Tensors) -> Tensor:
+        """Return a copy of the result for other tensors of the same shapes."""
+        for name, buffer in self.buffers.items():
+            buffer.copy_(tensors[name])
         self.graph.replay()
-        return self.loss.clone()  # before the replay of another graph, which may write there
+        return self.result.clone()  # before the replay of another graph, which may write there
 
 
-class GraphedBackward:
-    """Replays the backward pass from the third batch of a shape on.
+class Graphs:
+    """Replays computations from the third time on.
 
-    Gradients must not be set to None between batches. Nothing here refers to the backward pass, so
-    recordings are freed with its owner.
+    Nothing here refers to the stepper, so that recordings are freed with their owner.
 
     Args:
         recorder: a `CudaRecorder`, or a fake with its methods; None to record nothing.
-        parameters: those that get a gradient.
     """
 
-    def __init__(self, recorder: Any | None, parameters: Sequence[Tensor]) -> None:
+    def __init__(self, recorder: Any | None) -> None:
         self.recorder: Any = recorder
-        self.parameters, self.stopped = parameters, recorder is None
-        self.batches: Counter[Shape] = Counter()  # that were not replayed
-        self.recorded: dict[Shape, _Recording] = {}
+        self.stopped = recorder is None
+        self.warm: set[Key] = set()
+        self.recorded: dict[Key, _Recording] = {}
 
-    def __call__(self, backward: Backward, batch: Batch, rows: int) -> Tensor:
-        """Return the loss as `backward` does. Shape: -> ()."""
-        shape = (*batch.input_ids.shape, rows)
-        if shape in self.recorded:
-            return self.recorded[shape].replay(batch)
-        usual = partial(backward, batch, rows)
+    def __call__(self, key: Key, compute: Callable[[Tensors], Tensor], tensors: Tensors, steps: Steps) -> Tensor:
+        """Return `compute(tensors)`.
+
+        Args:
+            key: names all that the kernels depend on, but for the values of `tensors`.
+        """
+        if key in self.recorded:
+            return self.recorded[key].replay(tensors)
+        usual = partial(compute, tensors)
         if self.stopped:
             return usual()
-        self.batches[shape] += 1
-        first = {1: partial(self.recorder.run, usual), 2: partial(self.recorder.rehearse, usual)}
-        record = partial(self._record, shape, backward, batch)
-        return self._attempt(first.get(self.batches[shape], record), usual)
+        before = Snapshot(steps)
+        attempt = partial(self._record, key, compute, tensors, before)
+        if key not in self.warm:
+            self.warm.add(key)
+            attempt = partial(self.recorder.run, usual)
+        try:
+            return attempt()
+        except RuntimeError as error:
+            before.restore()
+            if is_out_of_memory(error):
+                raise  # the stepper frees memory
+            reason = _first_reason(error)
+        # after the handler, whose error keeps the failed pass alive
+        self.stop(reason)
+        return usual()
 
     def stop(self, reason: str | None = None) -> bool:
         """Free all recordings and record no more. Return False if it had stopped before."""
@@ -211,37 +113,74 @@ class GraphedBackward:
         self.recorded.clear()
         return True
 
-    def _attempt(self, attempt: Computation, usual: Computation) -> Tensor:
-        """Return the result of `attempt`; if it fails, restore gradients and return `usual`'s."""
-        gradients = [None if p.grad is None else p.grad.clone() for p in self.parameters]
-        try:
-            return attempt()
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise  # the stepper frees memory
-            reason = _first_reason(error)
-        # after the handler, whose error keeps the failed pass alive
-        self.stop(reason)
-        for p, gradient in zip(self.parameters, gradients, strict=True):
+    def _record(self, key: Key, compute: Callable[[Tensors], Tensor], tensors: Tensors, before: Snapshot) -> Tensor:
+        """Run, undo, record, replay and compare. The host waits for the result."""
+        expected = self.recorder.rehearse(partial(compute, tensors)).clone()
+        after = before.again()
+        before.restore()
+        buffers = {name: tensor.clone() for name, tensor in tensors.items()}
+        graph, result = self.recorder.record(partial(compute, buffers))
+        if before.has_new_gradients():
+            raise RuntimeError("a gradient was allocated in the memory that all graphs write to")
+        recording = _Recording(buffers, graph, result.fill_(UNWRITTEN))
+        result = recording.replay(tensors)
+        close = torch.allclose(result, expected, rtol=TOLERANCE, equal_nan=True)
+        if not close or not before.again().is_near(after, before):
+            raise RuntimeError("a recorded graph computes something else than the step")
+        self.recorded[key] = recording
+        return result
+
+
+class Snapshot:
+    """Copies of all that a step changes: weights, moments, counters, gradients, random numbers."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+        self.random = random_state()
+        self.tensors = [(tensor, tensor.detach().clone()) for tensor in steps.changing()]
+        self.gradients = [None if p.grad is None else p.grad.clone() for p in steps.parameters]
+
+    def again(self) -> Snapshot:
+        """Return one of now."""
+        return Snapshot(self.steps)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put everything back, in the same memory."""
+        set_random_state(self.random)
+        getattr(self.steps.scaler, "_per_optimizer_states", {}).clear()  # of an update cut short
+        for tensor, copy in self.tensors:
+            tensor.copy_(copy)
+        for p, gradient in zip(self.steps.parameters, self.gradients, strict=True):
             if gradient is None or p.grad is None:
                 p.grad = gradient
             else:
                 p.grad.copy_(gradient)
-        return usual()
 
-    def _record(self, shape: Shape, backward: Backward, batch: Batch) -> Tensor:
-        """Record the shape and return the loss of its first replay, for which the host waits."""
-        buffers = Batch(**{name: tensor.clone() for name, tensor in batch.tensors.items()})
-        without = [p for p in self.parameters if p.grad is None]
-        graph, loss = self.recorder.record(partial(backward, buffers, shape[-1]))
-        if any(p.grad is not None for p in without):
-            raise RuntimeError("a gradient was allocated in the memory that all graphs write to")
-        recording = _Recording(buffers, graph, loss.fill_(UNWRITTEN))
-        result = recording.replay(batch)
-        if float(result) == UNWRITTEN:
-            raise RuntimeError("the recorded graph is empty")
-        self.recorded[shape] = recording
-        return result
+    def has_new_gradients(self) -> bool:
+        """Return whether a parameter has a gradient now that had none."""
+        pairs = zip(self.steps.parameters, self.gradients, strict=True)
+        return any(gradient is None and p.grad is not None for p, gradient in pairs)
+
+    def is_near(self, other: Snapshot, before: Snapshot) -> bool:
+        """Return whether both have moved from `before` alike: all gradients together, the rest one by one.
+
+        A gradient that is zero in exact arithmetic holds rounding errors alone, so none is judged alone.
+        """
+        mine, others, start = (snapshot._values() for snapshot in (self, other, before))
+        apart, moved = _distances(others, mine), _distances(others, start)
+        return bool((torch.stack(apart) <= TOLERANCE * torch.stack(moved)).all())
+
+    def _values(self) -> list[list[Tensor]]:
+        pairs = zip(self.steps.parameters, self.gradients, strict=True)
+        gradients = [torch.zeros_like(p) if gradient is None else gradient for p, gradient in pairs]
+        return [gradients, *([copy] for _, copy in self.tensors)]
+
+
+def _distances(one: list[list[Tensor]], other: list[list[Tensor]]) -> list[Tensor]:
+    """Return the Euclidean distance of each group. What is infinite in both does not count."""
+    groups = (zip(*group, strict=True) for group in zip(one, other, strict=True))
+    return [torch.stack([(x.double() - y.double()).nan_to_num(0.0).norm() for x, y in group]).norm() for group in groups]
 
 
 def _first_reason(error: BaseException) -> str:

@@ -8,6 +8,9 @@ keyword arguments of `forward` that the model does not know, here a `Packing`.
 It saves the padding (3 % of the tokens in batches of like lengths), time and memory in attention
 (fast/attention.py), and most of the last block: heads read only the first token of each row, so
 queries and all that follows attention are computed for these alone.
+
+On a CPU the forward pass packs a padded batch. On a GPU, where that would make the host wait, the
+batch comes packed (fast/row_batch.py), and a padded one is computed with padding.
 """
 
 from __future__ import annotations
@@ -23,9 +26,11 @@ from torch import Tensor, nn
 
 from ..model.families import FAMILIES, family_of
 from .attention import attention
+from .cuda_recorder import without_waits
 from .first_tokens import can_absorb, first_token_attention
 from .forwards import has_own_forward, replaced_forwards
 from .packing import Packing, pack
+from .segments import Segments
 
 NAME = "lora_scratch_packed"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -38,7 +43,7 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    packing: Packing | None = None,
+    packing: Packing | Segments | None = None,
     all_tokens: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
@@ -52,8 +57,13 @@ def packed_attention(
 
         inputs = (module, query, key, value, attention_mask)
         return sdpa_attention_forward(*inputs, **options)  # type: ignore[no-any-return]
-    q, k, v = (x.transpose(1, 2).reshape(-1, x.shape[-1]) for x in (query, key, value))
     numbers = {"scaling": options["scaling"], "dropout": options.get("dropout", 0.0)}
+    if isinstance(packing, Segments):
+        q, k, v = (x.transpose(1, 2)[0] for x in (query, key, value))  # (N, heads, head_dim)
+        if all_tokens is not None:
+            k, v = (layer(all_tokens[0]).view(-1, *q.shape[1:]) for layer in _key_and_value(module))
+        return packing.attend(q, k, v, **numbers)[None], None
+    q, k, v = (x.transpose(1, 2).reshape(-1, x.shape[-1]) for x in (query, key, value))
     if all_tokens is None:
         output = attention(q, k, v, packing, **numbers)
     else:
@@ -62,12 +72,16 @@ def packed_attention(
 
 
 def _of_first_tokens(module: Any, q: Tensor, x: Tensor, packing: Packing, **numbers: Any) -> Tensor:
-    _, *names = FAMILIES[module.config.model_type].query_key_value
-    key, value = (getattr(module, name) for name in names)
+    key, value = _key_and_value(module)
     if can_absorb(key) and can_absorb(value):
         return first_token_attention(q, x, key, value, packing, **numbers)
     k, v = (layer(x).view(-1, q.shape[-1]) for layer in (key, value))
     return attention(q, k, v, packing, **numbers)
+
+
+def _key_and_value(module: Any) -> list[Any]:
+    _, *names = FAMILIES[module.config.model_type].query_key_value
+    return [getattr(module, name) for name in names]
 
 
 def _mask(*, attention_mask: Tensor | None, **options: Any) -> Tensor | None:
@@ -94,7 +108,7 @@ def can_pack(model: Any) -> bool:
         and isinstance(model, transformers.PreTrainedModel)
         and getattr(model, "_supports_attention_backend", False)  # looks attention up by name
         and type(model).__name__.endswith("ForSequenceClassification")
-        and model.device.type == "cpu"
+        and model.device.type in ("cpu", "cuda")
         and not getattr(config, "is_decoder", False)
         and not getattr(config, "chunk_size_feed_forward", 0)
         # the model's property was renamed in transformers 5.23, the flags of the modules were not
@@ -122,8 +136,9 @@ def packed(model: Any) -> Iterator[None]:
         blocks.register_forward_hook(_as_rows, with_kwargs=True),
     )
     model.set_attn_implementation(NAME)
+    padded = model.forward if model.device.type == "cpu" else without_waits(model.forward)
     try:
-        with replaced_forwards({model: partial(_forward, model, model.forward)}):
+        with replaced_forwards({model: partial(_forward, model, padded)}):
             yield
     finally:
         for hook in hooks:
@@ -139,7 +154,10 @@ def is_packed(model: Any) -> bool:
 def _forward(model: Any, padded: Any, *args: Any, **inputs: Any) -> Any:
     """Return the model's output, packed if the inputs are ids and a mask padded on the right."""
     ids, mask, types = (inputs.get(name) for name in INPUTS)
-    if args or inputs.keys() - {*INPUTS} or ids is None or mask is None or not _right_padded(mask):
+    segments = inputs.get("packing")
+    if isinstance(segments, Segments):
+        return padded(**inputs, position_ids=_positions_in(model, ids, segments))
+    if args or inputs.keys() - {*INPUTS} or ids is None or mask is None or not _packs(mask):
         return padded(*args, **inputs)
     real = mask.bool()
     return padded(
@@ -150,9 +168,12 @@ def _forward(model: Any, padded: Any, *args: Any, **inputs: Any) -> Any:
     )
 
 
-def _right_padded(mask: Tensor) -> bool:
-    """Return whether every row has a token, and none after padding. Shape: mask (B, T)."""
-    return bool(mask[:, :1].all() and (mask[:, :-1] >= mask[:, 1:]).all())
+def _packs(mask: Tensor) -> bool:
+    """Return whether every row has a token, and none after padding; a GPU is not asked.
+
+    Shape: mask (B, T).
+    """
+    return mask.device.type == "cpu" and bool(mask[:, :1].all() and (mask[:, :-1] >= mask[:, 1:]).all())
 
 
 def _positions(model: Any, input_ids: Tensor) -> Tensor:
@@ -164,9 +185,21 @@ def _positions(model: Any, input_ids: Tensor) -> Tensor:
     return torch.arange(input_ids.shape[1], device=input_ids.device).expand(input_ids.shape)
 
 
+def _positions_in(model: Any, ids: Any, segments: Segments) -> Tensor:
+    """Return the same for ids that come packed. Shape: ids (1, N) -> (1, N)."""
+    embeddings = model.base_model.embeddings
+    if not hasattr(embeddings, "create_position_ids_from_input_ids"):
+        return segments.position[None]
+    numbered = (ids[0] != embeddings.padding_idx).long()  # RoBERTa: a padding token has no number
+    before = (numbered.cumsum(0) - numbered)[segments.first]  # (R,)
+    numbers = numbered.cumsum(0) - before[segments.row]
+    positions: Tensor = numbers * numbered + embeddings.padding_idx
+    return positions[None]
+
+
 def _select_first_tokens(block: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
     """Give the last block first tokens alone; its keys and values need all tokens."""
-    packing: Packing | None = kwargs.get("packing")
+    packing: Packing | Segments | None = kwargs.get("packing")
     if packing is None:
         return None
     hidden, *others = args
@@ -177,5 +210,6 @@ def _select_first_tokens(block: nn.Module, args: Any, kwargs: dict[str, Any]) ->
 def _as_rows(blocks: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
     """Turn the first tokens (1, B, hidden) into rows of one token: heads read `hidden[:, 0]`."""
     if "packing" in kwargs:
-        output.last_hidden_state = output.last_hidden_state.transpose(0, 1)
+        rows, packing = output.last_hidden_state.transpose(0, 1), kwargs["packing"]
+        output.last_hidden_state = rows[: packing.rows] if isinstance(packing, Segments) else rows
     return output

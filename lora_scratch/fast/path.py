@@ -16,46 +16,72 @@ How many times as fast a training step gets: CPU time against the plain path in 
     attention.py        attention as one node stores 132 kB a token instead of 160
     onednn.py           small kernel caches: memory does not grow with the steps
 
-On a GPU, cuda_graphs.py replays recorded steps. The flag `--plain` turns all of it off.
+On a GPU, where none of this is measured yet (docs/results/gpu.md):
+
+    row_batch.py, segments.py    batches by row numbers, without padding, torch's own kernels
+    cuda_graphs.py               recorded steps are replayed
+
+A lever of these that fails its test on the GPU at hand is left out, with one line that says so. The
+flag `--plain` turns everything off.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..data import Batch
-from ..model.path import Backward, ForwardPath
+from ..data import Batch, Encoded
+from ..model.path import ForwardPath, Steps
 from ..runtime.distributed import world_size
 from ..runtime.precision import Precision
 from . import onednn
-from .cuda_graphs import WIDTH_MULTIPLE, CudaRecorder, GraphedBackward, without_host_waits
+from .cuda_graphs import WIDTH_MULTIPLE, Graphs
+from .cuda_recorder import CudaRecorder, without_host_waits
 from .dropout import cheap_dropouts
 from .frozen_weights import fast_products
 from .fused_lora import fused_updates
 from .packed import is_packed, packed
+from .row_batch import can_fill_up, row_batch
+from .segments import Kernel, choose_kernel, head_dim_of
+
+GRADIENTS, UPDATE = "gradients", "update"  # the two recordings of a step
+LEVERS = GRAPHS, PACKING = "graphs", "packing"  # on a GPU
 
 
 class FastPath(ForwardPath):
     """The path of a training with the levers on.
 
     Args:
-        recorder, parameters: as for `GraphedBackward`.
+        recorder: as for `Graphs`.
+        kernel: computes attention of batches by row numbers; None for padded batches.
     """
 
-    def __init__(self, recorder: Any | None, parameters: Sequence[Tensor] = ()) -> None:
-        self.graphs = GraphedBackward(recorder, parameters)
-        self.keeps_gradients = recorder is not None  # a replay adds to the same tensors
+    def __init__(self, recorder: Any | None, kernel: Kernel | None = None) -> None:
+        self.graphs, self.kernel = Graphs(recorder), kernel
+        self.records_steps = recorder is not None
         self.width_multiple = 1 if recorder is None else WIDTH_MULTIPLE
 
-    def backward(self, run: Backward, batch: Batch, rows: int) -> Tensor:
+    def batch(self, encoded: Encoded, rows: Sequence[int]) -> Batch | None:
+        """Return the batch of these rows by their numbers, if there is a kernel for it."""
+        return row_batch(encoded, rows, self.kernel) if self.kernel and can_fill_up(encoded) else None
+
+    def backward(self, steps: Steps, batch: Batch, rows: int) -> Tensor:
         """Return the loss of a batch, replayed if its shape was recorded."""
-        return self.graphs(run, batch, rows)
+
+        def compute(tensors: Mapping[str, Tensor]) -> Tensor:
+            return steps.compute_gradients(batch.with_tensors(tensors), rows)
+
+        return self.graphs((GRADIENTS, *batch.shape, rows), compute, batch.tensors, steps)
+
+    def update(self, steps: Steps, loss: Tensor) -> Tensor:
+        """Change the parameters, replayed from the fourth time on: the first creates AdamW's moments."""
+        if not steps.optimizer.state:
+            return steps.update(loss)
+        return self.graphs((UPDATE,), lambda tensors: steps.update(tensors["loss"]), {"loss": loss}, steps)
 
     def free_memory(self, reason: str) -> bool:
         """Free the recorded graphs, which may hold as much memory as a step."""
@@ -87,20 +113,31 @@ def fast_path(
     with ExitStack() as levers:
         levers.enter_context(fast_products(model, precision))
         levers.enter_context(fused_updates(model))
-        if precision.device.type == "cpu":
+        on_cpu = precision.device.type == "cpu"
+        if on_cpu:
             levers.enter_context(cheap_dropouts(model))
-            levers.enter_context(packed(model))
-            if not is_packed(model):
-                name = type(model).__name__
-                warnings.warn(f"{name} is computed with padding: no packing for it", stacklevel=3)
-        else:
-            levers.enter_context(without_host_waits(model))
-        trained = [p for p in model.parameters() if p.requires_grad]
-        path = FastPath(_recorder(precision.device) if trained else None, trained)
+        levers.enter_context(packed(model))
+        if on_cpu and not is_packed(model):
+            warnings.warn(f"{type(model).__name__} is computed with padding: no packing for it", stacklevel=3)
+        if not on_cpu:
+            levers.enter_context(without_host_waits(model))  # no change to a packed model
+        path = FastPath(None) if on_cpu else gpu_path(model, precision)
         levers.callback(path.close)
         yield path
 
 
-def _recorder(device: torch.device) -> CudaRecorder | None:
-    """Return a recorder on a GPU. Several processes record nothing."""
-    return CudaRecorder(device) if device.type == "cuda" and world_size() == 1 else None
+def gpu_path(model: Any, precision: Precision, *, without: Collection[str] = ()) -> FastPath:
+    """Return the path of a training on a GPU. Several processes record nothing, and pad.
+
+    Args:
+        without: levers that are left out, of LEVERS.
+    """
+    if world_size() > 1 or not any(p.requires_grad for p in model.parameters()):
+        return FastPath(None)
+    recorder = None if GRAPHS in without else CudaRecorder(precision.device)
+    if PACKING in without or not is_packed(model):
+        return FastPath(recorder)
+    kernel, fault = choose_kernel(precision.device, precision.dtype, head_dim_of(model.config))
+    if fault:
+        warnings.warn(f"trains with padding on this GPU: {fault}", stacklevel=4)
+    return FastPath(recorder, kernel)

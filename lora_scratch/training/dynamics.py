@@ -44,6 +44,7 @@ class Dynamics:
         self.interval = max(MIN_INTERVAL, stepper.total_steps // MAX_MEASUREMENTS)
         self.old: list[Tensor] = []
         self._unread: list[tuple[int, Tensor]] = []  # (step, [1 if skipped, figures...])
+        stepper.is_measured = self._due
         stepper.optimizer.register_step_pre_hook(self._before)
         stepper.optimizer.register_step_post_hook(self._after)
 

@@ -159,6 +159,7 @@ class _Loop:
         self.stepper = Stepper(model, config, task=self.task, precision=precision, total_steps=steps, path=path)
         self.margins = Margins(len(self.train_set), self.task, device=precision.device)
         self.stepper.listener = self.margins.listen
+        self.stepper.listener_tensors = [*self.margins.state_dict().values()]
         self.dynamics = Dynamics(model, self.stepper)
         self.movement: MovementCheck | None = MovementCheck(model)
         self.on_best: Callable[[Metrics], object]
@@ -259,6 +260,8 @@ class _Loop:
 
     def _batch(self, rows: list[int]) -> Batch:
         """Return this process's part of the batch of these rows."""
+        if (own := self.path.batch(self.train_set, rows)) is not None:
+            return own
         pad, multiple = self.predictor.pad_token_id, self.path.width_multiple
         part = {"rank": rank(), "world": world_size()}
         return shard_batch(self.train_set, rows, **part, pad_token_id=pad, multiple=multiple)
@@ -282,7 +285,7 @@ class _Loop:
     def _tell_stop(self, score: str) -> None:
         """Say that the training stops, and how far the learning rate had fallen."""
         state, stepper = self.state, self.stepper
-        rate = stepper.optimizer.param_groups[0]["lr"] / stepper.peak_rates[0]
+        rate = float(stepper.optimizer.param_groups[0]["lr"]) / stepper.peak_rates[0]
         self.log.write(event="stopped", step=stepper.step, epoch=state.epoch + 1, stale=state.stale, rate=rate)
         warnings.warn(
             f"stopped after step {stepper.step:,} of {stepper.total_steps:,}: no better {score} in {state.stale} "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..adapter import adapter_layers
 from .config import TrainingConfig
@@ -18,6 +18,27 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
         arXiv:2402.12354, section 4.
     """
     return torch.optim.AdamW(parameter_groups(model, config), lr=config.learning_rate, fused=True)
+
+
+def make_recordable(optimizer: Any) -> None:
+    """Let a CUDA graph of a step be replayed at another learning rate: the rate is a tensor.
+
+    CUDA's fused AdamW reads it as float32; on a CPU it has the bits of a Python number.
+    """
+    for group in optimizer.param_groups:
+        device = group["params"][0].device
+        dtype = torch.float64 if device.type == "cpu" else torch.float32
+        group["lr"] = torch.tensor(group["lr"], dtype=dtype, device=device)
+        group["capturable"] = True
+    optimizer._warned_capturable_if_run_uncaptured = True  # the first steps are run as usual
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """Set the learning rate of a parameter group, in the same memory if it is a tensor."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:

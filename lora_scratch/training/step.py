@@ -23,7 +23,7 @@ from ..runtime.device import is_out_of_memory
 from ..runtime.distributed import is_sharded, sum_over_processes
 from ..runtime.precision import Precision
 from .config import TrainingConfig
-from .optimizer import build_optimizer
+from .optimizer import build_optimizer, make_recordable, set_rate
 from .schedule import learning_rate_factor
 
 if TYPE_CHECKING:
@@ -61,11 +61,15 @@ class Stepper:
         self.optimizer: Any = build_optimizer(model, config)
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = precision.scaler()
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.parameters: list[Tensor] = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if self.path.records_steps:
+            make_recordable(self.optimizer)
         self.step = 0
         self.skipped_in_a_row = 0
         self.pieces = 1  # of a batch, run one after another; doubled when memory is too small
         self.listener: Callable[[Batch, Tensor], object] | None = None  # is given every batch with its logits
+        self.listener_tensors: Sequence[Tensor] = ()  # what the listener writes to
+        self.is_measured: Callable[[], bool] = lambda: False  # whether hooks of the optimizer need this step
         self._unread: list[tuple[Tensor, float, list[Tensor]]] = []  # (loss and norm, rate, rows)
 
     def __call__(self, batches: Sequence[Batch], *, rows: int | None = None) -> StepReport:
@@ -86,8 +90,15 @@ class Stepper:
             TrainingError: one row alone does not fit into memory.
         """
         rate = self._set_learning_rate()
-        rows = rows or sum(len(batch.labels) for batch in batches)
+        rows = rows or sum(len(batch.rows) for batch in batches)
         loss = self._accumulate(batches, rows)
+        # a replay runs no hooks
+        outcome = self.update(loss) if self.is_measured() else self.path.update(self, loss)
+        self.step += 1
+        self._unread.append((outcome, rate, [batch.rows for batch in batches]))
+
+    def update(self, loss: Tensor) -> Tensor:
+        """Change the parameters by the gradients. Return loss and gradient norm. Shape: () -> (2,)."""
         # sum first: an inf in one process then reaches all, and all skip the step
         sum_over_processes([loss, *(p.grad for p in self.parameters if p.grad is not None)])
         self.scaler.unscale_(self.optimizer)
@@ -97,8 +108,7 @@ class Stepper:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self._zero_gradients()
-        self.step += 1
-        self._unread.append((outcome, rate, [batch.rows for batch in batches]))
+        return outcome
 
     def read(self) -> list[StepReport]:
         """Return the reports of the steps since the last call. The host waits for the device once.
@@ -155,7 +165,7 @@ class Stepper:
                 if sharded or not is_out_of_memory(error):
                     raise  # the processes of a sharded model run together: none can repeat alone
                 failure = error.with_traceback(None)  # it would keep the failed pass's tensors alive
-            self._use_less_memory(failure, largest=max(len(batch.labels) for batch in batches))
+            self._use_less_memory(failure, largest=max(len(batch.rows) for batch in batches))
 
     def _use_less_memory(self, failure: BaseException, *, largest: int) -> None:
         """Free the memory of the path. If it has none, halve the rows that run at once."""
@@ -173,13 +183,14 @@ class Stepper:
             torch.cuda.empty_cache()
 
     def _zero_gradients(self) -> None:
-        self.optimizer.zero_grad(set_to_none=not self.path.keeps_gradients)
+        self.optimizer.zero_grad(set_to_none=not self.path.records_steps)
 
     def backward(self, batch: Batch, rows: int) -> Tensor:
         """Add the gradients of a batch to the parameters. Return Σ loss / `rows`. Shape: -> ()."""
-        return self.path.backward(self._backward, batch, rows)
+        return self.path.backward(self, batch, rows)
 
-    def _backward(self, batch: Batch, rows: int) -> Tensor:
+    def compute_gradients(self, batch: Batch, rows: int) -> Tensor:
+        """Do the same by the model's code, not by a recording of it."""
         with self.precision.autocast():
             logits = classify(self.model, batch)  # (B, C)
         loss = self.task.loss(logits.float(), batch.labels) / rows
@@ -188,12 +199,18 @@ class Stepper:
             self.listener(batch, logits.detach())
         return loss.detach()
 
+    def changing(self) -> list[Tensor]:
+        """Return every tensor that a step changes, but for the gradients."""
+        moments = [value for p in self.parameters for value in self.optimizer.state.get(p, {}).values()]
+        scales = [x for x in vars(self.scaler).values() if isinstance(x, Tensor)]
+        return [*self.parameters, *moments, *scales, *self.listener_tensors]
+
     def _set_learning_rate(self) -> float:
         total, schedule = self.total_steps, self.config.schedule
         warmup = round(self.config.warmup_ratio * total)
         factor = learning_rate_factor(self.step, total_steps=total, warmup_steps=warmup, schedule=schedule)
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
-            group["lr"] = peak * factor
+            set_rate(group, peak * factor)
         return self.config.learning_rate * factor
 
     def _count(self, batches: Sequence[Tensor], *, finite: bool, step: int) -> None:

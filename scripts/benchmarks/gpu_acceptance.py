@@ -1,15 +1,16 @@
-"""Prove and measure the CUDA path in one command: under eight minutes on one data-centre GPU.
+"""Prove and measure the CUDA path in one command: under ten minutes on one data-centre GPU.
 
     python scripts/benchmarks/gpu_acceptance.py --json gpu.json              all that needs no input
     python scripts/benchmarks/gpu_acceptance.py --model MINILM --dataset EMOTION      and a training
     python scripts/benchmarks/gpu_acceptance.py --only graph-vs-eager memory           some parts
     CUDA_VISIBLE_DEVICES=1 python scripts/benchmarks/gpu_acceptance.py                 another GPU
 
-Proofs: the GPU tests, recorded graphs against eager steps, models that can't be captured, no wait
+Proofs: the GPU tests, recorded graphs against eager steps, torch's attention kernels against the
+formula, batches by row numbers against padded ones, models that can't be captured, no wait
 of the host, memory, out of memory, resume, and the losses of a CPU.
 
 Measures: tokens/s against PEFT + Trainer at batch 32, 256 and 1,024, a real training, prediction
-against the pipeline, and a profile.
+against the pipeline, what each lever is worth, and a profile.
 
 Gates: all proofs, and at least 4, 1.5 and 1.0 times PEFT at its best (bf16, batches grouped by
 length). The exit code is 1 if one is missed.

@@ -8,68 +8,26 @@ from contextlib import contextmanager
 import pytest
 import torch
 from support.families import FAMILIES, tiny
+from support.graphs import FakeRecorder, Recording
 from support.tiny import tiny_distilbert, tiny_rows
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora_scratch.adapter import LoRAConfig, inject, quantize_base
 from lora_scratch.data import collate
-from lora_scratch.fast.cuda_graphs import CudaRecorder, without_host_waits
+from lora_scratch.fast import cuda_graphs
+from lora_scratch.fast.cuda_recorder import CudaRecorder, without_host_waits
 from lora_scratch.fast.fused_lora import fused_updates
 from lora_scratch.fast.path import FastPath
 from lora_scratch.model.forward import classify
 from lora_scratch.runtime.precision import resolve_precision
 from lora_scratch.tasks import task_of
 from lora_scratch.training import MetricsLog, TrainingConfig, step, train
+from lora_scratch.training.optimizer import make_recordable
 from lora_scratch.training.step import Stepper
 
 ROWS = tiny_rows()
 aten = torch.ops.aten
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-
-
-class Recording:
-    """A fake of a CUDA graph: a replay computes from the same buffers into the same tensor."""
-
-    def __init__(self, computation, result):
-        self.computation, self.result, self.replays, self.resets = computation, result, 0, 0
-
-    def replay(self):
-        self.replays += 1
-        self.result.copy_(self.computation())
-
-    def reset(self):
-        self.resets += 1
-
-
-class FakeRecorder:
-    """Does on a CPU what `CudaRecorder` does on a GPU. All recordings share one memory, so one replay overwrites another."""
-
-    def __init__(self, *, rehearsal_fails=None, recording_fails=None):
-        self.rehearsal_fails, self.recording_fails = rehearsal_fails, recording_fails
-        self.runs, self.rehearsals, self.recordings, self.pool = 0, 0, [], torch.zeros(())
-
-    def run(self, computation):
-        self.runs += 1
-        return computation()
-
-    def rehearse(self, computation):
-        """It fails when all is computed: gradients are added, random numbers drawn. The latter it puts back itself."""
-        self.rehearsals += 1
-        state = torch.get_rng_state()
-        result = computation()
-        if self.rehearsal_fails is not None:
-            torch.set_rng_state(state)
-            raise self.rehearsal_fails
-        return result
-
-    def record(self, computation):
-        if self.recording_fails is not None:
-            raise self.recording_fails
-        self.recordings.append(self.recording(computation))
-        return self.recordings[-1], self.pool
-
-    def recording(self, computation):
-        return Recording(computation, self.pool)
 
 
 class EmptyRecorder(FakeRecorder):
@@ -92,7 +50,8 @@ class AllocatingRecorder(FakeRecorder):
 
 
 def use_graphs(run, recorder):
-    run.path = FastPath(recorder, run.parameters)
+    run.path = FastPath(recorder)
+    make_recordable(run.optimizer)
 
 
 def stepper(*, device="cpu", precision="fp32", dropout=0.0):
@@ -138,8 +97,8 @@ def test_replayed_steps_are_the_steps_in_every_bit(precision):
     run = graphed(recorder, precision=precision, dropout=0.1)
     assert_same(outcome(run, batches()), outcome(stepper(precision=precision, dropout=0.1), batches()))
     # [3 rows] of a step of 3 and [3 rows] of a step of 5 are two shapes: their loss is divided by another number
-    assert (recorder.runs, recorder.rehearsals, len(recorder.recordings)) == (3, 3, 3)
-    assert [recording.replays for recording in recorder.recordings] == [2, 2, 2]
+    assert (recorder.runs, recorder.rehearsals, len(recorder.recordings)) == (4, 4, 4)
+    assert [recording.replays for recording in recorder.recordings] == [3, 6, 3, 3]  # the second is the update
 
 
 def test_the_losses_of_two_replays_are_kept_apart_though_they_are_in_the_same_memory():
@@ -213,7 +172,7 @@ def test_a_failed_capture_drops_the_recordings_that_there_are():
     recorder.rehearsal_fails = RuntimeError("waits")
     with pytest.warns(UserWarning, match="without CUDA graphs: waits"):
         outcome(run, [[collate(ROWS, list(range(7)), pad_token_id=0)]] * 2)
-    assert [recording.resets for recording in recorder.recordings] == [1, 1, 1]
+    assert [recording.resets for recording in recorder.recordings] == [1, 1, 1, 1]
     assert run.path.graphs.recorded == {}
 
 
@@ -223,14 +182,14 @@ def test_dropped_recordings_are_freed_and_batches_are_run_as_usual():
     run = graphed(recorder)
     first = outcome(run, batches())[0]
     run.path.close()
-    assert [recording.resets for recording in recorder.recordings] == [1, 1, 1]
+    assert [recording.resets for recording in recorder.recordings] == [1, 1, 1, 1]
     assert_same((first + outcome(run, batches(times=1))[0], outcome(run, [])[1]), expected)
-    assert (recorder.runs, recorder.rehearsals, len(recorder.recordings)) == (3, 3, 3)
+    assert (recorder.runs, recorder.rehearsals, len(recorder.recordings)) == (4, 4, 4)
 
 
 def test_an_empty_graph_is_noticed_and_the_batch_is_computed():
     """Recorded on another device than the model's, a graph has no kernels: stale losses and zero gradients, for ever."""
-    with pytest.warns(UserWarning, match="trains without CUDA graphs: the recorded graph is empty"):
+    with pytest.warns(UserWarning, match="trains without CUDA graphs: a recorded graph computes something else"):
         found = outcome(graphed(EmptyRecorder(), dropout=0.1), batches())
     assert_same(found, outcome(stepper(dropout=0.1), batches()))
 
@@ -256,7 +215,7 @@ def test_out_of_memory_while_recording_leaves_the_graphs_and_not_the_size_of_the
     """Without graphs there may be memory for whole batches."""
     recorder = FakeRecorder(recording_fails=torch.OutOfMemoryError("CUDA out of memory"))
     run = graphed(recorder, dropout=0.1)
-    with pytest.warns(UserWarning, match="trains without CUDA graphs: out of memory at step 5") as said:
+    with pytest.warns(UserWarning, match="trains without CUDA graphs: out of memory at step 3") as said:
         found = outcome(run, batches(times=2) + batches(times=2))
     assert len(said) == 1
     assert run.pieces == 1
@@ -280,7 +239,7 @@ def test_out_of_memory_frees_all_recordings_and_the_batch_is_run_as_usual(monkey
         found = outcome(run, batches() + large + batches())
     assert_same(found, expected)
     assert run.pieces == 1
-    assert [(recording.replays, recording.resets) for recording in recorder.recordings] == [(2, 1)] * 3
+    assert [(recording.replays, recording.resets) for recording in recorder.recordings] == [(3, 1), (6, 1), (3, 1), (3, 1)]
 
 
 def test_one_row_that_has_no_memory_beside_the_graphs_comes_through(monkeypatch):
@@ -322,8 +281,10 @@ class Counter(FakeRecorder):
         return Recording(lambda: torch.ones(()), self.pool)
 
 
-def test_recordings_are_freed_with_their_stepper():
+def test_recordings_are_freed_with_their_stepper(monkeypatch):
     """By counting references: no circle has to be found first, so their memory is free at once."""
+    monkeypatch.setattr(torch, "allclose", lambda *_, **__: True)  # it replays nothing
+    monkeypatch.setattr(cuda_graphs.Snapshot, "is_near", lambda *_: True)
     recorder = Counter()
     run = graphed(recorder)
     outcome(run, batches())
@@ -334,7 +295,7 @@ def test_recordings_are_freed_with_their_stepper():
     try:
         del run
         assert owner() is None
-        assert [recording() for recording in recordings] == [None] * 3
+        assert [recording() for recording in recordings] == [None] * 4
     finally:
         gc.enable()
 

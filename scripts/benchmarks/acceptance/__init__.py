@@ -3,7 +3,8 @@
 setup.py          the device, models, batches and steppers
 recorder.py       a fake of CUDA graphs
 finding.py        what a part is, and its result
-equality.py, loop_proofs.py, memory_proofs.py, gpu_tests.py, speed.py, profiling.py    the parts
+equality.py, row_proofs.py, loop_proofs.py, memory_proofs.py, gpu_tests.py, speed.py,
+lever_speed.py, profiling.py                                       the parts
 parts.py          their order, budgets and gates
 runner.py         runs each in a process of its own
 summary.py        the table and the verdict

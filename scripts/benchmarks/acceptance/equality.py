@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lora_scratch.data import Batch
-from lora_scratch.fast.path import FastPath
+from lora_scratch.fast.path import GRADIENTS, FastPath
 from lora_scratch.model.forward import forward_path
 from lora_scratch.runtime.precision import resolve_precision
 from lora_scratch.runtime.seeds import seed_everything
@@ -45,7 +45,8 @@ class Outcome:
     @property
     def recorded(self) -> int:
         """How many shapes are replayed."""
-        return len(self.path.graphs.recorded) if self.path else 0
+        keys = self.path.graphs.recorded if self.path else ()
+        return sum(key[0] == GRADIENTS for key in keys)
 
 
 def take_steps(
@@ -195,7 +196,7 @@ def _drops(stepper: Stepper | None, batch: Batch) -> bool:
     """Return whether the same batch has two losses under the same weights."""
     if stepper is None:
         return False
-    first, second = (float(stepper.backward(batch, len(batch.labels))) for _ in range(2))
+    first, second = (float(stepper.backward(batch, len(batch.rows))) for _ in range(2))
     return first != second
 
 

@@ -22,7 +22,7 @@ from .setup import Setup, build_model, mixed_steps, new_stepper, random_batch
 
 MOST = 1.3  # times the memory of the widest step alone
 BATCH, WIDTHS = 32, tuple(range(8, 129, 8))
-VISITS = 4  # a shape is recorded when it comes for the third time
+VISITS = 4  # a shape is recorded when it comes for the second time
 LIMIT = 0.7  # of what a step takes above the model: half of a step fits
 
 

@@ -28,7 +28,7 @@ class AcceptanceOptions:
     model: str | None = flag(None, "folder of an encoder, for the part `minilm`")
     dataset: str | None = flag(None, "rows for the part `minilm`, as train.py takes them")
     device: str = flag("auto", "cuda, cpu for the small form, or auto for cuda if there is a GPU")
-    minutes: float = flag(8.0, "minutes for all parts; a part that has not started by then fails")
+    minutes: float = flag(10.0, "minutes for all parts; a part that has not started by then fails")
     json: str | None = flag(None, "write results and figures to this file")
     part: str | None = flag(None, "run this one part here and print its finding as JSON")
 

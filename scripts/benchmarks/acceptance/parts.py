@@ -7,9 +7,11 @@ from functools import partial
 from .equality import fallback, graph_against_eager
 from .finding import MEASURE, PROOF, Gate, Part
 from .gpu_tests import gpu_tests, lacks_tests
+from .lever_speed import lever_speed
 from .loop_proofs import cpu_against_cuda, no_host_wait, resume
 from .memory_proofs import out_of_memory, reserved_memory
 from .profiling import profile_steps
+from .row_proofs import kernels, rows_against_padded, rows_graph_against_eager
 from .setup import Setup
 from .speed import BEST, lacks_inputs, prediction, speed, whole_training
 
@@ -31,6 +33,9 @@ def _speed_part(batch_size: int, small: int, bound: float) -> Part:
 
 PARTS = (
     Part("graph-vs-eager", PROOF, 60, graph_against_eager),
+    Part("attention-kernels", PROOF, 30, kernels),
+    Part("rows-vs-padded", PROOF, 60, rows_against_padded),
+    Part("rows-graph-vs-eager", PROOF, 60, rows_graph_against_eager),
     Part("fallback", PROOF, 40, fallback),
     Part("no-host-wait", PROOF, 40, no_host_wait, lacks=lacks_gpu),
     Part("memory", PROOF, 60, reserved_memory, lacks=lacks_gpu),
@@ -38,6 +43,7 @@ PARTS = (
     Part("resume", PROOF, 40, resume),
     Part("cpu-vs-cuda", PROOF, 60, cpu_against_cuda),
     *(_speed_part(*sizes) for sizes in SPEEDS),
+    Part("levers", MEASURE, 90, lever_speed),
     Part("profile", MEASURE, 40, profile_steps),
     Part("prediction", MEASURE, 60, prediction),
     Part("minilm", MEASURE, 90, whole_training, lacks=lacks_inputs),

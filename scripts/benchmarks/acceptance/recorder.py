@@ -46,16 +46,18 @@ class RepeatingRecorder:
             RuntimeError: the recorder refuses it.
         """
         self._refuse("rehearse")
-        return computation()
+        result = computation()
+        self.shape = result.shape
+        return result
 
     def record(self, computation: Computation) -> tuple[_Repeated, Tensor]:
-        """Return a recording, and the tensor that holds its result. Run nothing.
+        """Return a recording of what was rehearsed last, and the tensor that holds its result. Run nothing.
 
         Raises:
             RuntimeError: the recorder refuses it.
         """
         self._refuse("record")
-        result = torch.zeros(())
+        result = torch.zeros(self.shape)
         return _Repeated(computation, result), result
 
     def _refuse(self, method: str) -> None:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
-from lora_scratch.data import Batch, Encoded
+from lora_scratch.data import Batch, Encoded, collate, plan_batches
 from lora_scratch.errors import ConfigError
-from lora_scratch.fast.cuda_graphs import CudaRecorder
+from lora_scratch.fast.cuda_recorder import CudaRecorder
 from lora_scratch.fast.path import FastPath
 from lora_scratch.runtime.precision import Precision
 from lora_scratch.tasks import task_of
@@ -71,6 +71,10 @@ class Setup:
             gc.collect()
             torch.cuda.empty_cache()
 
+    def padded(self, rows: Encoded, numbers: Sequence[int], multiple: int) -> Batch:
+        """Return the batch of these rows, padded to a multiple of so many tokens."""
+        return collate(rows, numbers, pad_token_id=0, multiple=multiple)
+
     def describe(self) -> str:
         """Return how the part ran, to be put before its result; empty on a GPU."""
         return self.choose("", "small form on a CPU, with a fake recorder: ")
@@ -107,7 +111,7 @@ def new_stepper(
     Args:
         recorder: records shapes that come back; None launches every kernel.
     """
-    path = FastPath(recorder, [p for p in model.parameters() if p.requires_grad])
+    path = FastPath(recorder)
     config = TrainingConfig(learning_rate=LEARNING_RATE, warmup_ratio=0)
     options: dict[str, Any] = {"precision": precision, "total_steps": total_steps, "path": path}
     return Stepper(model, config, task=task_of(model), **options), path
@@ -186,6 +190,11 @@ def mixed_steps(
         return random_batch(setup, size, widths[turn % len(widths)], generator)
 
     return [[batch(size, step + turn) for turn, size in enumerate(rows)] for step in range(count)]
+
+
+def batches_of(rows: Encoded, size: int) -> list[list[int]]:
+    """Return the numbers of the rows of each batch, as the loop plans them."""
+    return plan_batches(rows.lengths, batch_size=size, seed=0, epoch=0)
 
 
 def random_rows(count: int, *, longest: int | None = None) -> Encoded:
