@@ -32,12 +32,13 @@ class Line:
 def _style() -> Iterator[None]:
     """Draw in the page's colors and letters."""
     import matplotlib as mpl  # slow to import
+    from matplotlib.rcsetup import cycler
 
     inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color")
     # parse_math: a dollar in a label is a dollar
     settings = dict.fromkeys(inks, INK) | {"svg.fonttype": "none", "text.parse_math": False}
     quiet = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
-    sizes = {"font.size": 10, "axes.titlesize": 10, "axes.prop_cycle": mpl.cycler(color=COLOURS)}
+    sizes = {"font.size": 10, "axes.titlesize": 10, "axes.prop_cycle": cycler(color=COLOURS)}
     with mpl.rc_context({**settings, **quiet, **sizes}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has its own fonts
         yield
