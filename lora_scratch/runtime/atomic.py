@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -18,16 +19,34 @@ from .json_text import MOST_BYTES, MOST_VALUES, parse_json
 
 NOT_WRITTEN, FREE_SPACE = "could not be written", "free some space or choose another folder"
 MARK = ".lora-scratch-"  # in the name of every temporary file and folder, so that no other is ever removed
+TEMPORARY = re.compile(rf"\.([^/]+){re.escape(MARK)}[0-9a-f]{{8}}(?=/|$)")  # a folder that is being written
+RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # safetensors and tokenizers raise types of their own for a full disk
 
 
 @contextmanager
 def file_errors(path: Path, problem: str, remedy: str = "") -> Iterator[None]:
-    """Turn an OSError inside into a LoraScratchError: `path: problem (reason); remedy`."""
+    """Turn a system error inside into a LoraScratchError: `path: problem (reason); remedy`.
+
+    A path in a folder that is being written is named as it would have been called in the end.
+    """
     try:
         yield
-    except OSError as error:
-        message = f"{problem} ({error.strerror})"
-        raise LoraScratchError(message, where=str(path), remedy=remedy) from error
+    except LoraScratchError:
+        raise
+    except Exception as error:
+        reason = _system_reason(error)
+        if reason is None:
+            raise
+        where = TEMPORARY.sub(r"\1", str(path))
+        raise LoraScratchError(f"{problem} ({reason})", where=where, remedy=remedy) from error
+
+
+def _system_reason(error: Exception) -> str | None:
+    """Return why the operating system refused; None if the error is of another kind."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    number = RUST_ERROR.search(str(error))
+    return os.strerror(int(number[1])) if number else None
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -85,18 +104,17 @@ def _new_file(path: Path, mode: str, encoding: str | None = None) -> Iterator[An
         problem, expected = f"{NOT_WRITTEN} (no regular file)", "a file, or nothing yet"
         raise LoraScratchError(problem, where=str(path), expected=expected)
     temporary = path.with_name(f".{path.name}{MARK}{os.getpid()}.part")
-    try:
-        with file_errors(path, NOT_WRITTEN, FREE_SPACE):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    with file_errors(path, NOT_WRITTEN, FREE_SPACE), _parents(path):
+        try:
             with open(temporary, mode, encoding=encoding) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
             _flush_folder(path.parent)
-    finally:  # also after Ctrl-C
-        with suppress(OSError):
-            temporary.unlink()
+        finally:  # also after Ctrl-C
+            with suppress(OSError):
+                temporary.unlink()
 
 
 @contextmanager
@@ -114,17 +132,16 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise LoraScratchError("is a symbolic link", where=str(path), expected="a folder, or nothing yet", remedy=remedy)
     if os.path.exists(path) and not os.path.isdir(path):
         raise LoraScratchError("is a file", where=str(path), expected="a folder, or nothing yet")
-    with file_errors(path, "could not be created", "choose another folder"):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with file_errors(path, "could not be created", "choose another folder"), _parents(path):
         temporary = _temporary_folder(path)
-    try:
-        with file_errors(path, NOT_WRITTEN, FREE_SPACE):
-            yield temporary
-            _flush_folder(temporary)
-            _swap(temporary, path)
-            _flush_folder(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            with file_errors(path, NOT_WRITTEN, FREE_SPACE):
+                yield temporary
+                _flush_tree(temporary)
+                _swap(temporary, path)
+                _flush_folder(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_folder(path: Path) -> None:
@@ -182,6 +199,29 @@ def _temporary_folder(path: Path) -> Path:
         with suppress(FileExistsError):
             temporary.mkdir()
             return temporary
+
+
+@contextmanager
+def _parents(path: Path) -> Iterator[None]:
+    """Make the folders above `path`. Those that were not there are removed if the block fails and they are empty."""
+    made = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+def _flush_tree(folder: Path) -> None:
+    """Flush all files in a folder, also those that other libraries wrote: some disks say only now that they are full."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(place, name), "rb") as file:
+                os.fsync(file.fileno())
+        _flush_folder(Path(place))
 
 
 def _flush_folder(folder: Path) -> None:

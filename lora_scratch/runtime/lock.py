@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import LoraScratchError
-from .atomic import file_errors, open_own
+from .atomic import FREE_SPACE, NOT_WRITTEN, file_errors, open_own
 
 LOCK = ".lock"
 
@@ -48,7 +48,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
             problem = f"process {file.read().strip() or 'unknown'} is writing to it"
             remedy = "wait for its end, or stop it first"
             raise LoraScratchError(problem, where=str(folder), remedy=remedy) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with file_errors(folder, NOT_WRITTEN, FREE_SPACE):
+            file.truncate(0)
+            os.write(file.fileno(), str(os.getpid()).encode())  # past the buffer, which would be flushed again on closing
         yield

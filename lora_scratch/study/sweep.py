@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ..errors import ConfigError, LoraScratchError
 from ..runs.resume import has_report
 from ..runs.run_folder import check_free
-from ..runtime.atomic import read_json, write_json
+from ..runtime.atomic import FREE_SPACE, NOT_WRITTEN, file_errors, read_json, write_json
 
 Process = subprocess.Popen[bytes]
 RECORD = "command.json"
@@ -72,10 +72,12 @@ def train_all(script: Path, runs: Mapping[Path, Sequence[str]], *, processes: in
 
 def _train(script: Path, place: Path, flags: Sequence[str], running: list[Process]) -> None:
     log = place.with_name(f"{place.name}.log")
-    log.parent.mkdir(parents=True, exist_ok=True)
     folder = ["--resume", str(place), "--output_dir", str(place)]
     command = [sys.executable, str(script), *flags, *folder]
-    with log.open("w") as file:
+    with file_errors(log, NOT_WRITTEN, FREE_SPACE):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = log.open("w")
+    with file:
         child = subprocess.Popen(command, stdout=file, stderr=file)  # noqa: S603  (our own flags)
         running.append(child)
         status = child.wait()

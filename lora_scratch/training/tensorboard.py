@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..runtime.atomic import FREE_SPACE, NOT_WRITTEN, file_errors
 from .log import Listener
 
 ODD = re.compile(r"[^-/\w.]")  # what a tag may not hold; names of modules come from the model
@@ -30,14 +31,16 @@ def tensorboard_listener(folder: Path, *, wanted: bool) -> Iterator[Listener | N
             from torch.utils.tensorboard import SummaryWriter  # an extra, and slow to import
 
             writer = SummaryWriter(str(folder), purge_step=event["step"])
-        for name, value in _scalars(event):
-            writer.add_scalar(ODD.sub("_", name), value, event["step"])
+        with file_errors(folder, NOT_WRITTEN, FREE_SPACE):  # a thread writes; what it met is raised in the next call
+            for name, value in _scalars(event):
+                writer.add_scalar(ODD.sub("_", name), value, event["step"])
 
     try:
         yield listener if wanted else None
     finally:
         if writer is not None:
-            writer.close()
+            with file_errors(folder, NOT_WRITTEN, FREE_SPACE):
+                writer.close()
 
 
 def _scalars(event: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -307,3 +307,41 @@ def test_a_folder_is_not_replaced_through_a_link(tmp_path):
     with pytest.raises(LoraScratchError, match="is a symbolic link"), new_folder(tmp_path / "adapter"):
         pass
     assert (tmp_path / "adapter").is_symlink()
+
+
+@pytest.mark.parametrize("error", [Exception, RuntimeError, ValueError])
+def test_a_full_disk_that_a_library_tells_of_in_a_type_of_its_own_is_one_line(tmp_path, error):
+    """safetensors and tokenizers, which are written in Rust; the message names no temporary folder."""
+    with pytest.raises(LoraScratchError) as caught, new_folder(tmp_path / "plain") as folder, new_folder(folder / "base"):
+        raise error("Error while serializing: I/O error: No space left on device (os error 28)")
+    expected = f"{tmp_path}/plain/base: could not be written (No space left on device); {atomic.FREE_SPACE}"
+    assert str(caught.value) == expected
+    assert contents(tmp_path) == {}
+
+
+def test_an_error_that_is_not_the_systems_stays_what_it_is(tmp_path):
+    """A defect keeps its traceback, and an error of the project its message."""
+    for error in (ZeroDivisionError("28"), LoraScratchError("full (os error 28)", where="elsewhere")):
+        with pytest.raises(type(error), match=str(error).replace("(", ".").replace(")", ".")), new_folder(tmp_path / "x"):
+            raise error
+
+
+@pytest.mark.parametrize("write", [write_text, write_folder])
+def test_folders_that_were_made_for_what_failed_go_with_it(tmp_path, write, monkeypatch):
+    """Those that were there stay, also an empty one."""
+    (tmp_path / "there").mkdir()
+    fail_from(monkeypatch, "replace", 0)
+    with pytest.raises(LoraScratchError, match="No space left"):
+        write(tmp_path / "there" / "a" / "b" / "file", "text")
+    assert contents(tmp_path) == {"there": None}
+
+
+def test_files_that_others_wrote_into_a_new_folder_are_flushed(tmp_path, monkeypatch):
+    """Some disks say only then that they are full."""
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    with new_folder(tmp_path / "plain") as folder:
+        (folder / "parts").mkdir()
+        (folder / "parts" / "model.safetensors").write_bytes(b"12")
+    written = {os.path.relpath(path, folder) for path in flushed if path.startswith(str(folder))}
+    assert written == {".", "parts", "parts/model.safetensors"}

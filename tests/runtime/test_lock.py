@@ -1,5 +1,6 @@
 """lora_scratch/runtime/lock.py: one folder, one writer."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -71,3 +72,14 @@ def test_a_place_that_can_not_be_written_to_is_found_before_the_build(tmp_path):
     place, remedy = tmp_path / "file" / "x", "set XDG_CACHE_HOME"
     with pytest.raises(LoraScratchError, match=remedy), one_builder(place, remedy=remedy):
         pass
+
+
+def test_a_lock_that_can_not_be_written_is_one_line(tmp_path, monkeypatch):
+    """The file is closed without a second error."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(LoraScratchError, match=r"could not be written \(No space left on device\); free some space"):
+        enter(tmp_path)
