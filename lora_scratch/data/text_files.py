@@ -62,6 +62,8 @@ def _encoding(start: bytes, where: str) -> str:
 
 
 def _open_bytes(path: Path | None) -> io.BufferedReader:
+    if path is None and sys.stdin is None:  # its number may be that of another file by now
+        raise DataError("is closed", where="standard input", remedy="pass --file FILE")
     if path is None:
         return open(sys.stdin.fileno(), "rb", closefd=False)
     return cast("io.BufferedReader", gzip.open(path, "rb")) if path.suffix == ".gz" else open(path, "rb")

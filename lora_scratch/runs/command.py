@@ -51,7 +51,8 @@ def _run(main: Callable[[], None], *, in_processes: bool) -> None:
             main()
             sys.stdout.flush()
     except LoraScratchError as error:
-        _say("error", error)
+        own = "out of memory" in str(error) or not is_out_of_memory(error)  # a step of training has better advice
+        _say("error", error if own else _out_of_memory())
         sys.exit(1)
     except Interrupted as stop:
         _say("interrupted", stop)
@@ -62,7 +63,7 @@ def _run(main: Callable[[], None], *, in_processes: bool) -> None:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        _say("error", f"out of memory; {ADVICE.get(Path(sys.argv[0].split()[-1]).stem, FREE)}")
+        _say("error", _out_of_memory())
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(READER_GONE)
@@ -167,8 +168,13 @@ def _warnings_in_one_line() -> Iterator[None]:
         warnings.formatwarning = usual
 
 
+def _out_of_memory() -> str:
+    return f"out of memory; {ADVICE.get(Path(sys.argv[0].split()[-1]).stem, FREE)}"
+
+
 def _say(kind: str, reason: object) -> None:
     """Write one line to stderr. Several processes often write the same, so all but the first give their number."""
     alone = os.environ.get("WORLD_SIZE", "1") == "1"  # which need not be a number: that can be the error
     number = "0" if alone else os.environ.get("RANK", "0")
-    print(f"{kind}{'' if number == '0' else f' in process {printable(number)}'}: {reason}", file=sys.stderr)
+    below = "\n" if getattr(sys.stderr, "within_line", False) else ""  # a progress bar that was left as it was
+    print(f"{below}{kind}{'' if number == '0' else f' in process {printable(number)}'}: {reason}", file=sys.stderr)

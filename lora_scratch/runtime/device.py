@@ -15,6 +15,7 @@ OUT_OF_MEMORY = (
     "Storage size calculation overflowed",
     "could not create a primitive",  # all that oneDNN says of its own buffers
     "could not execute a primitive",
+    "Cannot allocate memory",  # of the system, for a file that is mapped into memory
 )
 
 
@@ -74,8 +75,11 @@ def use_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the error says that a device has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(message in str(error) for message in OUT_OF_MEMORY)
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether the error, or one that it was raised from, says that a device has no memory left."""
+    while error is not None:
+        texts = any(message in str(error) for message in OUT_OF_MEMORY)
+        if texts or isinstance(error, torch.OutOfMemoryError | MemoryError):
+            return True
+        error = error.__cause__
+    return False

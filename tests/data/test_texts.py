@@ -1,6 +1,8 @@
 """Laws of lora_scratch/data/texts.py: every line comes out in its place, as a text or as what is wrong with it."""
 
 import os
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from lora_scratch.data import read_texts
 from lora_scratch.data.columns import Columns
 from lora_scratch.data.readers import open_table
+from lora_scratch.deploy.named_rows import read_named_rows
 from lora_scratch.errors import DataError
 
 
@@ -123,3 +126,11 @@ def test_a_file_whose_lines_are_no_texts_is_refused(tmp_path, ending):
     path.write_text("text,label\n")
     with pytest.raises(DataError, match=REFUSED[ending]):
         read_texts(str(path))
+
+
+@pytest.mark.parametrize("read", [read_texts, partial(read_named_rows, adapters=["base"])], ids=["texts", "rows"])
+def test_a_closed_standard_input_is_one_line(read, monkeypatch):
+    """Python gives None for it."""
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(DataError, match="standard input: is closed; pass --file FILE"):
+        list(read("-"))

@@ -135,3 +135,35 @@ def test_a_warning_of_the_project_is_one_line(capsys):
     run_command(main)
     assert capsys.readouterr().err == "warning: the schedule was cut\nelsewhere.py:7: UserWarning: the schedule was cut\n"
     assert warnings.formatwarning is usual
+
+
+@pytest.mark.parametrize(
+    ("reason", "line"),
+    [
+        (MemoryError(), "error: out of memory; end other programs, or use a machine with more memory"),
+        (OSError(2, "No such file"), "error: base: can't be loaded"),
+    ],
+    ids=["memory", "file"],
+)
+def test_out_of_memory_behind_an_error_of_the_project_is_said_in_its_place(reason, line, monkeypatch, capsys):
+    """Nothing is wrong with the model that could not be loaded."""
+    monkeypatch.setattr(sys, "argv", ["lora-scratch predict"])
+
+    def main():
+        raise DataError("can't be loaded", where="base") from reason
+
+    with pytest.raises(SystemExit):
+        run_command(main)
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_an_error_stands_on_a_line_of_its_own_below_a_progress_bar(capsys):
+    """A bar that an error left as it was has no newline."""
+
+    def main():
+        sys.stderr.write("\rclassify: 10%")
+        raise DataError("is full", where="disk")
+
+    with pytest.raises(SystemExit):
+        run_command(main)
+    assert capsys.readouterr().err == "\rclassify: 10%\nerror: disk: is full\n"

@@ -1,5 +1,6 @@
 """lora_scratch/runs/streams.py: a reader that goes away ends neither the work nor its exit code."""
 
+import io
 import os
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 
 from lora_scratch.errors import ConfigError
 from lora_scratch.runs import run_command
-from lora_scratch.runs.streams import READER_GONE, Stream, StreamError
+from lora_scratch.runs.streams import READER_GONE, Stream, StreamError, lasting_streams
 
 
 def leave_unread(monkeypatch):
@@ -89,3 +90,41 @@ def test_a_stream_passes_on_what_it_does_not_change(tmp_path):
         assert stream.write("text") == 4
         stream.flush()
     assert (tmp_path / "out").read_text(encoding="utf-8") == "text"
+
+
+def test_an_error_does_not_leave_output_that_fails_when_python_exits(monkeypatch):
+    """What was printed before an unmet requirement is in the buffer: flushed at the exit it would make the code 120."""
+    leave_unread(monkeypatch)
+    stream = sys.stdout
+
+    def main():
+        print("a long report")
+        raise ConfigError("the verdict is 'worse'", where="--require")
+
+    assert ended(main) == 1
+    stream.flush()
+
+
+def test_a_closed_output_matters_only_if_something_is_printed():
+    """`predict --output FILE >&-` prints nothing."""
+    Stream(None, "standard output", needs_reader=True).flush()
+
+
+def test_a_stream_knows_whether_it_is_within_a_line():
+    """A bar begins with a carriage return, and ends with a newline if nothing goes wrong."""
+    stream, told = Stream(io.StringIO(), "standard error"), []
+    for text in ("words\n", "\rclassify: 10%", "", "\r      \r", "\rclassify: 20%", "\n"):
+        stream.write(text)
+        told.append(stream.within_line)
+    assert told == [False, True, True, False, True, False]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_no_file_takes_the_number_of_a_stream_that_was_closed(tmp_path):
+    """A library that prints would write into it."""
+    child = os.fork()
+    if not child:
+        os.closerange(0, 3)
+        with lasting_streams(needs_reader=False), open(tmp_path / "result", "w") as file:
+            os._exit(file.fileno())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) > 2

@@ -26,3 +26,12 @@ def test_other_errors_are_not_taken_for_it():
     """Halving the batch would hide a defect."""
     assert not is_out_of_memory(error_of(lambda: torch.zeros(2, 3) @ torch.zeros(2, 3)))
     assert not is_out_of_memory(ValueError("memory"))
+
+
+def test_an_error_that_was_raised_from_it_is_known_for_it():
+    """A loader names the model that it can't load, and the reason is the memory."""
+    for reason in (MemoryError(), OSError(12, "Cannot allocate memory"), RuntimeError("could not create a primitive")):
+        middle, last = ValueError("x"), KeyError("y")
+        middle.__cause__, last.__cause__ = reason, middle
+        assert is_out_of_memory(last)
+    assert not is_out_of_memory(middle.with_traceback(None).__context__)
