@@ -9,7 +9,8 @@
 
 merge: a plain transformers model, as fast as the base, that needs neither PEFT nor this project. Before anything is
 written, its logits on validation rows are compared with those of the adapter model: one beyond the tolerance is exit code
-1. The figures go to merge.json in the folder.
+1. Before the folder gets its name, a new process that can import neither of the two reads it and has to give the same
+tokens and logits, which takes some seconds. The figures go to merge.json in the folder.
 split: served/base with the trained head, and served/adapter with A and B alone, for servers that take no head.
 push: the adapter and its card, to a repository that is private at first. License, language, examples and the hub's name
 of the base go into the card that is uploaded; the folder stays as it is.
@@ -25,6 +26,7 @@ from pathlib import Path
 from lora_scratch.adapter import dequantize_base
 from lora_scratch.deploy.formats import FORMATS, check_format, input_names, write_plain
 from lora_scratch.deploy.merge_check import DTYPES, TOLERANCES, MergeCheck, merge_check_rows, merge_if_equal
+from lora_scratch.deploy.reload import check_reloaded, probe_rows
 from lora_scratch.deploy.split import save_split
 from lora_scratch.evaluation import Table, aligned_table
 from lora_scratch.runs import (
@@ -69,13 +71,19 @@ def merge(options: argparse.Namespace) -> None:
     saved = open_plain(options)
     rows, source = (None, "") if options.no_rows else merge_check_rows(saved, dataset=options.dataset, count=options.rows)
     tolerance = TOLERANCES[options.dtype] if options.tolerance is None else options.tolerance
-    check = merge_if_equal(saved, rows=rows, source=source, dtype=options.dtype, tolerance=tolerance, device=device)
+    encoded = None if rows is None else rows.encoded
+    check = merge_if_equal(saved, rows=encoded, source=source, dtype=options.dtype, tolerance=tolerance, device=device)
     print(table(check))
     check.check()
     pairs, decision = saved.provenance.data.pair_column is not None, saved.task.settings()
+    rows = rows or probe_rows(saved.base, pairs=pairs)
+    again = {"form": options.format, "tolerance": TOLERANCES[options.dtype], "device": device}
     with new_folder(place) as folder:
-        write_plain(saved.base, folder, form=options.format, tolerance=TOLERANCES[options.dtype], pairs=pairs)
-        write_json(folder / RECORD, {**check.as_json(), "task": saved.task.name, "decision": decision})
+        write_plain(saved.base, folder, form=options.format, pairs=pairs)
+        error = check_reloaded(saved.base, folder, rows=rows, **again)
+        record = {**check.as_json(), "task": saved.task.name, "decision": decision, "reloaded_error": error}
+        write_json(folder / RECORD, record)
+    print(f"read again by a new process: largest logit error {error:.1e} of their rms")
     names = ", ".join(input_names(saved.base, pairs=pairs))
     print(f"\n{place}: {READERS[options.format].format(names=names)}")
     if thresholds := decision.get("thresholds"):

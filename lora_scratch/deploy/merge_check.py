@@ -17,6 +17,7 @@ from ..runs.trained_adapter import TrainedAdapter
 from ..runtime.precision import Precision
 from ..tasks import Task
 from ..testing import relative_error
+from .reload import Rows, rows_of
 from .rounding import Survival, survival
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -116,7 +117,7 @@ def merge_check_rows(
     *,
     dataset: str | None,
     count: int,
-) -> tuple[Encoded, str]:
+) -> tuple[Rows, str]:
     """Return the first validation rows of `dataset` (or of the training data), and their source.
 
     Raises:
@@ -132,7 +133,8 @@ def merge_check_rows(
         remedy = "pass --dataset with such rows, or --no_rows to export without comparing logits"
         place = {"where": error.where, "expected": error.expected}
         raise DataError(error.found, **place, remedy=remedy) from error
-    return encode_rows(splits.validation, saved.base, max_tokens=options.max_tokens), splits.source
+    encoded = encode_rows(splits.validation, saved.base, max_tokens=options.max_tokens)
+    return rows_of(splits.validation, encoded, saved.base), splits.source
 
 
 def _check_finite(model: torch.nn.Module, dtype: str) -> None:

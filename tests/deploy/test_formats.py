@@ -7,7 +7,6 @@ import torch
 from support.families import tiny
 from support.folders import save_base
 
-from lora_scratch.deploy import formats
 from lora_scratch.deploy.formats import check_format, write_plain
 from lora_scratch.errors import ConfigError, MergeError
 from lora_scratch.runs import open_base
@@ -47,7 +46,7 @@ def test_the_file_says_what_the_model_says_for_any_number_of_rows_and_tokens(bas
     if form == "onnx" and extras.missing_packages("onnx"):
         pytest.skip("the extra onnx is not installed")
     model = tiny(family).eval()
-    write_plain(replace(base, model=model), tmp_path, form=form, tolerance=1e-4)
+    write_plain(replace(base, model=model), tmp_path, form=form)
     run = read(tmp_path, form)
     for rows, tokens in SHAPES:
         ids, mask = batch(rows, tokens)
@@ -55,13 +54,6 @@ def test_the_file_says_what_the_model_says_for_any_number_of_rows_and_tokens(bas
             expected = model(input_ids=ids, attention_mask=mask).logits
             torch.testing.assert_close(run(ids, mask), expected, rtol=1e-4, atol=1e-5)
     assert {"config.json", "tokenizer.json"} <= {file.name for file in tmp_path.iterdir()}
-
-
-def test_a_file_that_says_something_else_is_refused(base, tmp_path, monkeypatch):
-    """The check runs the file, not the model again."""
-    monkeypatch.setattr(formats, "_program", lambda model, path, longest: lambda ids, mask: model(ids, mask) * 1.01)
-    with pytest.raises(MergeError, match=r"--format program: a logit of 1 rows of 2 tokens is off by .*nothing was written"):
-        write_plain(base, tmp_path, form="program", tolerance=1e-4)
 
 
 def test_a_model_that_cannot_be_traced_is_said_so_in_one_line(base, tmp_path, monkeypatch):
@@ -72,7 +64,7 @@ def test_a_model_that_cannot_be_traced_is_said_so_in_one_line(base, tmp_path, mo
 
     monkeypatch.setattr(base.model, "forward", branching)
     with pytest.raises(MergeError, match=r"--format: DistilBertForSequenceClassification can't be traced") as caught:
-        write_plain(base, tmp_path, form="program", tolerance=1e-4)
+        write_plain(base, tmp_path, form="program")
     assert "\n" not in str(caught.value)
 
 

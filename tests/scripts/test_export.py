@@ -10,16 +10,19 @@ import safetensors.torch
 import torch
 from support.adapter_loading import transformers_loads_adapters
 from support.command_line import call, train_arguments
+from support.exports import read_again_here as read_again_here
 from support.folders import save_rows
 from transformers import AutoModelForSequenceClassification
 
 from lora_scratch.adapter import adapter_layers
 from lora_scratch.commands import combine, export, train
+from lora_scratch.deploy import reload, run_exported
 from lora_scratch.deploy.merge_check import TOLERANCES, merge_check_rows
 from lora_scratch.runs import open_adapter
 from lora_scratch.serialization import save_adapter
 from lora_scratch.testing import relative_error
 
+pytestmark = pytest.mark.usefixtures("read_again_here")
 Q0 = "distilbert.transformer.layer.0.attention.q_lin"
 
 
@@ -50,7 +53,7 @@ def test_the_record_holds_what_the_exported_model_says(job, tmp_path, capsys, dt
     assert call(export, "merge", job.adapter, "--output", place, "--dtype", dtype, "--rows", 16) == 0
     told, printed = json.loads((place / "merge.json").read_text(encoding="utf-8")), capsys.readouterr().out
     saved = open_adapter(job.adapter)
-    rows, source = merge_check_rows(saved, dataset=None, count=16)
+    (_, rows), source = merge_check_rows(saved, dataset=None, count=16)
     plain = AutoModelForSequenceClassification.from_pretrained(place).eval()
     assert plain.dtype == getattr(torch, dtype)
     expected, found = logits_on(saved.base.model, rows), logits_on(plain, rows)
@@ -95,6 +98,22 @@ def test_a_merge_gone_wrong_is_refused_with_the_labels_that_flip(job, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_a_new_process_reads_otherwise_is_refused(job, tmp_path, capsys, monkeypatch):
+    """One line, exit code 1, and nothing is left."""
+    monkeypatch.setattr(reload, "in_new_process", lambda request: tampered(run_exported.answer(request)))
+    assert call(export, "merge", job.adapter, "--output", tmp_path / "plain", "--no_rows") == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(lines) == 1
+    assert "the written model, read again by a new process: a logit is off by" in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def tampered(answer):
+    """The answer of a process that reads another head."""
+    tensors = safetensors.torch.load(answer)
+    return safetensors.torch.save({name: t if name == "tokens" else -t for name, t in tensors.items()})
+
+
 def test_a_weight_that_the_dtype_can_not_hold_is_refused(job, tmp_path, capsys):
     """1e5 is beyond float16, also where no rows are looked at; in bfloat16 it is a number like any other."""
     folder = changed(job, tmp_path / "huge", huge)
@@ -117,7 +136,7 @@ def test_a_base_in_four_bits_is_merged_only_as_plain_weights_and_its_adapters_ad
     assert call(export, "merge", folder, "--output", tmp_path / "plain", "--dequantize") == 0
     assert json.loads((tmp_path / "plain" / "merge.json").read_text(encoding="utf-8"))["logits"]["error"] < 1e-4
     assert call(combine, "--add", folder, "--output", tmp_path / "same") == 0
-    rows, _ = merge_check_rows(open_adapter(folder), dataset=None, count=4)
+    (_, rows), _ = merge_check_rows(open_adapter(folder), dataset=None, count=4)
     one, same = (logits_on(open_adapter(place).base.model, rows) for place in (folder, tmp_path / "same"))
     assert relative_error(same, one) < 1e-5
 
@@ -175,7 +194,7 @@ def test_a_split_adapter_has_no_head_and_says_the_same_in_peft_in_transformers_a
     names = safetensors.torch.load_file(place / "adapter" / "adapter_model.safetensors").keys()
     assert all(name.endswith(("lora_A.weight", "lora_B.weight")) for name in names)
     saved, split = open_adapter(job.adapter), open_adapter(place / "adapter")
-    rows, _ = merge_check_rows(saved, dataset=None, count=16)
+    (_, rows), _ = merge_check_rows(saved, dataset=None, count=16)
     expected = logits_on(saved.base.model, rows)
     tensors = saved.base.model.state_dict()
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in split.base.model.state_dict().items())

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from support.command_line import call
+from support.exports import read_again_here as read_again_here
 from support.report_pages import Outline
 from support.task_jobs import MULTI_LABEL, NUMBER, PAIR
 from transformers import pipeline
@@ -93,6 +94,7 @@ def test_the_page_of_a_run_shows_the_headline_of_the_validations(task_adapters, 
     assert f"validation {SCORES[kind]} up to" in "".join(Outline(page).words)
 
 
+@pytest.mark.usefixtures("read_again_here")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pipeline_of_the_exported_model_says_what_predict_says(task_adapters, tmp_path, capsys, kind):
     """transformers chooses softmax, sigmoids or the plain number by the problem type that the export has."""
@@ -111,6 +113,7 @@ def test_a_pipeline_of_the_exported_model_says_what_predict_says(task_adapters, 
     assert (record["task"], record["decision"]) == (task.name, task.settings())
 
 
+@pytest.mark.usefixtures("read_again_here")
 def test_a_program_for_pairs_reads_token_types(task_adapters, tmp_path, capsys):
     """Without them the second text would be read as the first."""
     folder = task_adapters[PAIR]
