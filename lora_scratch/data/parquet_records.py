@@ -67,6 +67,8 @@ class ParquetTable(InputTable):
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
             return bad_row(place, f"the text is not UTF-8: byte 0x{byte:02x} at byte {error.start + 1}", "UTF-8")
+        except (OverflowError, ValueError) as error:  # a date that Python has no object for
+            return bad_row(place, f"the text can't be read ({error})", "a string")
 
     def _broken(self, error: Exception) -> DataError:
         return DataError(f"not a readable parquet file ({str(error)[:200]})", where=self.place)

@@ -17,7 +17,7 @@ from .delimited import Dialect, Record, swallowed_lines
 from .headers import Header, read_header
 from .parquet_records import ParquetTable
 from .readers import file_kind, unquoted_tsv
-from .records import Chunk, Fields, InputTable, TextColumns, chunked
+from .records import Chunk, Fields, InputTable, TextColumns, chunked, readable
 from .rows import bad_row
 from .text_files import open_text
 
@@ -142,7 +142,7 @@ class JsonTable(InputTable):
         """Every key, in the order of the first object that has it. Reads the file once."""
         keys: dict[str, None] = {}
         for _, fields in self._found():
-            keys.update(dict.fromkeys(fields if isinstance(fields, dict) else ()))
+            keys.update(dict.fromkeys(map(readable, fields) if isinstance(fields, dict) else ()))
         return tuple(keys)
 
     @cached_property

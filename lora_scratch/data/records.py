@@ -50,6 +50,12 @@ class TextColumns:
         if twice := [name for name in names if names.count(name) > 1]:
             problem = f"more than one column {twice[0]!r} among {listed(names)}"
             raise DataError(problem, where=where, remedy="give every column a name of its own")
+        if bad := [name for name in names if readable(name) != name]:
+            problem, remedy = (
+                f"column name {shown(bad[0])} is not UTF-8",
+                "convert the file: iconv -f CP1252 -t UTF-8 FILE > NEW",
+            )
+            raise DataError(problem, where=where, expected="UTF-8", remedy=remedy)
 
     def text_of(self, place: str, fields: Fields) -> Text:
         """Return the text of a record, or the pair of texts, or what is wrong with the record."""

@@ -11,7 +11,7 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -58,9 +58,8 @@ def open_output(path: str | None, table: InputTable, answers: AnswerFormat) -> I
             return
         check_names(table.columns, answers, where=table.place)
         if form == ".parquet":
-            parquet = ParquetWriter(file, table, answers)
-            yield parquet
-            parquet.close()
+            with _whole_or_gone(ParquetWriter(file, table, answers)) as parquet:
+                yield parquet
         else:
             yield CsvWriter(file, table, answers, delimiter="\t" if form == ".tsv" else ",")
 
@@ -156,12 +155,27 @@ class ParquetWriter(Writer):
         self._flush()
         self._writer.close()
 
+    def abandon(self) -> None:
+        """Write the end of a file that will be removed. Otherwise pyarrow does so later, and complains on stderr."""
+        with suppress(Exception):
+            self._writer.close()
+
     def _flush(self) -> None:
         import pyarrow as pa
 
         if self._waiting:
             self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema))
             self._waiting.clear()
+
+
+@contextmanager
+def _whole_or_gone(writer: ParquetWriter) -> Iterator[ParquetWriter]:
+    try:
+        yield writer
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
 
 
 class _Lines:

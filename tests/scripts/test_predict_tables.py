@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import gc
 import json
 import subprocess
 import sys
@@ -187,6 +188,33 @@ def test_errors_stand_in_their_place_with_skip_bad_rows(adapter, tmp_path, capsy
     assert [str(row.get("id") or "") for row in found] == ["1", "2", "", "", "5", "6", "7"]
     assert "café" in found[6]["body"]
     assert "4 texts could not be classified" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_column_name_that_is_not_utf8_is_one_line(adapter, tmp_path, capsys, form):
+    """It can be written to no form; in JSON lines it is the fault of its row."""
+    (tmp_path / "in.csv").write_bytes(b"body,caf\xe9\nfine,1\n")
+    assert predicted(adapter, tmp_path / "in.csv", "--skip_bad_rows", form=form, code=1) is False
+    assert r"in.csv:1: column name 'caf\udce9' is not UTF-8; expected UTF-8; convert" in capsys.readouterr().err
+    (tmp_path / "in.jsonl").write_bytes(b'{"body": "fine"}\n{"body": "b", "caf\xe9": 1}\n')
+    found = predicted(adapter, tmp_path / "in.jsonl", "--skip_bad_rows", form=form)
+    assert [bool(row.get("error")) for row in found] == [False, True]
+
+
+def test_dates_of_which_python_has_no_object_are_no_texts(adapter, tmp_path, monkeypatch):
+    """Each is the fault of its row; a file that is not finished says nothing when it goes away."""
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"body": pa.array([2**62, 0], pa.timestamp("us"))}), path)
+    output = tmp_path / "whole.parquet"
+    assert call(predict, adapter, "--file", path, "--output", output, "--skip_bad_rows") == 0
+    far, near = pq.read_table(output)["error"].to_pylist()
+    assert "in.parquet:1: the text can't be read (" in far
+    assert near.endswith("in.parquet:2: the text is of type datetime")
+    lost = []
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)
+    assert predicted(adapter, path, form="parquet", code=1) is False
+    gc.collect()
+    assert lost == []
 
 
 @pytest.mark.parametrize("source", BROKEN)
