@@ -1,5 +1,7 @@
 """2,000 texts through predict.py, from the command line, a file and standard input: one row out for each, in order.
 
+500 damaged tables through it, to every form of output.
+
 pytest -m torture tests/torture/test_texts.py -s       the counts by kind
 """
 
@@ -16,6 +18,7 @@ import pytest
 from support.alarm import no_hang
 from support.command_line import call
 from support.damage import told
+from support.data_damage import FORMATS, damage_data, good_file
 from support.folders import save_base
 
 from lora_scratch.adapter import LoRAConfig, inject
@@ -124,6 +127,45 @@ def test_every_text_comes_out_once_in_order(adapter, tmp_path, monkeypatch, caps
     with no_hang(within_s=300):
         assert call(predict, adapter, "--skip_bad_rows", *arguments) == 0
     counts = check(rows, capsys.readouterr().out)
+    with capsys.disabled():
+        print(told(counts))
+
+
+def damaged_tables(adapter: Path, place: Path, seeds: range, capsys: pytest.CaptureFixture[str]) -> Counter[str]:
+    """Damage a table and classify it for every seed; the counts by outcome."""
+    counts, failures = Counter[str](), list[str]()
+    for seed in seeds:
+        for left in place.iterdir():
+            left.unlink()
+        kind, form = FORMATS[seed % len(FORMATS)], random.Random(seed).choice(["csv", "tsv", "jsonl", "parquet"])  # noqa: S311
+        path, output = good_file(place, kind), place / f"out.{form}"
+        what = damage_data(path, random.Random(seed))  # noqa: S311
+        column = [] if kind == "txt" else ["--text_column", "text"]
+        flags = [*column, "--prefix", "new_", "--skip_bad_rows", "--output", output]
+        try:
+            with no_hang():
+                code = call(predict, adapter, "--file", path, *flags)
+            error = capsys.readouterr().err
+            assert "Traceback" not in error
+            assert (code, error.count("error: ")) in ((0, 0), (1, 1)), f"exit code {code}: {error[-200:]}"
+            assert {entry.name for entry in place.iterdir()} == {path.name} | ({output.name} if code == 0 else set())
+            counts[f"{'written' if code == 0 else 'refused':<10} {kind}"] += 1
+        except Exception as failure:
+            failures.append(f"{kind}, seed {seed}: {what}: {type(failure).__name__}: {str(failure)[:200]}")
+    assert not failures, "\n".join([f"{len(failures)} of {len(seeds)}:", *failures[:40]])
+    return counts
+
+
+def test_a_damaged_table_is_written_whole_or_refused_in_a_short_sample(adapter, tmp_path, capsys):
+    """The sample of the torture below that runs with the ordinary suite; the last two seeds once were tracebacks."""
+    damaged_tables(adapter, tmp_path, range(4), capsys)
+    damaged_tables(adapter, tmp_path, range(189, 196, 6), capsys)
+
+
+@pytest.mark.torture
+def test_a_damaged_table_is_written_whole_or_refused(adapter, tmp_path, capsys):
+    """500 tables of every format, to every form of output: one line of error, no part of a file."""
+    counts = damaged_tables(adapter, tmp_path, range(500), capsys)
     with capsys.disabled():
         print(told(counts))
 
