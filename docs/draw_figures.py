@@ -55,7 +55,7 @@ def themed(picture: str) -> str:
 
 
 def write_themes(source: Path, folder: Path) -> None:
-    """Write a picture once for light and once for dark pages: a README's page chooses itself, whatever the system's theme."""
+    """Write a picture once for light and once for dark pages: a README's page has a theme of its own."""
     folder.mkdir(exist_ok=True)
     for theme in ("light", "dark"):
         (folder / f"{source.stem}-{theme}.svg").write_text(one_theme(source.read_text("utf-8"), theme), encoding="utf-8")
