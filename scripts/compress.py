@@ -24,6 +24,7 @@ from lora_scratch.arithmetic.compress import (
 from lora_scratch.errors import ConfigError
 from lora_scratch.evaluation import Predictor, Table, markdown_table
 from lora_scratch.runs import (
+    COLUMN_FLAGS,
     add_adapter,
     add_shared,
     argument_parser,
@@ -32,6 +33,7 @@ from lora_scratch.runs import (
     check_given,
     command_line,
     encode_rows,
+    named_columns,
     open_adapter,
     open_rows,
     run_command,
@@ -52,7 +54,9 @@ def main() -> None:
     saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
     wanted = options.precision or saved.precision
     precision = resolve_precision(wanted, resolve_device(options.device))
-    splits, max_tokens = open_rows(saved, dataset=options.dataset, limit_eval=options.limit_eval)
+    splits, max_tokens = open_rows(
+        saved, dataset=options.dataset, limit_eval=options.limit_eval, columns=named_columns(options)
+    )
     validation, test = (encode_rows(rows, saved.base, max_tokens=max_tokens) for rows in (splits.validation, splits.test))
     model = saved.base.model.to(precision.device)
     predict = Predictor(model, precision, saved.base.pad_token_id).logits
@@ -81,7 +85,7 @@ def parse() -> argparse.Namespace:
         metavar="SHARE",
         help=f"shares of the energy to try, above 0 and at most 1 (default: {shares})",
     )
-    add_shared(parser, "dataset", "limit_eval", "precision", "device", "json")
+    add_shared(parser, "dataset", *COLUMN_FLAGS, "limit_eval", "precision", "device", "json")
     options = parser.parse_args()
     check_given(parser, options)
     wrong = [energy for energy in options.energies if not 0 < energy <= 1]

@@ -19,6 +19,7 @@ from lora_scratch.evaluation import REQUIREMENTS, Predictor, Report, render, req
 from lora_scratch.model.sharding import shard_base
 from lora_scratch.reporting import run_page, run_title, write_page
 from lora_scratch.runs import (
+    COLUMN_FLAGS,
     TrainedAdapter,
     add_adapter,
     add_shared,
@@ -28,6 +29,7 @@ from lora_scratch.runs import (
     command_line,
     encode_rows,
     left_out,
+    named_columns,
     open_adapter,
     open_rows,
     run_command,
@@ -47,8 +49,8 @@ def main() -> None:
     saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
     if options.temperature and not saved.task.has_confidence:
         raise ConfigError(saved.task.no_confidence, where="--temperature", remedy="leave it out")
-    limit, held_out = options.limit_eval, options.split is None
-    splits, max_tokens = open_rows(saved, dataset=options.dataset, limit_eval=limit, held_out=held_out)
+    how = {"limit_eval": options.limit_eval, "held_out": options.split is None, "columns": named_columns(options)}
+    splits, max_tokens = open_rows(saved, dataset=options.dataset, **how)
     report = compare(saved, splits, options, max_tokens=max_tokens)
     print("\n".join([render(report), *map(printable, splits.notes), *left_out(splits)]))
     if options.json and is_main():
@@ -96,7 +98,7 @@ def parse() -> argparse.Namespace:
     """
     parser = argument_parser(__doc__)
     add_adapter(parser)
-    add_shared(parser, "split", "dataset", "limit_eval", split={"help": SPLIT_HELP})
+    add_shared(parser, "split", "dataset", *COLUMN_FLAGS, "limit_eval", split={"help": SPLIT_HELP})
     add_shared(parser, "precision", "device", "plain", "fsdp")
     add_shared(parser, "json", "html")
     results = parser.group("results")

@@ -129,7 +129,8 @@ def _txt(path: Path) -> Rows:
                 yield checked_row(f"{path}:{number}", text, label)
             else:
                 problem = EMPTY if line is None else f"no ';' in {shown(line)}"
-                yield bad_row(f"{path}:{number}", problem, "text;label")
+                remedy = "call it .tsv, if it is a table with tabs and a header" if "\t" in text + label else ""
+                yield bad_row(f"{path}:{number}", problem, "text;label", remedy)
 
 
 def _rows(records: Iterable[Fields], columns: Columns, class_names: tuple[str, ...]) -> Rows:

@@ -65,8 +65,8 @@ def load_splits(
     lookalikes = "" if decision.task == REGRESSION else lookalikes_note(labels)
     notes = (*opened.notes, *_unused_texts_notes(opened, columns), decision.note, lookalikes, split_note)
     skipped, said = tuple(checked.skipped), tuple(filter(None, notes))
-    origin: Any = {"test_split": _test_split(rows, opened), "columns": columns}
-    return Splits(**examples, labels=labels, source=source, skipped=skipped, task=decision.task, notes=said, **origin)
+    parts: Any = {**examples, "test_split": _test_split(rows, opened), "columns": columns}
+    return Splits(**parts, labels=labels, source=source, skipped=skipped, task=decision.task, notes=said)
 
 
 def load_held_out(

@@ -18,7 +18,10 @@ from .cells import is_blank
 MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 # which of the first four bytes are zero in UTF-16 of letters without marks
-UNMARKED = {(False, True, False, True): "UTF-16LE", (True, False, True, False): "UTF-16BE"}
+UNMARKED: dict[tuple[bool, ...], str] = {
+    (False, True, False, True): "UTF-16LE",
+    (True, False, True, False): "UTF-16BE",
+}
 CR_REMEDY = r"convert it: tr '\r' '\n' < FILE > NEW"
 
 Content = TypeVar("Content")

@@ -4,6 +4,7 @@ from .command import command_line as command_line
 from .command import restart_command as restart_command
 from .command import run_command as run_command
 from .config_file import with_config as with_config
+from .flags import COLUMN_FLAGS as COLUMN_FLAGS
 from .flags import SPLITS as SPLITS
 from .flags import CommandParser as CommandParser
 from .flags import add_adapter as add_adapter
@@ -11,6 +12,7 @@ from .flags import add_shared as add_shared
 from .flags import argument_parser as argument_parser
 from .flags import check_given as check_given
 from .flags import flag_parser as flag_parser
+from .flags import named_columns as named_columns
 from .flags import parse as parse
 from .flags import parse_flags as parse_flags
 from .hub import local_adapter as local_adapter

@@ -35,6 +35,7 @@ READ = HUB_NAMES | {
 }
 WRITTEN = frozenset({"figures", "html", "json", "output", "output_dir"})
 PATHS = READ | WRITTEN  # every flag or argument whose value is a path
+COLUMN_FLAGS = ("text_column", "pair_column", "label_column")
 LARGEST = 2**63 - 1  # the largest number that torch counts with
 
 # Flags that several commands have: the title in --help, and what argparse is told.
@@ -50,6 +51,9 @@ SHARED: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "split": ("rows", {"choices": SPLITS, "help": "which rows (default: %(default)s)"}),
     "dataset": ("rows", {"help": "other rows than those the adapter was trained with"}),
+    "text_column": ("rows", {"metavar": "NAME", "help": "column of the text in --dataset (default: as in the training)"}),
+    "pair_column": ("rows", {"metavar": "NAME", "help": "column of the second text in --dataset"}),
+    "label_column": ("rows", {"nargs": "+", "metavar": "NAME", "help": "column of the label, or one for every label"}),
     "limit_eval": ("rows", {"type": int, "help": "use only this many validation rows and test rows"}),
     "precision": ("compute", {"help": "fp32, bf16, fp16 or auto (default: as trained)"}),
     "device": ("compute", {"default": "auto", "help": "cpu, cuda or auto (default)"}),
@@ -150,6 +154,18 @@ def add_shared(parser: CommandParser, *names: str, **changes: Mapping[str, Any])
     for name in names:
         title, settings = SHARED[name]
         parser.group(title).add_argument(f"--{name}", **{**settings, **changes.get(name, {})})
+
+
+def named_columns(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the columns of `--dataset` that are named.
+
+    Raises:
+        ConfigError: columns of no data set.
+    """
+    named = {name: getattr(options, name) for name in COLUMN_FLAGS if getattr(options, name) is not None}
+    if named and options.dataset is None:
+        raise ConfigError("names a column of other rows", where=f"--{next(iter(named))}", remedy="name them with --dataset")
+    return named
 
 
 def add_adapter(parser: CommandParser, **changes: Any) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..adapter import NF4, LoRAConfig, quantize_base
 from ..data import Splits
@@ -103,13 +103,19 @@ def open_adapter(
 
 
 def open_rows(
-    saved: TrainedAdapter, *, dataset: str | None = None, limit_eval: int | None = None, held_out: bool = False
+    saved: TrainedAdapter,
+    *,
+    dataset: str | None = None,
+    limit_eval: int | None = None,
+    held_out: bool = False,
+    columns: Mapping[str, Any] | None = None,
 ) -> tuple[Splits, int]:
     """Open the rows of the training, or of `dataset`, with the adapter's label numbers.
 
     Args:
         held_out: `dataset` is there to be measured: of a file all rows are the test rows, of a folder its own.
             The data set of the training is split as in the training.
+        columns: of `dataset`, by the flags of train, where they are not those of the training.
 
     Returns:
         The rows, and the length that they are cut to.
@@ -117,7 +123,8 @@ def open_rows(
     Raises:
         AdapterFileError: another program wrote the folder. DataError: anything wrong with the rows.
     """
-    max_tokens, data = saved.max_tokens, saved.data_options(dataset=dataset, limit_eval=limit_eval)
+    max_tokens = saved.max_tokens
+    data = replace(saved.data_options(dataset=dataset, limit_eval=limit_eval), **(columns or {}))
     if held_out and dataset is not None and not _is_training_data(dataset, saved):
         return open_held_out(data, labels=saved.labels), max_tokens
     seed = saved.recorded("training.seed", saved.provenance.training.seed, int)

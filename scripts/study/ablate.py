@@ -19,6 +19,7 @@ from lora_scratch.errors import printable
 from lora_scratch.evaluation import Predictor, Table, markdown_table
 from lora_scratch.reporting import write_page
 from lora_scratch.runs import (
+    COLUMN_FLAGS,
     add_adapter,
     add_shared,
     argument_parser,
@@ -26,6 +27,7 @@ from lora_scratch.runs import (
     check_given,
     command_line,
     encode_rows,
+    named_columns,
     open_adapter,
     open_rows,
     run_command,
@@ -49,8 +51,8 @@ def main() -> None:
     saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
     wanted = options.precision or saved.precision
     precision = resolve_precision(wanted, resolve_device(options.device))
-    limit, held_out = options.limit_eval, options.split is None
-    splits, max_tokens = open_rows(saved, dataset=options.dataset, limit_eval=limit, held_out=held_out)
+    how = {"limit_eval": options.limit_eval, "held_out": options.split is None, "columns": named_columns(options)}
+    splits, max_tokens = open_rows(saved, dataset=options.dataset, **how)
     split = options.split or ("validation" if splits.validation else "test")
     rows = encode_rows(getattr(splits, split), saved.base, max_tokens=max_tokens)
     model = saved.base.model.to(precision.device)
@@ -72,7 +74,7 @@ def parse() -> argparse.Namespace:
     """Read and check the command line."""
     parser = argument_parser(__doc__)
     add_adapter(parser)
-    add_shared(parser, "split", "dataset", "limit_eval", split={"help": SPLIT_HELP})
+    add_shared(parser, "split", "dataset", *COLUMN_FLAGS, "limit_eval", split={"help": SPLIT_HELP})
     add_shared(parser, "precision", "device", "json", "html")
     meaning = "strengths of the adapter to try, 1 as trained (default: 0 to 1.5 in eighths)"
     parser.add_argument("--strengths", nargs="+", type=float, default=STRENGTHS, metavar="FACTOR", help=meaning)

@@ -352,6 +352,12 @@ def test_file_that_cannot_be_read_is_an_error(write: Write, name: str, content: 
         list(open_table(path, COLUMNS).rows)
 
 
+def test_table_that_is_called_txt_is_told_its_name(write: Write) -> None:
+    """Its lines have tabs and no semicolon."""
+    (row,) = read(write("a.txt", "text\tlabel\n"))
+    assert row == "1: no ';' in 'text\\tlabel'; expected text;label; call it .tsv, if it is a table with tabs and a header"
+
+
 def test_missing_file_is_an_error(tmp_path: Path) -> None:
     """A path to nothing, a name too long and a NUL in the name are all no such file."""
     for name in ("none.csv", "a" * 5000 + ".csv", "nul\0.csv"):

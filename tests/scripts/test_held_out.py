@@ -75,3 +75,17 @@ def test_label_that_the_adapter_lacks_is_one_line_with_its_row(job, tmp_path, ca
     assert call(evaluate, job.adapter, "--dataset", path) == 1
     error = capsys.readouterr().err
     assert "rows.csv:3: label 'neutral' is not in the labels of the adapter; expected 'anger', 'fear'" in error
+
+
+@pytest.mark.parametrize("command", [evaluate, ablate])
+def test_columns_of_other_rows_can_be_named(job, tmp_path, capsys, command):
+    """A file that calls them otherwise than the training did; they are columns of --dataset alone."""
+    path = rows_file(tmp_path / "rows.csv", LABELS * 5)
+    path.write_text(path.read_text().replace("text,label", "body,mood"))
+    flags = ["--text_column", "body", "--label_column", "mood", *(["--strengths", 1] if command is ablate else [])]
+    assert call(command, job.adapter, "--dataset", path) == 1
+    assert "name them with --text_column and --label_column" in capsys.readouterr().err
+    assert call(command, job.adapter, "--dataset", path, *flags) == 0
+    assert "10" in capsys.readouterr().out
+    assert call(command, job.adapter, *flags) == 1
+    assert "--text_column: names a column of other rows; name them with --dataset" in capsys.readouterr().err
