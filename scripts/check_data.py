@@ -42,6 +42,7 @@ from lora_scratch.runs import (
     DataOptions,
     check_file,
     encode_rows,
+    fitting_rows,
     flag_parser,
     left_out,
     open_base,
@@ -135,6 +136,7 @@ def with_model(check: DataCheck, data: DataOptions, options: CheckOptions) -> Da
     """Return the findings with those that need a model: tokens, cut rows, suspect labels."""
     splits = check.splits
     base = open_base(str(options.model), labels=splits.labels, task=splits.task)
+    data = fitting_rows(data, base)
     encoded = {name: encode_rows(getattr(splits, name), base, max_tokens=data.max_tokens) for name in NAMES}
     precision = resolve_precision(options.precision, resolve_device(options.device))
     predictor = Predictor(base.model.to(precision.device), precision, base.pad_token_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from ..errors import DataError
-from .cells import NUMBER, label_fault, listed, number_of, shown, spelled_label
+from .cells import NUMBER, is_blank, label_fault, listed, number_of, shown, spelled_label
 from .rows import Row, bad_row
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = TASKS = ("single_label", "multi_label", "regression")
@@ -80,8 +81,12 @@ def lookalikes_note(labels: Sequence[str]) -> str:
 
 
 def likeness(name: str) -> Decimal | str:
-    """Return what is the same for names that differ in spelling alone: case, or digits of one number."""
-    return Decimal(name) if NUMBER.fullmatch(name) else " ".join(name.casefold().split())
+    """Return what is the same for names that differ in spelling alone.
+
+    Case, the digits of one number, characters that show nothing, and accents that are characters of their own.
+    """
+    seen = "".join(letter for letter in unicodedata.normalize("NFKC", name) if letter.isspace() or not is_blank(letter))
+    return Decimal(name) if NUMBER.fullmatch(name) else " ".join(seen.casefold().split())
 
 
 def _are_lists(rows: Sequence[Row]) -> bool:

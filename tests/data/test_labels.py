@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lora_scratch.data import Example, load_splits
 from lora_scratch.data.cells import number_of
-from lora_scratch.data.labels import decide_task, row_in_task
+from lora_scratch.data.labels import decide_task, lookalikes_note, row_in_task
 from lora_scratch.data.rows import Row
 from lora_scratch.errors import ConfigError, DataError
 from lora_scratch.runs import DataOptions
@@ -194,3 +194,16 @@ def test_unknown_task_is_refused() -> None:
     """With the names that there are."""
     with pytest.raises(ConfigError, match="--task: found 'ranking'; expected auto or single_label or multi_label or regr"):
         DataOptions(task="ranking")
+
+
+@pytest.mark.parametrize("other", ["Joy", "joy\u200b", "\ufeffjoy", "jo\u00ady", "j\u2060oy", "\uff4aoy", " joy"], ids=ascii)
+def test_labels_that_look_the_same_are_named(other):
+    """They are different labels, as the file says; most often one of them is a mistake."""
+    assert "'joy'" in lookalikes_note(["joy", other, "anger"])
+    assert lookalikes_note(["joy", "joyful", "j oy"]) == ""
+
+
+def test_an_accent_of_its_own_looks_as_one_in_its_letter():
+    """Files of two programs differ so."""
+    assert lookalikes_note(["caf\u00e9", "cafe\u0301"])
+    assert not lookalikes_note(["caf\u00e9", "cafe"])

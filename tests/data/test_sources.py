@@ -218,7 +218,8 @@ def test_mutated_file_gives_rows_or_a_typed_error(tmp_path: Path, extension: str
         except LoraScratchError as error:
             errors.append(str(error))
             continue
-        text = path.read_bytes().replace(b"\r", b"\n").rstrip()
+        text = path.read_bytes().rstrip()
+        text = text if extension == ".txt" else text.replace(b"\r", b"\n")  # where a lone \r is a character of a text
         if extension in (".txt", ".jsonl") or (extension != ".parquet" and b'"' not in text):  # one line is one row
             lines = text.count(b"\n") + (extension in (".txt", ".jsonl"))
             assert len(all_rows(splits)) + len(splits.skipped) == lines

@@ -79,6 +79,7 @@ def test_a_model_adds_tokens_cut_rows_and_suspects(data, tmp_path, capsys):
     assert found["lengths"]["unit"] == "tokens"
     assert found["lengths"]["cut"]["train"] > 0
     assert found["lengths"]["train"]["largest"] == 8
+    assert checked(tmp_path, "--dataset", data, "--model", base)["lengths"]["max_tokens"] == 64, "what the model reads"
     suspects = found["suspects"]
     assert len(suspects["rows"]) == min(3, suspects["number"])
     for row in suspects["rows"]:
