@@ -81,7 +81,7 @@ def test_label_that_the_adapter_lacks_is_one_line_with_its_row(job, tmp_path, ca
 def test_columns_of_other_rows_can_be_named(job, tmp_path, capsys, command):
     """A file that calls them otherwise than the training did; they are columns of --dataset alone."""
     path = rows_file(tmp_path / "rows.csv", LABELS * 5)
-    path.write_text(path.read_text().replace("text,label", "body,mood"))
+    path.write_text(path.read_text(encoding="utf-8").replace("text,label", "body,mood"))
     flags = ["--text_column", "body", "--label_column", "mood", *(["--strengths", 1] if command is ablate else [])]
     assert call(command, job.adapter, "--dataset", path) == 1
     assert "name them with --text_column and --label_column" in capsys.readouterr().err

@@ -50,11 +50,11 @@ def test_evaluate_and_check_data_find_the_columns_again(several, tmp_path, capsy
     """In another file, in which they are spelled otherwise; a cell that says neither is one line."""
     other = jigsaw(tmp_path / "other.csv", 12, spell=lambda yes: ["False", "True"][yes])
     assert call(evaluate, several, "--dataset", other, "--json", tmp_path / "report.json") == 0
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert (report["adapted"]["n"], report["labels"]) == (12, LABELS)
     assert call(check_data, "--run", several.parent) == 0
     assert "multi_label" in capsys.readouterr().out
-    other.write_text(other.read_text().replace("True,False,False", "True,perhaps,False"))
+    other.write_text(other.read_text(encoding="utf-8").replace("True,False,False", "True,perhaps,False"))
     assert call(evaluate, several, "--dataset", other) == 1
     assert f"{other}:4: column 'severe_toxic' is 'perhaps'; expected 0 or 1" in capsys.readouterr().err
 
@@ -67,7 +67,7 @@ def test_predict_writes_the_columns_of_the_training(several, tmp_path, capsys, f
     output = tmp_path / f"out.{form}"
     assert call(predict, several, "--file", table, "--output", output, "--skip_bad_rows") == 0
     if form == "jsonl":
-        first = json.loads(output.read_text().splitlines()[0])
+        first = json.loads(output.read_text(encoding="utf-8").splitlines()[0])
         assert list(first["scores"]) == LABELS
         return
     if form == "parquet":
@@ -112,9 +112,9 @@ def test_folder_of_glue_from_train_to_predict(base, tmp_path, capsys, task, labe
     assert f"label '{label}'" in shown
     assert call(evaluate, adapter, "--dataset", folder, "--json", tmp_path / "report.json") == 0
     halves = task == "MNLI"
-    assert json.loads((tmp_path / "report.json").read_text())["adapted"]["n"] == (20 if halves else 10)
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["adapted"]["n"] == (20 if halves else 10)
     assert ("dev_matched.tsv and dev_mismatched.tsv" in capsys.readouterr().out) == halves
     test = folder / ("test_matched.tsv" if halves else "test.tsv")
     output = tmp_path / "out.tsv"
     assert call(predict, adapter, "--file", test, "--output", output) == 0
-    assert len(output.read_text().splitlines()) == 1 + 6
+    assert len(output.read_text(encoding="utf-8").splitlines()) == 1 + 6
