@@ -203,9 +203,10 @@ def parameter_table(report: Report) -> Table:
 
 def training_line(train: TrainingCost) -> str:
     """Return the cost of the training as a sentence."""
+    skipped = f"; {train.skipped_steps:,} steps were skipped, not finite" if train.skipped_steps else ""
     return (
         f"Training: {train.examples:,} examples ({train.tokens:,} tokens), {train.seconds:,.1f} s, "
-        f"{train.examples_per_second:,.1f} examples/s, peak memory {train.peak_memory_bytes / 2**30:.2f} GiB"
+        f"{train.examples_per_second:,.1f} examples/s, peak memory {train.peak_memory_bytes / 2**30:.2f} GiB{skipped}"
     )
 
 

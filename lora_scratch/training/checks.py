@@ -1,4 +1,4 @@
-"""What is checked before a training: that there are rows, and that all processes have the same job."""
+"""What is checked before a training: that there are rows, and that all processes have the same job. After it: that it was one."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ def check_rows(train_set: Encoded, validation: Encoded) -> None:
     if not len(train_set) or not len(validation):
         problem = f"{len(train_set)} training and {len(validation)} validation rows"
         raise TrainingError(problem, expected="at least one of each")
+
+
+def check_trained(*, steps: int, skipped: int) -> None:
+    """Check that a step has changed something. Raise TrainingError if no loss or gradient was finite."""
+    if skipped == steps:
+        problem = f"no loss or gradient was finite in {steps} steps, so nothing was trained"
+        raise TrainingError(problem, where="train", remedy="lower --learning_rate or --alpha, or use --precision fp32")
 
 
 def check_processes(model: nn.Module, config: TrainingConfig, dtype: str, **rows: Encoded) -> None:

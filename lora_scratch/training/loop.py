@@ -38,7 +38,7 @@ from ..runtime.precision import resolve_precision
 from ..runtime.seeds import named_seed, seed_everything
 from ..tasks import Metrics, Task, task_of
 from .checkpoint import Checkpoints, share_state
-from .checks import check_processes, check_rows
+from .checks import check_processes, check_rows, check_trained
 from .config import AUTO, LOADED, TrainingConfig
 from .dynamics import Dynamics
 from .interrupt import StopRequest, stop_request
@@ -186,6 +186,7 @@ class _Loop:
                 self._fit_head()
             while not self._is_over:
                 self._epoch()
+        check_trained(steps=self.stepper.step, skipped=state.skipped)
         state.restore_best()
         self.model.eval()
         assert state.best is not None, "no epoch was validated"  # noqa: S101

@@ -102,3 +102,11 @@ def test_render_markdown_leaves_a_label_as_it_is_written():
     text = render_markdown(report(("a|b", "<b>*fear", "love")))
     assert "| a\\|b | 4 |" in text
     assert "| &lt;b>\\*fear | 2 |" in text
+
+
+def test_steps_that_were_skipped_are_said():
+    """Some are usual in fp16; many are no training."""
+    text = render(report())
+    assert "skipped" not in text
+    cost = replace(report().train, skipped_steps=1200)
+    assert "peak memory 1.50 GiB; 1,200 steps were skipped, not finite" in render(replace(report(), train=cost))

@@ -215,7 +215,17 @@ def test_widths_of_replayed_batches_are_rounded_up_to_eight_tokens(monkeypatch):
         return batch
 
     monkeypatch.setattr(loop, "shard_batch", shard_batch)
-    monkeypatch.setattr(path, "_recorder", lambda device: Eager())
+    usual = path.FastPath
+    monkeypatch.setattr(path, "FastPath", lambda recorder: usual(Eager()))
     rows = tiny_rows(48, longest=22)
     train(adapted(), rows, rows, config(epochs=1, batch_size=4), **QUIET)
     assert widths == {8, 16, 22}  # 22 is the most that a row may have
+
+
+def test_a_training_without_a_finite_step_is_an_error():
+    """Fewer steps than --max_skipped: it ended well, with an adapter that was never trained."""
+    model = inject(tiny_distilbert(), LoRAConfig(rank=4, alpha=1e30, dropout=0.0))
+    with pytest.raises(
+        TrainingError, match=r"no loss or gradient was finite in 12 steps, .*; lower --learning_rate or --alpha"
+    ):
+        train(model, tiny_rows(48), tiny_rows(8), config(), **QUIET)
