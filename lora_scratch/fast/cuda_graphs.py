@@ -165,11 +165,18 @@ class Snapshot:
     def is_near(self, other: Snapshot, before: Snapshot) -> bool:
         """Return whether both have moved from `before` alike: all gradients together, the rest one by one.
 
-        A gradient that is zero in exact arithmetic holds rounding errors alone, so none is judged alone.
+        A gradient that is zero in exact arithmetic holds rounding errors alone, so none is judged alone. The same
+        generators must have moved: a replay that draws the same numbers again, or none, is no step.
         """
+        if self._drew(before) != other._drew(before):
+            return False
         mine, others, start = (snapshot._values() for snapshot in (self, other, before))
         apart, moved = _distances(others, mine), _distances(others, start)
         return bool((torch.stack(apart) <= TOLERANCE * torch.stack(moved)).all())
+
+    def _drew(self, before: Snapshot) -> list[bool]:
+        states = ((state, before.random[name]) for name, state in self.random.items())
+        return [not torch.equal(*two) for two in states if isinstance(two[0], Tensor)]
 
     def _values(self) -> list[list[Tensor]]:
         pairs = zip(self.steps.parameters, self.gradients, strict=True)

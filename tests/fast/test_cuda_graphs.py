@@ -204,6 +204,58 @@ def test_a_gradient_in_the_memory_of_the_graphs_is_refused():
     assert run.model.bystander.grad is None
 
 
+class FrozenNumbers(FakeRecorder):
+    """Replays with the random numbers of the recording, as a generator that is not part of the graph."""
+
+    def recording(self, computation):
+        state = torch.get_rng_state()
+
+        def same():
+            now = torch.get_rng_state()
+            torch.set_rng_state(state)
+            result = computation()
+            torch.set_rng_state(now)
+            return result
+
+        return Recording(same, self.pool)
+
+
+def test_a_graph_that_draws_the_same_numbers_again_is_refused():
+    """Its first replay is right in every bit, and each later one drops the same entries."""
+    with pytest.warns(UserWarning, match="trains without CUDA graphs: a recorded graph computes something else"):
+        found = outcome(graphed(FrozenNumbers(), dropout=0.1), batches())
+    assert_same(found, outcome(stepper(dropout=0.1), batches()))
+
+
+@pytest.mark.parametrize("part", ["weights", "moments", "gradients", "margins"])
+def test_an_update_that_fails_halfway_is_undone(part):
+    """Weights, moments, gradients and what a listener counts: the step is then run as usual, once."""
+    run = graphed(FakeRecorder(rehearsal_fails=RuntimeError("waits")), dropout=0.1)
+    seen = torch.zeros(())
+    run.listener, run.listener_tensors = (lambda batch, _: seen.add_(len(batch.rows))), [seen]
+    plain = stepper(dropout=0.1)
+    with pytest.warns(UserWarning, match="without CUDA graphs: waits"):
+        found = outcome(run, batches())
+    expected = outcome(plain, batches())
+    moments = [[value for p in each.parameters for value in each.optimizer.state[p].values()] for each in (run, plain)]
+    values = {
+        "weights": (list(found[1].values()), list(expected[1].values())),
+        "moments": moments,
+        "gradients": [[torch.tensor(report.gradient_norm) for report in reports] for reports, _ in (found, expected)],
+        "margins": ([seen], [torch.tensor(float(sum(len(b.rows) for group in batches() for b in group)))]),
+    }
+    assert all(torch.equal(x, y) for x, y in zip(*values[part], strict=True))
+
+
+def test_a_measured_step_runs_its_update_as_usual():
+    """Hooks of the optimizer see it, which a replay runs none of."""
+    run, seen = graphed(FakeRecorder()), []
+    run.is_measured = lambda: run.step % 3 == 0
+    run.optimizer.register_step_post_hook(lambda *_: seen.append(run.step) if run.is_measured() else None)
+    assert_same(outcome(run, batches()), outcome(stepper(), batches()))
+    assert seen == [0, 3, 6]
+
+
 def test_an_error_of_the_model_itself_is_raised(monkeypatch):
     """It is no matter of graphs: run as usual, it is the same error."""
     monkeypatch.setattr(step, "classify", lambda *_: torch.zeros(2, 3) @ torch.zeros(2, 3))

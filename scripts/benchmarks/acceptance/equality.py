@@ -110,9 +110,13 @@ def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     return float(torch.stack(squares).sum().sqrt())
 
 
-def is_close(errors: Mapping[str, Any], precision: str) -> bool:
+def is_close(
+    errors: Mapping[str, Any],
+    precision: str,
+    tolerances: Mapping[str, tuple[float, float]] | None = None,
+) -> bool:
     """Return whether both errors are within the tolerance of the precision. NaN is not."""
-    loss, weight = TOLERANCES[precision]
+    loss, weight = (tolerances or TOLERANCES)[precision]
     return bool(errors["loss_error"] <= loss and errors["weight_error"] <= weight)
 
 

@@ -20,6 +20,9 @@ from .setup import Setup, batches_of, random_rows
 HEAD_DIMS = (32, 64)  # of MiniLM and DistilBERT
 STEPS, ROWS, LONGEST = 60, 32, 64
 SMALL_STEPS, SMALL_ROWS, SMALL_LONGEST = 12, 4, 16
+# As in equality.py, but in bf16 two kernels round in other places: 0.13 of the movement on a CPU in
+# small form, where fp32 is 3e-6 off. Rows that are mixed up are off by over 0.5.
+KERNEL_TOLERANCES = {"fp32": TOLERANCES["fp32"], "bf16": (2e-2, 3e-1)}
 LARGE_BUCKET = 256  # tokens: hundreds of tokens fill a batch up
 
 
@@ -44,7 +47,7 @@ def rows_against_padded(setup: Setup) -> Finding:
     In fp32 and bf16. What fills a bucket up must not count.
     """
     figures, problems = {}, []
-    for precision in ("fp32", "bf16"):
+    for precision in KERNEL_TOLERANCES:
         kernel = kernel_for(setup, precision)
         padded = take_steps(setup, steps_by_row(setup, None), precision=precision, dropout=0.0)
         for name, multiple in (("", row_batches.MULTIPLE), (", large buckets", LARGE_BUCKET)):
@@ -52,7 +55,7 @@ def rows_against_padded(setup: Setup) -> Finding:
                 steps = steps_by_row(setup, kernel)
             by_row = take_steps(setup, steps, precision=precision, dropout=0.0)
             figures[precision + name] = errors = compare(padded, by_row)
-            problems += [] if is_close(errors, precision) else [f"{precision}{name} differs"]
+            problems += [] if is_close(errors, precision, KERNEL_TOLERANCES) else [f"{precision}{name} differs"]
     return Finding(setup.describe() + line_of_errors(figures, problems), holds=not problems, figures=figures)
 
 

@@ -5,11 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lora_scratch.commands.benchmarks.acceptance import equality, loop_proofs, memory_proofs, parts
+from lora_scratch.commands.benchmarks.acceptance import equality, lever_speed, loop_proofs, memory_proofs, parts, row_proofs
 from lora_scratch.commands.benchmarks.acceptance import setup as acceptance_setup
 from lora_scratch.commands.benchmarks.acceptance.recorder import RepeatingRecorder
 from lora_scratch.commands.benchmarks.acceptance.setup import Setup, build_model, random_rows
+from lora_scratch.fast import cuda_graphs
 from lora_scratch.fast.path import FastPath
+from lora_scratch.fast.segments import exact_attention
 from lora_scratch.training import loop, state
 
 CPU = Setup(torch.device("cpu"))
@@ -51,7 +53,10 @@ def test_graphs_that_replay_something_else_are_not_accepted(recorder, monkeypatc
     monkeypatch.setattr(equality, "TOLERANCES", {"fp32": equality.TOLERANCES["fp32"]})
     finding = equality.graph_against_eager(CPU)
     assert finding.holds is False
-    assert "fp32 differs" in finding.line
+    assert "fp32 recorded 0 shapes: trains without CUDA graphs: a recorded graph computes something else" in finding.line
+    monkeypatch.setattr(torch, "allclose", lambda *_, **__: True)  # the test at the recording, off
+    monkeypatch.setattr(cuda_graphs.Snapshot, "is_near", lambda *_: True)
+    assert "fp32 differs" in equality.graph_against_eager(CPU).line
 
 
 def test_graphs_that_were_never_recorded_prove_nothing(monkeypatch):
@@ -61,6 +66,36 @@ def test_graphs_that_were_never_recorded_prove_nothing(monkeypatch):
     finding = equality.graph_against_eager(CPU)
     assert finding.holds is False
     assert "fp32 recorded 0 shapes: trains without CUDA graphs: operation not permitted" in finding.line
+
+
+def test_rows_by_number_are_the_padded_ones_and_their_graphs_the_eager_steps():
+    """In bits for the graphs of the fake; to the tolerance for padding and buckets, which are summed in another order."""
+    padded, graphs, kernels = (
+        proof(CPU) for proof in (row_proofs.rows_against_padded, row_proofs.rows_graph_against_eager, row_proofs.kernels)
+    )
+    assert [finding.holds for finding in (padded, graphs, kernels)] == [True] * 3
+    assert all(errors["equal_bits"] and errors["recorded_shapes"] >= 1 for errors in graphs.figures.values())
+    assert padded.figures["fp32"]["loss_error"] < 1e-5 > padded.figures["fp32, large buckets"]["loss_error"]
+
+
+def test_rows_that_are_mixed_up_are_not_accepted(monkeypatch):
+    """Attention over all tokens: the losses and the kernel's own test show it."""
+
+    def mixing(q, k, v, starts, longest, scaling, dropout):
+        alone = [torch.tensor([0, len(x)], dtype=torch.int32) for x in (q, k)]
+        return exact_attention(q, k, v, alone, longest, scaling, dropout)
+
+    monkeypatch.setattr(row_proofs, "kernel_for", lambda *_: mixing)
+    assert "fp32 differs" in row_proofs.rows_against_padded(CPU).line
+    monkeypatch.setattr(row_proofs, "exact_attention", mixing)
+    assert row_proofs.kernels(CPU).holds is False
+
+
+def test_every_lever_of_a_gpu_is_timed():
+    """With all, and without each."""
+    finding = lever_speed.lever_speed(CPU)
+    assert [*finding.figures["batch 4"]] == ["all", "without graphs", "without packing", "without both"]
+    assert all(value > 0 for value in finding.figures["batch 4"].values())
 
 
 def test_a_model_that_can_not_be_captured_trains_on():
@@ -81,13 +116,7 @@ def test_a_broken_fallback_is_not_accepted(broken, problem, monkeypatch):
     elif broken == "refusal":
         monkeypatch.setattr(equality, "RepeatingRecorder", lambda refuses: RepeatingRecorder())
     else:
-        usual = RepeatingRecorder._refuse
-
-        def draw_and_refuse(self, method):
-            torch.manual_seed(99)
-            usual(self, method)
-
-        monkeypatch.setattr(RepeatingRecorder, "_refuse", draw_and_refuse)
+        monkeypatch.setattr(cuda_graphs, "set_random_state", lambda state: torch.manual_seed(99))
     finding = equality.fallback(CPU)
     assert finding.holds is False
     assert problem in finding.line
@@ -216,7 +245,7 @@ def test_memory_is_that_of_steps_which_are_recorded(monkeypatch):
     monkeypatch.setattr(FastPath, "close", lambda self: seen.append(len(self.graphs.recorded)))
     kept, peak = memory_proofs._reserved_by(CPU, [8, 16, 8, 16] * 2)
     assert kept <= peak
-    assert seen == [0, 2]  # of the model's own path, and of the stepper's
+    assert seen == [0, 3]  # of the model's own path, and of the stepper's: two widths and the update
 
 
 def test_training_goes_on_in_pieces_when_memory_runs_out(monkeypatch):
