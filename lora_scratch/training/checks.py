@@ -1,4 +1,4 @@
-"""What is checked before a training: that there are rows, and that all processes have the same job. After it: that it was one."""
+"""What is checked of a training: before it that there are rows and one job for all processes, after it that a step counted."""
 
 from __future__ import annotations
 
