@@ -1,4 +1,4 @@
-"""What is checked of a training: before it that there are rows and one job for all processes, after it that a step counted."""
+"""What is checked of a training: before it the rows and that all processes have one job, after it that a step counted."""
 
 from __future__ import annotations
 
