@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -47,6 +48,7 @@ WARMUP_STEPS = 100
 SEED = 0
 POSITION_BASE, POSITION_SCALE = 50.0, 0.15  # by trial: wavelengths of 6 to 300 tokens
 STAMP = "foundation.json"
+FILE_BYTES = 2**20  # of the model and its tokenizer, with some room: measured 0.56 MB
 CHOOSE_ANOTHER = "set XDG_CACHE_HOME to a folder that can be written to"
 WRITERS = ("transformers", "tokenizers", "safetensors")  # older versions may not read their files
 
@@ -66,8 +68,17 @@ def foundation_folder(*, progress: bool = True, steps: int = STEPS) -> Path:
         return folder
     with one_builder(folder, remedy=CHOOSE_ANOTHER):  # the others wait, and then find the model
         if not is_usable(folder):
+            _check_space(folder.parent)
             _write_foundation(folder, steps=steps, progress=progress)
     return folder
+
+
+def _check_space(cache: Path) -> None:
+    """Check before the build, which takes a while, that its files have room. Raise ModelError otherwise."""
+    free = shutil.disk_usage(cache).free
+    if free < FILE_BYTES:
+        fault, expected = f"{free:,} bytes are free", f"{FILE_BYTES:,} for the demo's model"
+        raise ModelError(fault, where=str(cache), expected=expected, remedy=f"free some space, or {CHOOSE_ANOTHER}")
 
 
 def _write_foundation(folder: Path, *, steps: int, progress: bool) -> None:

@@ -60,13 +60,13 @@ def _run(main: Callable[[], None], *, in_processes: bool) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except (RuntimeError, MemoryError) as error:
+    except BrokenPipeError:
+        sys.exit(READER_GONE)
+    except (RuntimeError, MemoryError, OSError) as error:
         if not is_out_of_memory(error):
             raise
         _say("error", _out_of_memory())
         sys.exit(1)
-    except BrokenPipeError:
-        sys.exit(READER_GONE)
 
 
 @contextmanager

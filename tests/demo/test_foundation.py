@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from transformers import AutoModelForSequenceClassification
 
 from lora_scratch.demo import foundation
 from lora_scratch.demo.foundation import foundation_folder
+from lora_scratch.errors import ModelError
 
 
 @pytest.fixture
@@ -114,3 +119,41 @@ def test_relative_cache_home_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None
     """As the XDG specification asks."""
     monkeypatch.setenv("XDG_CACHE_HOME", "here")
     assert foundation.cache_root() == Path.home() / ".cache" / "lora-scratch"
+
+
+def test_a_full_disk_is_found_before_the_build(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says how to choose another place."""
+    monkeypatch.setattr(foundation, "build_foundation", None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=4096))
+    message = rf"{cache}/lora-scratch: 4,096 bytes are free; expected 1,048,576 .*set XDG_CACHE_HOME to a folder"
+    with pytest.raises(ModelError, match=message):
+        foundation_folder(progress=False, steps=1)
+
+
+@pytest.mark.torture
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_of_four_processes_that_need_the_model_one_builds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty times; the others wait and find it whole."""
+    for number in range(20):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(number)))
+        children = [fork(build_or_find) for _ in range(4)]
+        assert sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children) == [0, 0, 0, 1]
+
+
+def fork(work: Callable[[], int]) -> int:
+    """Start a process that ends with the number that `work` returns. Return its process id."""
+    child = os.fork()
+    if not child:
+        code = 8
+        try:
+            code = work()
+        finally:
+            os._exit(code)
+    return child
+
+
+def build_or_find() -> int:
+    """Return the number of models that this process builds; 9 if there is none in the end."""
+    build, built = foundation.build_foundation, []
+    foundation.build_foundation = lambda **how: built.append(how) or build(**how)
+    return len(built) if foundation.is_usable(foundation_folder(progress=False, steps=1)) else 9

@@ -1,14 +1,18 @@
-"""train.py on disks that are full, read-only or become so: one line, and what was whole stays whole."""
+"""Commands on disks that are full, read-only or become so: one line, and what was whole stays whole."""
 
 import contextlib
 import io
 import json
+import os
+import sys
 
 import pytest
 from support.command_line import call, train_arguments
 from support.disks import on_a_disk, remount
 
-from lora_scratch.commands import train
+from lora_scratch.commands import export, predict, train
+from lora_scratch.runs import run_command
+from lora_scratch.runs.streams import READER_GONE
 from lora_scratch.serialization.verify import problems_in_folder
 from lora_scratch.training import Checkpoints, loop
 from lora_scratch.training.checkpoint import read_state
@@ -19,10 +23,10 @@ LARGE = ["--rank", 32, "--dropout", 0.1]  # of a state, 0.3 MB
 OFTEN = ["--save_steps", 1, "--keep", 100]
 
 
-def tell(*arguments):
-    """The exit code of train.py, and the lines with its errors."""
+def tell(*arguments, script=train):
+    """The exit code of a script, and the lines with its errors."""
     with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
-        code = call(train, *arguments)
+        code = call(script, *arguments)
     return code, [line for line in said.getvalue().splitlines() if line.startswith("error")]
 
 
@@ -92,3 +96,33 @@ def test_a_read_only_disk_is_one_line_and_a_resume_ends_in_the_same_bytes_when_i
     assert (kept, problems) == (1, [])
     assert last == (0, [])
     assert found == result(job.run)[0]
+
+
+def write_models(disk, job):
+    """A merged model, a split one and a whole one that was trained; what is left of them."""
+    run = train_arguments(job.base, job.data, disk / "run")
+    told = [tell(name, job.adapter, "--output", disk / name, script=export) for name in ("merge", "split")]
+    told.append(tell(*run, "--trainable", "head", "--epochs", 1))
+    return told, sorted(path.name for path in disk.iterdir()), sorted(path.name for path in (disk / "run").iterdir())
+
+
+def test_models_that_do_not_fit_on_a_disk_are_one_line_and_leave_nothing(job, tmp_path):
+    """safetensors raises a type of its own."""
+    told, left, run = on_a_disk(tmp_path / "disk", write_models, job, size="60k")
+    for (code, lines), place in zip(told, ("merge", "split", "run/model"), strict=True):
+        assert code == 1
+        line = f"error: {tmp_path}/disk/{place}: could not be written (No space left on device); "
+        assert lines == [f"{line}free some space or choose another folder"]
+    assert left == ["run"]
+    assert run == [".lock", "config.json", "metrics.jsonl"]
+
+
+def test_predict_stops_when_nobody_reads_its_answers(job, monkeypatch):
+    """`predict | head` does not classify the rest of a million texts; exit code 141."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(writer, "w", buffering=1))
+    monkeypatch.setattr(sys, "argv", ["predict", str(job.adapter), "i am happy"])
+    with pytest.raises(SystemExit) as stop:
+        run_command(predict.main, needs_reader=predict.NEEDS_READER)
+    assert (stop.value.code, predict.NEEDS_READER) == (READER_GONE, True)
