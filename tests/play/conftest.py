@@ -3,6 +3,7 @@
 import pytest
 from support.command_line import call, train_arguments
 from support.folders import save_base, save_rows
+from support.pictures import quick_pictures
 from support.task_jobs import MULTI_LABEL, NUMBER, PAIR, save_bert_base, train_task
 
 from lora_scratch.play.played import PlayedAdapter
@@ -19,9 +20,10 @@ def folders(tmp_path_factory):
 
     place = tmp_path_factory.mktemp("play")
     base, data = save_base(place / "base", labels=("negative", "positive")), save_rows(place / "data")
-    assert call(train, *train_arguments(base, data, place / SINGLE), "--rank", 3) == 0  # lower than the others
     bert = save_bert_base(place / "bert")
-    several = {kind: train_task(place / kind, bert, kind) for kind in (MULTI_LABEL, NUMBER, PAIR)}
+    with quick_pictures():
+        assert call(train, *train_arguments(base, data, place / SINGLE), "--rank", 3) == 0  # lower than the others
+        several = {kind: train_task(place / kind, bert, kind) for kind in (MULTI_LABEL, NUMBER, PAIR)}
     return {SINGLE: place / SINGLE / "adapter", **several}
 
 

@@ -95,9 +95,9 @@ def test_an_environment_that_torchrun_did_not_make_is_refused_by_name(monkeypatc
 
 
 def test_a_slow_process_is_waited_for_as_long_as_it_goes_on():
-    """Seven seconds behind in all, but never as long as the time-out of six: it is heard after each of its batches. A batch
+    """Five seconds behind in all, but never as long as the time-out of four: it is heard after each of its batches. A batch
     is a tenth of the time-out, so a machine with much else to do passes too."""
-    assert in_processes(rank_work.slow_rows, batches=12, seconds=0.6, timeout_s=6) == [list(range(24))] * 2
+    assert in_processes(rank_work.slow_rows, batches=12, seconds=0.4, timeout_s=4) == [list(range(24))] * 2
 
 
 def test_on_gpus_each_process_of_a_machine_takes_its_own_and_tensors_there_go_by_nccl(monkeypatch):

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from support.command_line import call, train_arguments
 from support.folders import save_base, save_rows
+from support.pictures import pages_without_drawings as pages_without_drawings
+from support.pictures import quick_pictures
 from support.task_jobs import MULTI_LABEL, NUMBER, PAIR, save_bert_base, train_task
 
 
@@ -32,7 +34,8 @@ def job(tmp_path_factory) -> Job:
 
     place = tmp_path_factory.mktemp("job")
     made = Job(save_base(place / "base", labels=("negative", "positive")), save_rows(place / "data"), place / "run")
-    assert call(train, *train_arguments(made.base, made.data, made.run)) == 0
+    with quick_pictures():
+        assert call(train, *train_arguments(made.base, made.data, made.run)) == 0
     return made
 
 
@@ -41,4 +44,5 @@ def task_adapters(tmp_path_factory) -> dict[str, Path]:
     """A trained adapter folder of every kind of task_jobs.py, on one base."""
     place = tmp_path_factory.mktemp("tasks")
     base = save_bert_base(place / "base")
-    return {kind: train_task(place / kind, base, kind) for kind in (MULTI_LABEL, NUMBER, PAIR)}
+    with quick_pictures():
+        return {kind: train_task(place / kind, base, kind) for kind in (MULTI_LABEL, NUMBER, PAIR)}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from support import rank_work
 from support.command_line import call
+from support.pictures import quick_pictures
 from support.ranks import FORKS, start_server
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -70,4 +71,5 @@ def _worker(name, arguments, folder, killed):
     first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
     if killed and first and killed[0] == int(os.environ["RANK"]):
         rank_work.signal_at(killed[1], signal.SIGKILL, before=lambda: (folder / "killed").write_text(str(time.time())))
-    sys.exit(call(rank_work.SCRIPTS[name], *arguments, in_processes=True))
+    with quick_pictures():
+        sys.exit(call(rank_work.SCRIPTS[name], *arguments, in_processes=True))

@@ -8,6 +8,7 @@ process holds already, so that two runs of the tests never meet.
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,19 +17,21 @@ from multiprocessing import connection, forkserver, get_context
 from typing import Any
 from unittest import mock
 
+from support.pictures import quick_pictures
 from torch.distributed import TCPStore
 
 from lora_scratch.errors import LoraScratchError
 from lora_scratch.runtime.distributed import process_group
 
 WITHIN_S = 150  # the work takes a second, but the first time the server has all its imports to do
+LATE = ["sklearn.metrics", "matplotlib.backends.backend_svg", "jinja2"]  # else each process would import them, for 1.3 s
 FORKS = get_context("forkserver")
 
 
 @cache
 def start_server() -> None:
     """Once for all tests."""
-    FORKS.set_forkserver_preload(["support.rank_work"])
+    FORKS.set_forkserver_preload(["support.rank_work", *LATE])
     with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)), OMP_NUM_THREADS="1"):
         forkserver.ensure_running()
 
@@ -74,7 +77,7 @@ def _result(ours: connection.Connection, process: Any) -> Any:
     if not ours.poll(WITHIN_S):
         raise TimeoutError(f"more than {WITHIN_S} s")
     try:
-        kind, value = ours.recv()
+        kind, value = pickle.loads(ours.recv_bytes())  # noqa: S301
     except EOFError:
         process.join()
         return process.exitcode
@@ -89,9 +92,14 @@ def _run(environment: dict[str, str], out: Any, function: Callable[[], Any]) -> 
     torch.set_num_threads(1)
     os.environ.update(environment)
     try:
-        with process_group():
-            out.send(("result", function()))
+        with quick_pictures(), process_group():
+            _send(out, "result", function())
     except LoraScratchError as error:
-        out.send(("error", error.__class__(str(error)) if error.__class__ is not LoraScratchError else error))
+        _send(out, "error", error.__class__(str(error)) if error.__class__ is not LoraScratchError else error)
     except Exception:
-        out.send(("defect", traceback.format_exc()))
+        _send(out, "defect", traceback.format_exc())
+
+
+def _send(out: Any, kind: str, value: Any) -> None:
+    """By value: torch would leave its tensors here to be fetched, and this process may have ended by then."""
+    out.send_bytes(pickle.dumps((kind, value)))

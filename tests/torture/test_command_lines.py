@@ -23,6 +23,7 @@ from support.command_damage import KNOWN_GOOD_AND_LONG, Line, command_lines, dam
 from support.command_line import call, train_arguments
 from support.damage import told
 from support.folders import save_base, save_rows
+from support.pictures import quick_pictures
 from support.typed_flags import COMMANDS, command
 from support.typed_flags import flags_of as flags_in
 
@@ -175,8 +176,9 @@ def test_every_command_has_a_command_line_here_that_works(desk, monkeypatch, cap
     """A new command is a new row of `command_lines`; what is damaged below is whole to begin with."""
     lines = command_lines(desk.base, desk.data, desk.adapter, desk.out)
     assert {script.split()[0] for script in lines} == set(COMMANDS) - LONG
-    for script, line in lines.items():
-        assert run_one(desk, script, line, monkeypatch, capsys) == 0, script
+    with quick_pictures():
+        for script, line in lines.items():
+            assert run_one(desk, script, line, monkeypatch, capsys) == 0, script
 
 
 def test_damaged_command_line_ends_in_one_line_in_a_short_sample(go):
@@ -187,7 +189,8 @@ def test_damaged_command_line_ends_in_one_line_in_a_short_sample(go):
 def test_several_trainings_at_a_time_leave_standard_output_as_it_was(desk, monkeypatch, capsys):
     """Else every command after them in this process would fail, and blame itself."""
     stdout, line = sys.stdout, command_lines(desk.base, desk.data, desk.adapter, desk.out)["compare"]
-    assert run_one(desk, "compare", [*line, "1", "2", "--processes", "3"], monkeypatch, capsys) == 0
+    with quick_pictures():
+        assert run_one(desk, "compare", [*line, "1", "2", "--processes", "3"], monkeypatch, capsys) == 0
     assert sys.stdout is stdout
 
 

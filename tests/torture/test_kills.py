@@ -19,8 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import sklearn.metrics  # noqa: F401  (else every child would import it)
 from support.command_line import call
 from support.folders import save_base, save_rows
+from support.pictures import quick_pictures
 
 from lora_scratch.commands import train
 from lora_scratch.training import Checkpoints
@@ -171,7 +173,8 @@ def test_a_killed_run_ends_in_the_adapter_of_the_whole_one(tmp_path):
         "--precision",
         "fp32",
     ]
-    tally = torture([*small, *HARD], kills=3, seed=1, place=tmp_path)
+    with quick_pictures():
+        tally = torture([*small, *HARD], kills=3, seed=1, place=tmp_path)
     assert tally.by_clock + tally.in_save == 3
 
 

@@ -18,6 +18,7 @@ from support.alarm import no_hang
 from support.command_line import call, train_arguments
 from support.damage import copy, told
 from support.folders import save_base, save_rows
+from support.pictures import quick_pictures
 from support.run_damage import SAME, damage_run
 
 from lora_scratch.commands import train
@@ -98,7 +99,8 @@ def run_all(good: Path, place: Path, seeds: range, capsys) -> Counter[str]:
 
 def test_damaged_run_is_resumed_to_the_same_or_refused_in_a_short_sample(good, tmp_path, capsys):
     """The sample of the torture below that runs with the ordinary suite."""
-    run_all(good, tmp_path, range(SHORT), capsys)
+    with quick_pictures():
+        run_all(good, tmp_path, range(SHORT), capsys)
 
 
 @pytest.mark.torture
