@@ -61,7 +61,7 @@ def test_the_page_has_the_pictures_and_their_figures(made):
     """A heat map, bars and the dial, each with a text and a table; every trial is listed."""
     found, page = made
     outline = Outline(page)
-    pictures = [attributes for attributes in outline.all("svg") if attributes.get("role") == "img"]
+    pictures = [attributes for _, attributes in outline.elements if attributes.get("role") == "img"]
     assert [picture["aria-label"].split()[0] for picture in pictures] == ["Heat", "Bars", "Curve"]
     assert "What carries the gain" in page
     for trial in found["trials"]:

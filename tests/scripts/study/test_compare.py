@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from support.command_line import call, train_arguments
+from support.trainings import train_in_process
 
 from lora_scratch.commands import train
 from lora_scratch.commands.study import compare, section7
 from lora_scratch.runs import read_logits
-from lora_scratch.study import sweep
 from lora_scratch.tasks import mcnemar
 
 
@@ -28,15 +28,8 @@ def compared(folder, arguments, *more, rungs, seeds=(0,)):
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """No process for each run: its start takes longer than the run. The places that were trained."""
-    places = []
-
-    def run(script, place, flags, running):
-        places.append(place)
-        assert call(train, *flags, "--resume", place, "--output_dir", place) == 0
-
-    monkeypatch.setattr(sweep, "_train", run)
-    return places
+    """No process for each run. The places that were trained."""
+    return train_in_process(monkeypatch)
 
 
 def test_the_command_that_trains_is_where_comparisons_look_for_it():
@@ -149,12 +142,20 @@ def test_compare_runs_train_in_a_process_of_its_own(arguments, tmp_path):
     assert "accuracy" in place.with_suffix(".log").read_text(encoding="utf-8")
 
 
-def test_compare_says_which_run_failed_and_why(arguments, tmp_path, capsys):
-    """The last line of train.py, and where all of it is."""
-    assert compared(tmp_path / "comparison", [*arguments, "--rank", 9999], rungs=["lora"]) == 1
+def test_compare_says_which_run_failed_and_why(arguments, tmp_path, capsys, monkeypatch):
+    """The last line of the training, and where all of it is."""
+    script = tmp_path / "train.py"  # the command itself takes seconds to start
+    script.write_text(
+        "import sys\nprint(*sys.argv)\nsys.exit('error: --rank: found ' + sys.argv[sys.argv.index('--rank') + 1])"
+    )
+    monkeypatch.setattr(compare, "TRAIN", script)
+    arguments[arguments.index("--rank") + 1] = 9999
+    assert compared(tmp_path / "comparison", arguments, rungs=["lora"]) == 1
+    log = tmp_path / "comparison" / "lora" / "seed-0.log"
+    assert "--resume" in log.read_text(encoding="utf-8")
     said = capsys.readouterr().err
-    assert "seed-0" in said
-    assert "9999" in said
+    assert "\nerror: train.py for " in said
+    assert f"seed-0: --rank: found 9999; {log} has all it said" in said
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,11 @@ import pytest
 import torch
 from support.command_line import call
 from support.report_pages import Outline
+from support.trainings import train_in_process
 
 from lora_scratch.adapter import adapter_layers
-from lora_scratch.commands import train
 from lora_scratch.commands.study import section7
 from lora_scratch.runs import open_adapter
-from lora_scratch.study import sweep
 
 SMALL = ["--budget", 4, "--ranks", 1, 2, "--layer", 1, "--limit_train", 16, "--limit_eval", 8, "--epochs", 1]
 SMALL += ["--max_tokens", 32, "--learning_rate", 1e-2, "--precision", "fp32"]
@@ -21,17 +20,13 @@ SMALL += ["--max_tokens", 32, "--learning_rate", 1e-2, "--precision", "fp32"]
 @pytest.fixture(scope="module")
 def replay(job, tmp_path_factory):
     """The folder of a finished replay, how often it trained, and how to call it again."""
-    folder, calls, patch = tmp_path_factory.mktemp("replay"), [], pytest.MonkeyPatch()
-
-    def in_process(script, place, flags, running):
-        calls.append(place)
-        assert call(train, *flags, "--resume", place, "--output_dir", place) == 0
+    folder, patch = tmp_path_factory.mktemp("replay"), pytest.MonkeyPatch()
 
     def again(*more):
         arguments = ["--model", job.base, "--dataset", job.data, "--output_dir", folder, "--processes", 1, *SMALL, *more]
         return call(section7, *arguments)
 
-    patch.setattr(sweep, "_train", in_process)
+    calls = train_in_process(patch)
     assert again() == 0
     yield folder, calls, again
     patch.undo()

@@ -5,10 +5,10 @@ import json
 import pytest
 from support.command_line import call
 from support.folders import save_base
+from support.trainings import train_in_process
 
 from lora_scratch.commands.study import table2
 from lora_scratch.errors import ConfigError
-from lora_scratch.study import sweep
 
 SHORT = ["--epochs", 1, "--batch_size", 8, "--max_tokens", 16, "--precision", "fp32", "--threads", 1]
 
@@ -36,6 +36,7 @@ def run(tmp_path, *flags):
 
 def test_the_table_has_the_papers_figure_and_ours_by_both_protocols(glue, tmp_path, capsys, monkeypatch):
     """Regression on pairs and classes of single texts; a second call trains nothing."""
+    places = train_in_process(monkeypatch)
     flags = ["--tasks", "stsb", f"cola={glue / 'cola'}", "--data", glue, "--methods", "bitfit", "--seeds", 0]
     assert run(tmp_path, *flags) == 0
     lines = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
@@ -51,8 +52,9 @@ def test_the_table_has_the_papers_figure_and_ours_by_both_protocols(glue, tmp_pa
     shown = float(named["stsb"][5])
     honest = next(e for e in written["runs"] if (e["task"], e["protocol"]) == ("stsb", "honest"))
     assert shown == pytest.approx(100 * honest["pearson"], abs=0.05)
-    monkeypatch.setattr(sweep, "_train", None)
+    assert len(places) == 4
     assert run(tmp_path, *flags) == 0
+    assert len(places) == 4
 
 
 @pytest.mark.parametrize(
