@@ -119,6 +119,12 @@ def test_no_layout_is_guessed(names: list[str]) -> None:
     assert fitting_layout(names, Columns("text", "label")) == (Columns("text", "label"), "")
 
 
+def test_no_layout_takes_the_place_of_a_named_column() -> None:
+    """A name that is misspelled stays an error."""
+    for named in (Columns("sentense", "label"), Columns("text", "lable"), Columns("text", "label", "sentence2")):
+        assert fitting_layout(["sentence", "label"], named) == (named, "")
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
