@@ -27,7 +27,7 @@ def markdown_code(text: str) -> str:
     return f"`{line}`" if not longest else f"{'`' * (longest + 1)} {line} {'`' * (longest + 1)}"
 
 
-class _OneLine(yaml.SafeDumper):
+class _OneLine(yaml.SafeDumper):  # type: ignore[misc]  # yaml has no types
     """Writes a text with line breaks or control characters in double quotes, on one line."""
 
 
