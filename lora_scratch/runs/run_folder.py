@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, Interrupted, LoraScratchError
-from ..runtime.atomic import file_errors, remove_leftovers, write_json
+from ..runtime.atomic import NAME_ONE, NAMELESS, file_errors, is_nameless, remove_leftovers, write_json
 from ..runtime.distributed import broadcast, is_main
 from ..runtime.lock import LOCK, sole_writer
 from ..runtime.paths import typed_path
 from .options import RunOptions
 from .resume import CONFIG
+
+OUTPUT_DIR = "--output_dir"
 
 
 @contextmanager
@@ -46,13 +48,15 @@ def run_folder(options: RunOptions, record: Mapping[str, Any]) -> Iterator[Path]
             raise Interrupted(f"{stop}; go on with --resume {folder}", signal_number=stop.signal_number) from None
 
 
-def check_free(folder: Path, *, flag: str = "--output_dir") -> Path:
+def check_free(folder: Path, *, flag: str = OUTPUT_DIR) -> Path:
     """Return `folder` if it is absent or empty, and can be written to or created.
 
     Raises:
         ConfigError: it holds files, is a file, may not be written to, or the path is impossible.
     """
     typed_path(folder, flag=flag, written=True)
+    if flag != OUTPUT_DIR and is_nameless(folder):  # a run's own folder is filled, others are renamed to
+        raise ConfigError(NAMELESS, where=f"{flag} {folder}", expected="a new folder", remedy=NAME_ONE)
     try:
         str(folder).encode()  # the tokenizer and safetensors can write nowhere else
         taken = os.path.lexists(folder) and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir()))
@@ -60,7 +64,7 @@ def check_free(folder: Path, *, flag: str = "--output_dir") -> Path:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError(f"can't be used ({reason})", where=f"{flag} {folder}", remedy="choose another") from error
     if taken:
-        goes_on = f"go on with --resume {folder}, or " if (folder / CONFIG).exists() and flag == "--output_dir" else ""
+        goes_on = f"go on with --resume {folder}, or " if (folder / CONFIG).exists() and flag == OUTPUT_DIR else ""
         raise ConfigError(
             "holds files already", where=f"{flag} {folder}", remedy=f"{goes_on}choose a new folder, or remove this one"
         )

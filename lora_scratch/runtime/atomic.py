@@ -18,6 +18,7 @@ from ..errors import LoraScratchError
 from .json_text import MOST_BYTES, MOST_VALUES, parse_json
 
 NOT_WRITTEN, FREE_SPACE = "could not be written", "free some space or choose another folder"
+NAMELESS, NAME_ONE = "is a folder without a name of its own", "name a folder inside it"
 MARK = ".lora-scratch-"  # in the name of every temporary file and folder, so that no other is ever removed
 TEMPORARY = re.compile(rf"\.([^/]+){re.escape(MARK)}[0-9a-f]{{8}}(?=/|$)")  # a folder that is being written
 RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # safetensors and tokenizers raise types of their own for a full disk
@@ -130,6 +131,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.is_symlink():  # a rename would replace the link, and its target would stay as it was
         remedy = "name the folder that it leads to"
         raise LoraScratchError("is a symbolic link", where=str(path), expected="a folder, or nothing yet", remedy=remedy)
+    if is_nameless(path):
+        raise LoraScratchError(NAMELESS, where=str(path), expected="a new folder", remedy=NAME_ONE)
     if os.path.exists(path) and not os.path.isdir(path):
         raise LoraScratchError("is a file", where=str(path), expected="a folder, or nothing yet")
     with file_errors(path, "could not be created", "choose another folder"), _parents(path):
@@ -142,6 +145,11 @@ def new_folder(path: Path) -> Iterator[Path]:
                 _flush_folder(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_nameless(path: Path) -> bool:
+    """Return whether nothing can be renamed to this path: `.`, `..` and `/` are folders that one is in."""
+    return path.name in ("", "..")
 
 
 def remove_folder(path: Path) -> None:

@@ -1,6 +1,7 @@
 """lora_scratch/runs/run_folder.py: a place is refused before the work whose result would find no place there."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +76,12 @@ def test_a_run_that_leads_out_of_its_folder_is_not_resumed(tmp_path, name):
     with pytest.raises(LoraScratchError, match=rf"{name}: is a symbolic link"), run_folder(options, {}):
         pass
     assert outside.read_text(encoding="utf-8") == "precious"
+
+
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_an_output_that_is_renamed_to_needs_a_name(tmp_path, monkeypatch, name):
+    """Before the work; a run can fill the empty folder that one is in."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"^--output {name}: is a folder without a name of its own"):
+        check_free(Path(name), flag="--output")
+    assert check_free(Path(".")) == Path(".")

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -307,6 +308,16 @@ def test_a_folder_is_not_replaced_through_a_link(tmp_path):
     with pytest.raises(LoraScratchError, match="is a symbolic link"), new_folder(tmp_path / "adapter"):
         pass
     assert (tmp_path / "adapter").is_symlink()
+
+
+@pytest.mark.parametrize("name", [".", "..", "inner/..", "/"])
+def test_a_folder_without_a_name_of_its_own_is_refused(tmp_path, monkeypatch, name):
+    """Nothing can be renamed to the folder that one is in."""
+    (tmp_path / "here" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(LoraScratchError, match=r"without a name of its own; .* name a folder"), new_folder(Path(name)):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["here", "inner"]
 
 
 @pytest.mark.parametrize("error", [Exception, RuntimeError, ValueError])
