@@ -56,7 +56,7 @@ def save_adapter(
         write_bytes(place / WEIGHTS, weights)
         in_out = contents.stores_in_out
         config = to_peft_config(contents.config, base_model=base_model, fan_in_fan_out=in_out, own=own)
-        write_text(place / CONFIG, json.dumps(config, indent=2, sort_keys=True))  # no newline, as PEFT
+        write_text(place / CONFIG, json.dumps(config, indent=2, sort_keys=True, allow_nan=False))  # no newline, as PEFT
         write_json(place / PROVENANCE, provenance.as_json())
         write_text(place / CARD, card or _plain_card(base_model, own=own))
     return Path(folder)

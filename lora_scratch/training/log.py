@@ -41,7 +41,7 @@ class MetricsLog:
         if self.path is not None:
             problem = "could not be written"
             with file_errors(self.path, problem), open_own(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(event) + "\n")
+                file.write(json.dumps(event, allow_nan=False) + "\n")
 
     def position(self) -> int:
         """Flush the file to the disk and return its size in bytes, for a checkpoint."""

@@ -1,6 +1,7 @@
 """lora_scratch/training/log.py: a damaged line costs history, never the run."""
 
 import json
+import math
 
 import pytest
 
@@ -58,3 +59,16 @@ def test_a_line_of_another_form_ends_the_history(tmp_path, recwarn, line):
     log = MetricsLog(path)
     log.rewind(path.stat().st_size)
     assert log.events == [good]
+
+
+def test_a_figure_that_is_not_finite_is_text_at_any_depth(tmp_path):
+    """JSON has no NaN: other readers would refuse the line."""
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.write(event="step", loss=math.nan, modules={"q": {"norm": math.inf}})
+    (line,) = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    event = json.loads(line, parse_constant=refuse)
+    assert (event["loss"], event["modules"]) == ("nan", {"q": {"norm": "inf"}})
