@@ -44,7 +44,7 @@ def answers(folder, kind):
     ("kind", "section", "test", "why_not"),
     [
         (MULTI_LABEL, "Label by label", "Randomization test of macro-F1", "a text has several labels"),
-        (NUMBER, "Answer and truth", "Wilcoxon's signed-rank test of squared errors", "a number has no probability"),
+        (NUMBER, "Predicted against true", "Wilcoxon's signed-rank test of squared errors", "a number has no probability"),
         (PAIR, "Class by class", "McNemar's exact test", None),
     ],
 )
