@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.pages import blocks, commands, is_ours, missing_flags
+from support.pictures import quick_pictures
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -82,8 +83,9 @@ def test_vera_is_a_variant_of_the_commands_too(elsewhere, monkeypatch, capsys):
         main()
         return capsys.readouterr().out
 
-    few = ["--limit_train", 64, "--limit_eval", 24, "--epochs", 1]
-    assert "report: run/report.json" in run("train", "--variant", "vera", *few, "--output_dir", "run")
+    few = ["--limit_train", 64, "--limit_eval", 24, "--epochs", 1, "--linear_probe", "false"]
+    with quick_pictures():
+        assert "report: run/report.json" in run("train", "--variant", "vera", *few, "--output_dir", "run")
     assert " 8 " in run("inspect", "run/adapter")  # two vectors, and a ΔW of rank 8
     assert "nothing wrong" in run("inspect", "run/adapter", "--verify", "--model", "demo")
     for line in (["compress", "run/adapter", "--output", "small"], ["export", "split", "run/adapter", "--output", "parts"]):

@@ -5,23 +5,21 @@ import json
 import pytest
 import torch
 from support.command_line import call
-from support.folders import save_base
+from support.folders import cached_splits, save_base
 
 from lora_scratch.commands import check_data
 from lora_scratch.data import load_splits
-from lora_scratch.demo import demo_splits
 from lora_scratch.tasks import make_task
 from lora_scratch.training.margins import Margins, write_margins
-
-DEMO = demo_splits()
 
 
 @pytest.fixture
 def data(tmp_path):
     """Rows of the demo with one leaked test row, one conflict in train, and one near copy."""
-    rows = [f"{row.text};{DEMO.labels[row.label]}" for row in DEMO.train[:60]]
+    demo = cached_splits()
+    rows = [f"{row.text};{demo.labels[row.label]}" for row in demo.train[:60]]
     text, label = rows[3].split(";")
-    other = next(name for name in DEMO.labels if name != label)
+    other = next(name for name in demo.labels if name != label)
     splits = {
         "train": [*rows[:40], f"{text.upper()};{other}"],
         "validation": rows[40:50],
@@ -83,7 +81,7 @@ def test_a_model_adds_tokens_cut_rows_and_suspects(data, tmp_path, capsys):
     suspects = found["suspects"]
     assert len(suspects["rows"]) == min(3, suspects["number"])
     for row in suspects["rows"]:
-        assert row["suggested"] in DEMO.labels
+        assert row["suggested"] in cached_splits().labels
         assert row["suggested"] != row["label"]
     assert "Labels that may be wrong, the surest first" in capsys.readouterr().out
 

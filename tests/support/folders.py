@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from support.tiny import tiny_distilbert
@@ -21,9 +22,12 @@ def save_base(folder: Path, *, labels: tuple[str, ...], seed: int = 0) -> Path:
     return folder
 
 
+cached_splits = cache(demo_splits)  # a third of a second each time
+
+
 def save_rows(folder: Path, *, train: int = 64, held_out: int = 24) -> Path:
     """Some rows of the demo's corpus as train, validation and test files."""
-    splits = demo_splits()
+    splits = cached_splits()
     folder.mkdir(parents=True, exist_ok=True)
     for name, count in (("train", train), ("validation", held_out), ("test", held_out)):
         rows = [f"{row.text};{splits.labels[row.label]}" for row in getattr(splits, name)[:count]]
