@@ -1,42 +1,37 @@
 """scripts/play.py: one line with the address, then the page, until Ctrl-C."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import urllib.request
 
 import pytest
 from support.command_line import call
+from support.served import serve
 
 from lora_scratch.commands import play
 
 
 @pytest.fixture
-def started(job):
-    """The command in a process of its own, and the address that it prints."""
-    words = [sys.executable, "-m", "lora_scratch", "play", str(job.adapter)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
-    yield process, process.stdout.readline()
-    process.kill()
-    process.communicate()
+def started(job, tmp_path):
+    """The command in a process of its own."""
+    served = serve(job.adapter, tmp_path)
+    yield served
+    served.process.kill()
+    served.process.join()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_page_is_served_until_a_signal_ends_it(number, code, started):
     """On loopback, by a free port; a question is answered; the end is clean."""
-    process, line = started
+    line = started.first_line()
     (address,) = re.findall(r"^play: (http://127\.0\.0\.1:\d+/) +Ctrl-C ends it$", line)
     with urllib.request.urlopen(address, timeout=30) as page:  # noqa: S310
         assert b"<title>LoRA playground</title>" in page.read()
     with urllib.request.urlopen(f"{address}adapters", timeout=30) as answered:  # noqa: S310
         assert [one["name"] for one in json.load(answered)] == ["run"]
-    process.send_signal(number)
-    output, errors = process.communicate(timeout=30)
-    assert process.returncode == code
-    assert (output, "Traceback" in errors) == ("ended\n" if code == 0 else "", False)
+    assert started.end(number) == code
+    assert (started.output, "Traceback" in started.errors) == (f"{line}\n" + ("ended\n" if code == 0 else ""), False)
 
 
 def test_open_shows_the_page_in_the_browser(job, monkeypatch, capsys):
