@@ -150,7 +150,9 @@ def test_commands_that_share_work_say_so():
             loaded = importlib.import_module(f"{by_name.PACKAGE}.{module}")
             tail = Path(loaded.__file__).read_text(encoding="utf-8").splitlines()[-1].strip()
             shared = getattr(loaded, "IN_PROCESSES", False)
-            assert tail == ("run_command(main, in_processes=IN_PROCESSES)" if shared else "run_command(main)"), name
+            named = {"in_processes": "IN_PROCESSES", "needs_reader": "NEEDS_READER"}
+            options = [f"{flag}={constant}" for flag, constant in named.items() if getattr(loaded, constant, False)]
+            assert tail == f"run_command({', '.join(['main', *options])})", name
             several |= {name} if shared else set()
     assert several == {"train", "evaluate", "predict"}
 

@@ -87,7 +87,7 @@ def test_every_picture_can_be_drawn_from_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["draw", "--run", "run", "--section7", ".", "--output", "pictures"])
     runpy.run_path(str(SCRIPT), run_name="__main__")
     assert "9 pictures in pictures" in capsys.readouterr().out
-    drawn = {path.stem: words(path.read_text(encoding="utf-8")) for path in Path("pictures").iterdir()}
+    drawn = {path.stem: words(path.read_text(encoding="utf-8")) for path in Path("pictures").glob("*.svg")}
     assert drawn.keys() == NAMES
     assert "q φ(1,1) 1, v φ(1,1) 1" in drawn["subspaces"]
 

@@ -259,7 +259,7 @@ NO_PATHS = {
 }
 NO_PATHS |= {"head_start", "init", "label_column", "measures", "module", "only", "part", "precision", "preset", "push"}
 NO_PATHS |= {"repository", "schedule", "split", "targets", "text", "text_column", "texts", "trainable", "variant"}
-NO_PATHS |= {"labels", "pair", "pair_column", "prefix", "task", "tasks"}
+NO_PATHS |= {"labels", "pair", "pair_column", "prefix", "task", "tasks", "widget"}
 
 
 def is_path(flag):
