@@ -47,14 +47,14 @@ def good_file(place: Path, kind: str, *, rows: int = 40) -> Path:
             json.dumps({"id": i, "text": t, "label": n}, ensure_ascii=i % 2 == 0)
             for i, (t, n) in enumerate(zip(texts, labels, strict=True))
         ]
-        path.write_text("\n".join(lines) + "\n", newline="")
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
     elif kind == "txt":
-        path.write_text("".join(f"{t};{n}\n" for t, n in zip(texts, labels, strict=True)), newline="")
+        path.write_text("".join(f"{t};{n}\n" for t, n in zip(texts, labels, strict=True)), encoding="utf-8", newline="")
     else:
         text = io.StringIO(newline="")
         writer = csv.writer(text, delimiter="\t" if kind == "tsv" else ",", lineterminator="\n")
         writer.writerows([("id", "text", "label"), *zip(range(rows), texts, labels, strict=True)])
-        path.write_text(text.getvalue(), newline="")
+        path.write_text(text.getvalue(), encoding="utf-8", newline="")
     return path
 
 
@@ -200,7 +200,7 @@ def json_values(path: Path, rng: random.Random) -> str:
         fields = json.loads(found[at])
         fields[rng.choice(["text", "label"])] = rng.choice(NONSENSE)
         found[at] = rng.choice([json.dumps(fields), json.dumps(fields), rng.choice(RAW)])
-    path.write_text("\n".join(found) + "\n")
+    path.write_text("\n".join(found) + "\n", encoding="utf-8")
     return "JSON: other values"
 
 
