@@ -30,7 +30,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -47,7 +46,6 @@ from lora_scratch.deploy.named_rows import EXPECTED, read_named_rows
 from lora_scratch.deploy.output_tables import JSON_LINES, open_output, open_stream, output_form
 from lora_scratch.deploy.serve import classify_rows, open_bank
 from lora_scratch.errors import ConfigError, DataError
-from lora_scratch.model.light_imports import light_imports
 from lora_scratch.runs import (
     CommandParser,
     TrainedAdapter,
@@ -107,8 +105,7 @@ def check_lines(options: argparse.Namespace, form: str) -> None:
 def classify_one(options: argparse.Namespace) -> None:
     """Classify with one adapter."""
     texts = given_texts(options) if is_main() else ()
-    with light_imports() if not options.fsdp else nullcontext():
-        saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
+    saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
     read = text_columns(options, saved)
     check_sides(saved.provenance.data, pairs=read.pair is not None, where=options.file or "")
     precision = resolve_precision(options.precision or saved.precision, resolve_device(options.device))
