@@ -69,6 +69,7 @@ def find_targets(
     named = {name: module for name, module in model.named_modules() if name}
     for pattern in exclude:
         _check_exclude(named, pattern)
+    _check_layers(named, layers)
     candidates = {
         name: module
         for name, module in named.items()

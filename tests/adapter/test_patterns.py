@@ -109,6 +109,7 @@ class TestSelection:
             ({"targets": ["q_lin"], "exclude": ["qlin"]}, "--exclude: no module is called 'qlin'; nearest: q_lin"),
             ({"targets": ["q_lin"], "exclude": ["q_lin"]}, "--targets: no module is called 'q_lin'"),
             ({"targets": ["q_lin"], "layers": [0, 7]}, "--layers: no target is in layer 7"),
+            ({"targets": ["q_lin"], "layers": [7]}, "--layers: no target is in layer 7; layers are counted from 0"),
             ({"targets": ["re:.*attention.*"]}, "can't adapt"),
         ],
     )
