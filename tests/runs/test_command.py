@@ -97,11 +97,15 @@ def test_a_command_that_is_told_to_stop_cleans_up_and_gives_the_exit_code_of_the
             file.write("half")
             os.kill(os.getpid(), number)
 
-    with pytest.raises(SystemExit) as stop:
-        run_command(main)
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup it is another
+    try:
+        with pytest.raises(SystemExit) as stop:
+            run_command(main)
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
     assert stop.value.code == 128 + number
     assert list(tmp_path.iterdir()) == []
-    assert signal.getsignal(number) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize(

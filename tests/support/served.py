@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ def serve(adapter: Path, folder: Path) -> Served:
 def _play(adapter: Path, folder: Path) -> None:
     from lora_scratch.commands import play
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background would ignore it
     for stream, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / name, os.O_WRONLY), stream)
     sys.exit(call(play, adapter))
