@@ -23,11 +23,15 @@ from support.command_damage import KNOWN_GOOD_AND_LONG, Line, command_lines, dam
 from support.command_line import call, train_arguments
 from support.damage import told
 from support.folders import save_base, save_rows
+from support.measuring import measured_here
 from support.pictures import quick_pictures
 from support.typed_flags import COMMANDS, command
 from support.typed_flags import flags_of as flags_in
 
 from lora_scratch.commands import train
+from lora_scratch.commands.benchmarks import gpu_acceptance
+from lora_scratch.commands.benchmarks.acceptance import runner
+from lora_scratch.deploy import reload, run_exported
 from lora_scratch.errors import LoraScratchError
 from lora_scratch.runtime.atomic import MARK
 from lora_scratch.study import sweep
@@ -176,6 +180,8 @@ def test_every_command_has_a_command_line_here_that_works(desk, monkeypatch, cap
     """A new command is a new row of `command_lines`; what is damaged below is whole to begin with."""
     lines = command_lines(desk.base, desk.data, desk.adapter, desk.out)
     assert {script.split()[0] for script in lines} == set(COMMANDS) - LONG
+    monkeypatch.setattr(reload, "in_new_process", run_exported.answer)
+    monkeypatch.setattr(runner, "in_a_process", measured_here(gpu_acceptance))
     with quick_pictures():
         for script, line in lines.items():
             assert run_one(desk, script, line, monkeypatch, capsys) == 0, script

@@ -1,13 +1,12 @@
 """scripts/benchmarks/benchmark.py: every measure of every contender on a tiny model, the tables and the JSON."""
 
-import io
 import json
 import math
 import sys
-from contextlib import redirect_stdout
 
 import pytest
 from support.command_line import call
+from support.measuring import measured_here
 
 from lora_scratch.commands.benchmarks import benchmark, growth, process, rounds, start_up
 from lora_scratch.commands.benchmarks.contenders import CONTENDERS, DEFAULT
@@ -31,16 +30,9 @@ def small(job):
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """No process for each measurement: its start takes longer than the measurement."""
-
-    def run(command):
-        out = io.StringIO()
-        with redirect_stdout(out):
-            assert call(benchmark, *command[2:]) == 0
-        return json.loads(out.getvalue().splitlines()[-1])
-
-    monkeypatch.setattr(rounds, "in_a_process", run)
-    monkeypatch.setattr(growth, "in_a_process", run)
+    """No process for each measurement."""
+    monkeypatch.setattr(rounds, "in_a_process", measured_here(benchmark))
+    monkeypatch.setattr(growth, "in_a_process", measured_here(benchmark))
     monkeypatch.setattr(rounds, "look", lambda: IDLE)
     monkeypatch.setattr(start_up, "_import_once", lambda: 0.03)
 

@@ -1,11 +1,10 @@
 """scripts/benchmarks/gpu_acceptance.py on a CPU: everything runs in small form, what needs a GPU is skipped by name."""
 
-import io
 import json
-from contextlib import redirect_stdout
 
 import pytest
 from support.command_line import call
+from support.measuring import measured_here
 
 from lora_scratch.commands.benchmarks import gpu_acceptance
 from lora_scratch.commands.benchmarks.acceptance import PARTS, runner, speed
@@ -17,15 +16,8 @@ NEED_A_GPU = ("no-host-wait", "memory", "gpu-tests")
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """No process for each part: its start takes longer than the part."""
-
-    def run(command, *, limit_s, environment):
-        out = io.StringIO()
-        with redirect_stdout(out):
-            assert call(gpu_acceptance, *command[2:]) == 0
-        return json.loads(out.getvalue().splitlines()[-1])
-
-    monkeypatch.setattr(runner, "in_a_process", run)
+    """No process for each part."""
+    monkeypatch.setattr(runner, "in_a_process", measured_here(gpu_acceptance))
 
 
 @pytest.mark.usefixtures("in_process")
