@@ -3,6 +3,8 @@
 Whatever the CPU says of itself (machines.py): the route of the products follows from that, and no test forces another one.
 """
 
+import itertools
+
 import pytest
 import torch
 from support.families import tiny
@@ -31,6 +33,22 @@ LENGTHS = {
 CPU = torch.device("cpu")
 
 
+def triples():
+    """Every family with every batch on every machine; all is torture but a Latin square, which has every pair of two."""
+    size = max(len(MACHINES), len(LENGTHS), len(FAMILIES))
+    for numbers in itertools.product(range(len(MACHINES)), range(len(LENGTHS)), range(len(FAMILIES))):
+        names = [list(axis)[number] for axis, number in zip((MACHINES, LENGTHS, FAMILIES), numbers, strict=True)]
+        yield pytest.param(*names, marks=pytest.mark.torture if sum(numbers) % size else [])
+
+
+def test_the_latin_square_has_every_pair():
+    """Also when a family is added."""
+    quick = [param.values for param in triples() if not param.marks]
+    for one, other in itertools.combinations(range(3), 2):
+        axes = (MACHINES, LENGTHS, FAMILIES)
+        assert len({(names[one], names[other]) for names in quick}) == len(axes[one]) * len(axes[other])
+
+
 @pytest.fixture(params=MACHINES.values(), ids=MACHINES)
 def float32_machine(request):
     """Each of them, unless this one can't multiply float32 as it would."""
@@ -53,12 +71,11 @@ def both(model, batch, dtype=torch.float32):
         return plain, logits_and_gradients(model, batch, autocast=autocast)
 
 
-@pytest.mark.usefixtures("float32_machine")
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-def test_fast_logits_and_gradients_are_the_plain_ones(family, lengths):
+@pytest.mark.parametrize(("machine", "lengths", "family"), list(triples()))
+def test_fast_logits_and_gradients_are_the_plain_ones(machine, lengths, family):
     """Float32, no dropout: within 1e-5 of the largest entry, whatever the shape of the batch."""
-    plain, fast = both(adapted(family), batch_of(lengths))
+    with playing(MACHINES[machine]):
+        plain, fast = both(adapted(family), batch_of(LENGTHS[lengths]))
     assert largest_difference(fast, plain) < 1e-5
 
 
