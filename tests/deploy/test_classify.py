@@ -113,7 +113,7 @@ rows = DataRecord(max_tokens=32)
 saved = TrainedAdapter(base, config, Provenance(labels=("no", "yes", "perhaps"), data=rows))
 classify = Classifier(saved, precision=Precision(torch.float32, torch.device("cpu")))
 peaks = []
-for count in (100, 10_000):
+for count in (100, 5_000):
     texts = islice(cycle(f"i am so happy {'very ' * (row % 9)}today" for row in range(100)), count)
     assert sum(1 for _ in classify(texts, rows=100)) == count
     peaks.append(peak_bytes())
@@ -121,8 +121,8 @@ print(*peaks)
 """
 
 
-def test_memory_stays_flat_as_the_texts_grow_a_hundred_times(folder):
-    """Peak memory of the process after 100 and after 10,000 texts, within 5 %."""
+def test_memory_stays_flat_as_the_texts_grow_fifty_times(folder):
+    """Peak memory of the process after 100 and after 5,000 texts, within 5 %."""
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(folder)], capture_output=True, text=True, timeout=120, check=False
     )

@@ -63,8 +63,9 @@ def test_a_part_without_its_inputs_is_skipped_by_name(capsys):
     assert "skipped: minilm: no --model and --dataset\n" in capsys.readouterr().out
 
 
+@pytest.mark.torture
 def test_a_part_runs_in_a_process_of_its_own(tmp_path, capsys):
-    """With the flags of the command; its figures come back."""
+    """With the flags of the command; its figures come back. test_benchmark.py starts one by the same function."""
     assert call(gpu_acceptance, "--device", "cpu", "--only", "profile", "--json", tmp_path / "all.json") == 0
     (result,) = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["results"]
     assert result["status"] == "small form"
