@@ -21,6 +21,7 @@ from functools import cache, partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ from .attention import attention
 from .cuda_recorder import without_waits
 from .first_tokens import can_absorb, first_token_attention
 from .forwards import has_own_forward, replaced_forwards
+from .onednn import rows_multiple
 from .packing import Packing, pack
 from .segments import Segments
 
@@ -159,13 +161,25 @@ def _forward(model: Any, padded: Any, *args: Any, **inputs: Any) -> Any:
         return padded(**inputs, position_ids=_positions_in(model, ids, segments))
     if args or inputs.keys() - {*INPUTS} or ids is None or mask is None or not _packs(mask):
         return padded(*args, **inputs)
-    real = mask.bool()
+    packing = pack(mask, heads=model.config.num_attention_heads, multiple=rows_multiple(_dtype_of(model)))
+    tokens = partial(_tokens, real=mask.bool(), fillers=packing.fillers)
     return padded(
-        input_ids=ids[real][None],  # (1, N)
-        position_ids=_positions(model, ids)[real][None],
-        packing=pack(mask, heads=model.config.num_attention_heads),
-        **({} if types is None else {"token_type_ids": types[real][None]}),
+        input_ids=tokens(ids),
+        position_ids=tokens(_positions(model, ids)),
+        packing=packing,
+        **({} if types is None else {"token_type_ids": tokens(types)}),
     )
+
+
+def _tokens(values: Tensor, real: Tensor, fillers: int) -> Tensor:
+    """Return the values of the tokens, and a 0 for each filler. Shape: (B, T) -> (1, N + fillers)."""
+    return F.pad(values[real], (0, fillers))[None]
+
+
+def _dtype_of(model: Any) -> torch.dtype:
+    """Return the dtype of the products."""
+    device = model.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
 
 
 def _packs(mask: Tensor) -> bool:

@@ -4,6 +4,9 @@
 
 Each is one copy, which also brings the tokens of a row and head together for the products of
 attention. Autograd does not differentiate them: fast/attention.py writes the gradients out.
+
+The sequence may end in fillers, so that its length comes back (fast/onednn.py). They belong to no
+row: attention gives them zeros, forward and backward, so no gradient comes from them.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ class Packing:
 
     Shape: first (B,), the first token of each row. gather (B·heads·T,), indices into tokens.
         scatter (N·heads,), indices into rows. mask (B·heads, 1, T), 0 for tokens, -inf for padding.
+    fillers: tokens after the N ones of the rows.
     """
 
     heads: int
@@ -27,10 +31,15 @@ class Packing:
     gather: Tensor
     scatter: Tensor
     mask: Tensor
+    fillers: int = 0
 
 
-def pack(attention_mask: Tensor, *, heads: int) -> Packing:
-    """Return the packing of a batch padded on the right, no row empty. Shape: mask (B, T)."""
+def pack(attention_mask: Tensor, *, heads: int, multiple: int = 1) -> Packing:
+    """Return the packing of a batch padded on the right, no row empty. Shape: mask (B, T).
+
+    Args:
+        multiple: N and the fillers together are a multiple of this, unless all rows have one token.
+    """
     longest = attention_mask.shape[1]
     real = attention_mask.bool()
     lengths = real.sum(1)
@@ -43,7 +52,8 @@ def pack(attention_mask: Tensor, *, heads: int) -> Packing:
     scatter = (row[:, None] * heads + head) * longest + column[:, None]  # (N, heads)
     mask = torch.zeros(real.shape, device=real.device).masked_fill(~real, -torch.inf)
     mask = mask.repeat_interleave(heads, 0)[:, None]  # (B·heads, 1, T)
-    return Packing(heads, first, gather.flatten(), scatter.flatten(), mask)
+    fillers = -len(row) % multiple if longest > 1 else 0
+    return Packing(heads, first, gather.flatten(), scatter.flatten(), mask, fillers)
 
 
 def packing_of_tokens(packing: Packing) -> Packing:
@@ -53,7 +63,7 @@ def packing_of_tokens(packing: Packing) -> Packing:
     scatter = packing.scatter.view(-1, heads)[:, 0]
     row = scatter // (heads * longest)
     scatter = row * longest + scatter % longest
-    return Packing(1, packing.first, gather, scatter, packing.mask[::heads])
+    return Packing(1, packing.first, gather, scatter, packing.mask[::heads], packing.fillers)
 
 
 def to_rows(tokens: Tensor, packing: Packing) -> Tensor:
@@ -73,10 +83,16 @@ def to_rows_with_zeros(tokens: Tensor, packing: Packing) -> Tensor:
     if len(tokens) == rows:
         return tokens[:, None]
     zeros = tokens.new_zeros(len(packing.gather), tokens.shape[-1])
-    return zeros.index_copy_(0, packing.scatter, tokens).view(rows, -1, tokens.shape[-1])
+    real = tokens[: len(packing.scatter)]
+    return zeros.index_copy_(0, packing.scatter, real).view(rows, -1, tokens.shape[-1])
 
 
 def to_tokens(rows: Tensor, packing: Packing) -> Tensor:
-    """Copy rows into tokens, without the padding. Shape: that of `to_rows` reversed."""
-    one_token = rows.shape[1] == 1
-    return rows.squeeze(1) if one_token else rows.flatten(0, 1).index_select(0, packing.scatter)
+    """Copy rows into tokens, without the padding. Fillers get zeros. Shape: that of `to_rows` reversed."""
+    if rows.shape[1] == 1:
+        return rows.squeeze(1)
+    real = len(packing.scatter)
+    tokens = rows.new_empty(real + packing.fillers * packing.heads, rows.shape[-1])
+    torch.index_select(rows.flatten(0, 1), 0, packing.scatter, out=tokens[:real])
+    tokens[real:].zero_()
+    return tokens

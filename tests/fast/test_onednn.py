@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support import rank_work
 from support.machines import MACHINES, REAL, answering
 from support.ranks import in_processes
@@ -16,12 +17,15 @@ from lora_scratch.fast import onednn
 from lora_scratch.fast.onednn import (
     CACHES,
     KERNELS,
+    KERNELS_OF_MULTIPLES,
     can_be_packed,
     choice,
     helps,
     is_exact,
     limit_kernel_cache,
+    multiply,
     onednn_is_faster,
+    pack_weight,
     set_choice,
     through_onednn,
 )
@@ -156,6 +160,40 @@ def test_the_main_process_measures_for_all():
     assert in_processes(rank_work.finding, False, True) == [False, False]
 
 
+@pytest.mark.skipif(not REAL.packs_bfloat16, reason="this CPU packs no bfloat16")
+@pytest.mark.parametrize(
+    ("rows", "inner", "width", "threads", "machine", "pieces"),
+    [
+        (640, 768, 768, 2, "AMX", [320, 320]),
+        (700, 3072, 768, 2, "AMX", [256, 256, 188]),
+        (1280, 1536, 512, 2, "AMX", [320] * 4),
+        (448, 3072, 768, 2, "AMX", [448]),  # oneDNN shares it already
+        (1281, 768, 768, 2, "AMX", [1281]),
+        (640, 768, 3072, 2, "AMX", [640]),
+        (640, 384, 1536, 2, "AMX", [640]),
+        (640, 768, 768, 1, "AMX", [640]),  # nobody to share with
+        (640, 768, 768, 2, "AVX-512 with bfloat16", [640]),
+    ],
+)
+def test_rows_are_cut_where_onednn_would_leave_a_thread_idle(rows, inner, width, threads, machine, pieces, monkeypatch):
+    """The cut product is the whole one, to one rounding of the largest output to bfloat16."""
+    x, weight, bias = (torch.randn(shape).bfloat16() for shape in ((1, rows, inner), (width, inner), (width,)))
+    exact = F.linear(x.double(), weight.double(), bias.double())
+    seen, product, packed = [], torch.ops.mkldnn._linear_pointwise, pack_weight(weight)
+
+    def watched(x, *rest):
+        seen.append(len(x))
+        return product(x, *rest)
+
+    with answering(MACHINES[machine]):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", watched)
+        found = multiply(x, packed, bias)
+    assert seen == pieces
+    assert found.shape == (1, rows, width)
+    assert float((found - exact).abs().max() / exact.abs().max()) < torch.finfo(torch.bfloat16).eps
+
+
 MANY_SHAPES = """
 import torch
 from lora_scratch.runtime.memory import resident_bytes
@@ -180,6 +218,8 @@ def test_memory_stays_flat_however_many_shapes_are_multiplied():
 
 def test_the_environments_own_bound_of_the_caches_is_kept(monkeypatch):
     """What the user has set, the user has set."""
-    monkeypatch.setattr(os, "environ", {CACHES[0]: "7"})
-    limit_kernel_cache()
-    assert os.environ == {CACHES[0]: "7", CACHES[1]: str(KERNELS)}
+    for machine, most in (("AVX-512", KERNELS), ("AMX", KERNELS_OF_MULTIPLES)):
+        monkeypatch.setattr(os, "environ", {CACHES[0]: "7"})
+        with answering(MACHINES[machine]):
+            limit_kernel_cache()
+        assert os.environ == {CACHES[0]: "7", CACHES[1]: str(most)}

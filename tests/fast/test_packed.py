@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from support.families import tiny
+from support.machines import MACHINES, playing
 from support.passes import adapted, batch_of, largest_difference, logits_and_gradients
 from support.tiny import tiny_distilbert
 
@@ -38,6 +39,35 @@ def test_packed_logits_and_gradients_are_the_padded_ones(family, lengths):
     expected = logits_and_gradients(model, batch)
     with packed(model):
         assert largest_difference(logits_and_gradients(model, batch), expected) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize("trained", ["adapter", "every weight"])
+def test_fillers_change_no_logit_and_no_gradient(family, lengths, trained, monkeypatch):
+    """What matrix registers ask for, in float32 on any CPU: 64 tokens where the rows have 3 to 65."""
+    model, batch = (adapted if trained == "adapter" else tiny)(family).train(), batch_of(lengths)
+    for name, parameter in model.named_parameters() if trained == "every weight" else ():
+        parameter.requires_grad_("pooler" not in name or family == "bert")
+    seen, expected = [], logits_and_gradients(model, batch)
+    model.get_input_embeddings().register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape))
+    monkeypatch.setattr("lora_scratch.fast.packed.rows_multiple", lambda dtype: 64)
+    with packed(model):
+        assert largest_difference(logits_and_gradients(model, batch), expected) < 1e-5
+    assert seen[0][1] == sum(lengths) if max(lengths) == 1 else seen[0][1] % 64 == 0
+
+
+@pytest.mark.parametrize(("name", "fills"), [("AMX", {torch.bfloat16}), ("AVX-512", set())])
+def test_a_batch_is_filled_up_where_kernels_take_long_to_compile(name, fills):
+    """That is bfloat16 with matrix registers, by autocast or by the model's own dtype; elsewhere the bits stay."""
+    for dtype in (torch.bfloat16, torch.float32):
+        for autocast in (True, False):
+            model, seen = tiny_distilbert().to(torch.float32 if autocast else dtype).eval(), []
+            model.get_input_embeddings().register_forward_hook(lambda _m, args, _o, seen=seen: seen.append(args[0].shape))
+            mixed = torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast and dtype is torch.bfloat16)
+            with playing(MACHINES[name]), packed(model), torch.no_grad(), mixed:
+                classify(model, batch_of([7, 3]))
+            assert seen == [(1, 64 if dtype in fills else 10)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -54,6 +54,22 @@ def test_the_packing_of_whole_tokens_is_that_of_one_head(lengths, heads):
         assert torch.equal(getattr(found, name), getattr(expected, name))
 
 
-def packing_of(lengths, heads):
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), heads=st.integers(1, 3), multiple=st.integers(1, 20))
+def test_fillers_after_the_tokens_come_from_no_row_and_go_to_none(lengths, heads, multiple):
+    """Whatever they hold, NaN too: rows do not see it, and on the way back they are zeros."""
+    bare, packing, tokens = packing_of(lengths, heads), packing_of(lengths, heads, multiple), sum(lengths) * heads
+    x = torch.randn(tokens + packing.fillers * heads, 2)
+    x[tokens:] = torch.nan
+    for copy in (to_rows, to_rows_with_zeros):
+        assert torch.equal(copy(x, packing), copy(x[:tokens], bare))
+    back = to_tokens(to_rows(x, packing), packing)
+    assert torch.equal(back[:tokens], x[:tokens])
+    assert not back[tokens:].any()
+    assert len(back) == len(x)
+    assert (sum(lengths) + packing.fillers) % multiple == 0 or max(lengths) == 1
+    assert packing_of_tokens(packing).fillers == packing.fillers < multiple
+
+
+def packing_of(lengths, heads, multiple=1):
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    return pack(mask.long(), heads=heads)
+    return pack(mask.long(), heads=heads, multiple=multiple)
