@@ -15,6 +15,7 @@ from lora_scratch.adapter import LoRAConfig, inject, merge_all
 from lora_scratch.data import collate
 from lora_scratch.errors import DataError
 from lora_scratch.evaluation import Predictor
+from lora_scratch.evaluation.predict import batch_tokens_of
 from lora_scratch.model.forward import evaluating
 from lora_scratch.runtime.precision import Precision
 
@@ -48,6 +49,16 @@ def test_map_rows_gives_every_row_its_own_value():
     rows = tiny_rows(23)
     found = Predictor(None, FP32, 0, batch_tokens=40).map_rows(lambda batch: batch.rows[:, None], rows)
     assert found.flatten().tolist() == list(range(23))
+
+
+@pytest.mark.parametrize(
+    ("amx", "dtype", "expected"),
+    [(True, torch.bfloat16, 3072), (True, torch.float32, 1024), (False, torch.bfloat16, 1024)],
+)
+def test_batches_are_large_where_the_cpu_has_matrix_registers(amx, dtype, expected, monkeypatch):
+    """Only there is it worth the memory, and only for bfloat16, which they multiply."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert batch_tokens_of(Precision(dtype, torch.device("cpu"))) == expected
 
 
 @pytest.mark.parametrize("batch_tokens", [24, 1000])
