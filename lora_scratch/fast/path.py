@@ -16,6 +16,11 @@ How many times as fast a training step gets: CPU time against the plain path in 
     attention.py        attention as one node stores 132 kB a token instead of 160
     onednn.py           small kernel caches: memory does not grow with the steps
 
+and with matrix registers (two threads of an Intel Xeon with AMX, wall time, DistilBERT alone):
+
+    packed.py           batches filled up to 64 tokens               rounding     1.05   1.04-1.13
+    onednn.py           products of one idle thread cut into pieces  rounding        -   1.07-1.13
+
 On a GPU, where none of this is measured yet (docs/results/gpu.md):
 
     row_batch.py, segments.py    batches by row numbers, without padding, torch's own kernels
