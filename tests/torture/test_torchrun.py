@@ -89,7 +89,8 @@ def worst(folder, other):
     """The largest relative difference of a loss of the two trajectories, validations too."""
     ours, theirs = events(folder), events(other)
     assert [event["step"] for event in ours] == [event["step"] for event in theirs]
-    return max(abs(a["loss"] - b["loss"]) / abs(b["loss"]) for a, b in zip(ours, theirs, strict=True))
+    pairs = [(a["loss"], b["loss"]) for a, b in zip(ours, theirs, strict=True) if "loss" in a]
+    return max(abs(a - b) / abs(b) for a, b in pairs)
 
 
 def counts(path):
