@@ -15,7 +15,7 @@ from ..data import Batch, Encoded, collate, plan_eval_batches
 from ..errors import DataError
 from ..model.forward import classify, evaluating, forward_path, need_equal_lengths
 from ..runtime.distributed import barrier, is_main, rank, sum_over_processes, world_size
-from ..runtime.precision import Precision
+from ..runtime.precision import Precision, uses_matrix_registers
 from ..runtime.ranks import check_same_tensors
 
 # Tokens of a batch, padding included: enough for fast products, few enough to keep memory small.
@@ -29,8 +29,7 @@ BATCH_TOKENS_OF_MATRICES = 3072
 
 def batch_tokens_of(precision: Precision) -> int:
     """Return the tokens of a batch that suit the device and what it computes in."""
-    on_cpu = precision.device.type == "cpu"
-    if on_cpu and precision.dtype is torch.bfloat16 and torch.cpu._is_amx_tile_supported():
+    if precision.device.type == "cpu" and uses_matrix_registers(precision.dtype):
         return BATCH_TOKENS_OF_MATRICES
     return BATCH_TOKENS[precision.device.type]
 

@@ -9,10 +9,10 @@ oneDNN compiles a kernel for every shape of a product and keeps the last 1,024, 
 third of a MiB each. Batches without padding have new shapes every time, so the caches fill up.
 Worth of small caches: MiniLM's process grows by 400 MiB instead of 900 in 60 steps, then no more.
 
-On CPUs with matrix registers a kernel takes 2 to 12 ms to compile, as long as five products, and a
-MiB. So a batch is filled up to a multiple of 64 tokens, and shapes come back. And oneDNN computes
-some shapes on one of two threads: those are cut. Worth: a bfloat16 training step of DistilBERT is
-1.1 to 1.2 times as fast, MiniLM's 1.05.
+On CPUs with matrix registers a kernel takes 2 to 12 ms to compile, and a MiB of memory. So a batch
+is filled up to a multiple of 64 tokens: few shapes remain, and their kernels are kept. And oneDNN
+leaves some products to one of two threads: their rows are cut. Worth: a bfloat16 training step of
+DistilBERT is 1.1 to 1.2 times as fast, MiniLM's 1.05.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..runtime.distributed import broadcast, is_main
-from ..runtime.precision import multiplies_bfloat16
+from ..runtime.precision import multiplies_bfloat16, uses_matrix_registers
 
 TOKENS, WIDTH, INNER = 512, 768, 3072  # the largest product of DistilBERT
 LARGE = 2**20  # entries of a weight; the gain of smaller ones is within the noise of the test
@@ -39,8 +39,10 @@ CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # oneDNN's, 
 KERNELS = 64  # a training step has about 40 shapes, and a few of them come back in every step
 KERNELS_OF_MULTIPLES = 128  # where shapes are rounded up, most come back; a kernel takes a MiB there
 MULTIPLE = 64
-# The shapes that oneDNN 3.x multiplies on one of two threads; found by timing them all.
-LONE_ROWS, LONE_WIDTH, PIECE_ROWS = range(449, 1281), 768, 320
+# The products that oneDNN 3.12 leaves to one of two threads: timed with 32 to 4,096 rows, for the
+# weights of models that are 256 to 1,024 wide.
+LONE_ROWS, LONE_INPUTS, LONE_OUTPUTS = range(449, 1281), 768, range(512, 769)
+PIECE_ROWS = 320
 EXACT = 1e-5  # of the largest output; float32 sums are off by 1e-6 in any order, bfloat16 by 1e-2
 
 _choice: list[bool] = []  # empty until it is measured or set
@@ -49,10 +51,10 @@ _choice: list[bool] = []  # empty until it is measured or set
 def rows_multiple(dtype: torch.dtype) -> int:
     """Return the multiple to which a packed batch is filled up before its products in `dtype`.
 
-    A kernel for matrix registers (AMX) takes 2 to 12 ms to compile, as long as five products. So
-    there the shapes should come back.
+    A kernel for matrix registers (AMX) takes 2 to 12 ms to compile, longer than its product. Filled
+    up, batches have few token counts, so a kernel is used again.
     """
-    return MULTIPLE if dtype is torch.bfloat16 and torch.cpu._is_amx_tile_supported() else 1
+    return MULTIPLE if uses_matrix_registers(dtype) else 1
 
 
 def limit_kernel_cache(count: int | None = None) -> None:
@@ -132,7 +134,7 @@ def _rows_at_once(x: Tensor, *, out_features: int) -> int:
     With two threads and matrix registers, oneDNN computes some shapes on one thread alone. Pieces
     are shared. Worth, 640 rows: 1.6 times for 3,072 to 768, 1.2 for 768 to 768.
     """
-    on_one_thread = len(x) in LONE_ROWS and x.shape[1] >= LONE_WIDTH and 512 <= out_features <= LONE_WIDTH
+    on_one_thread = len(x) in LONE_ROWS and x.shape[1] >= LONE_INPUTS and out_features in LONE_OUTPUTS
     if not on_one_thread or rows_multiple(x.dtype) == 1 or torch.get_num_threads() != 2:
         return max(len(x), 1)
     count = math.ceil(len(x) / PIECE_ROWS)

@@ -79,8 +79,17 @@ def _fast_dtype(device: torch.device) -> torch.dtype:
 def _cpu_multiplies_bfloat16_fast() -> bool:
     """Whether oneDNN uses bfloat16 instructions; without them, float32 is three times as fast."""
     has_instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    limits = {os.environ.get(name, "").upper() for name in ISA_LIMITS}
-    return has_instructions and multiplies_bfloat16() and limits.isdisjoint(ISAS_WITHOUT_BFLOAT16)
+    return has_instructions and multiplies_bfloat16() and _isa_limits().isdisjoint(ISAS_WITHOUT_BFLOAT16)
+
+
+def uses_matrix_registers(dtype: torch.dtype) -> bool:
+    """Return whether oneDNN multiplies `dtype` in matrix registers (AMX) on this CPU, as the environment lets it."""
+    allowed = all("AMX" in limit or limit in ("", "ALL", "DEFAULT") for limit in _isa_limits())
+    return dtype is torch.bfloat16 and torch.cpu._is_amx_tile_supported() and allowed
+
+
+def _isa_limits() -> set[str]:
+    return {os.environ.get(name, "").upper() for name in ISA_LIMITS}
 
 
 def multiplies_bfloat16() -> bool:

@@ -17,7 +17,7 @@ from lora_scratch.errors import DataError
 from lora_scratch.evaluation import Predictor
 from lora_scratch.evaluation.predict import batch_tokens_of
 from lora_scratch.model.forward import evaluating
-from lora_scratch.runtime.precision import Precision
+from lora_scratch.runtime.precision import ISA_LIMITS, Precision
 
 FP32 = Precision(torch.float32, torch.device("cpu"))
 BF16 = Precision(torch.bfloat16, torch.device("cpu"))
@@ -52,11 +52,21 @@ def test_map_rows_gives_every_row_its_own_value():
 
 
 @pytest.mark.parametrize(
-    ("amx", "dtype", "expected"),
-    [(True, torch.bfloat16, 3072), (True, torch.float32, 1024), (False, torch.bfloat16, 1024)],
+    ("amx", "dtype", "limit", "expected"),
+    [
+        (True, torch.bfloat16, "", 3072),
+        (True, torch.bfloat16, "avx512_core_amx", 3072),
+        (True, torch.bfloat16, "AVX512_CORE_BF16", 1024),  # the environment keeps oneDNN from using them
+        (True, torch.float32, "", 1024),
+        (False, torch.bfloat16, "", 1024),
+    ],
 )
-def test_batches_are_large_where_the_cpu_has_matrix_registers(amx, dtype, expected, monkeypatch):
+@pytest.mark.parametrize("variable", ISA_LIMITS)
+def test_batches_are_large_where_products_use_matrix_registers(amx, dtype, limit, variable, expected, monkeypatch):
     """Only there is it worth the memory, and only for bfloat16, which they multiply."""
+    for name in ISA_LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, limit)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert batch_tokens_of(Precision(dtype, torch.device("cpu"))) == expected
 

@@ -96,7 +96,7 @@ def worst(folder, other):
 def counts(path):
     """What is counted: rows fixed and broken, and those that are right among all."""
     found = json.loads(path.read_text(encoding="utf-8"))
-    return [found["mcnemar"], *(round(found[name]["accuracy"] * found[name]["n"]) for name in ("baseline", "adapted"))]
+    return [found["test"], *(round(found[name]["accuracy"] * found[name]["n"]) for name in ("baseline", "adapted"))]
 
 
 @pytest.mark.parametrize(("accumulation_steps", "learning_rate"), [(1, 5e-4), (2, 2e-4)])
