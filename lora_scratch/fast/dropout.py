@@ -52,7 +52,21 @@ def masked(x: Tensor, keep: Tensor | None) -> Tensor:
         return x
     if keep.dtype is torch.bool:  # a GPU's mask: there one kernel reads both dtypes
         return x * keep
-    return keep.to(x.dtype).mul_(x)
+    numbers = _numbers(x)
+    return keep.to(numbers.dtype).mul_(numbers).view(x.dtype)
+
+
+def mask_(x: Tensor, keep: Tensor | None) -> Tensor:
+    """Do the same in place, and return x."""
+    if keep is not None:
+        numbers = x if keep.dtype is torch.bool else _numbers(x)
+        numbers.mul_(keep if keep.dtype is torch.bool else keep.to(numbers.dtype))
+    return x
+
+
+def _numbers(x: Tensor) -> Tensor:
+    """Return x, or the bits of a half-precision x as whole numbers: times 0 or 1 they take half the time."""
+    return x.view(torch.int16) if x.dtype.itemsize == 2 else x
 
 
 def _native_mask(x: Tensor, p: float) -> Tensor:

@@ -26,7 +26,7 @@ from ..runtime.distributed import is_sharded
 from ..runtime.precision import Precision
 from . import onednn
 from .forwards import has_own_forward, replaced_forwards
-from .onednn import can_be_packed, multiply, pack_weight
+from .onednn import can_be_packed, multiply, pack_weight, rows_multiple
 
 # The last block multiplies only first tokens (fast/packed.py). One unpacked copy for both passes
 # saves 11 MiB of DistilBERT in bfloat16, 50 in float32, and costs about 1 ms a step.
@@ -95,6 +95,13 @@ class PackedLinear:
         return pack_weight(self.linear.weight.detach().to(self.dtype).T.contiguous())
 
     @cached_property
+    def zeros(self) -> Tensor | None:
+        """A bias for gradients, where kernels take long to compile: one kernel for both passes."""
+        if self.bias is None or rows_multiple(self.dtype) == 1:
+            return None
+        return self.bias.new_zeros(self.linear.in_features)
+
+    @cached_property
     def rounded(self) -> Tensor:
         """W in torch's layout; in float32 the parameter's own memory."""
         return self.linear.weight.detach().to(self.dtype)
@@ -115,7 +122,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return multiply(grads[0], ctx.packed.transposed, None), None
+        return multiply(grads[0], ctx.packed.transposed, ctx.packed.zeros), None
 
 
 def _is_frozen_linear(module: nn.Module) -> TypeGuard[nn.Linear]:

@@ -8,7 +8,7 @@ from support.dispatched import dispatched
 from torch import nn
 
 from lora_scratch.fast import dropout
-from lora_scratch.fast.dropout import _native_mask, cheap_dropout, cheap_dropouts, keep_mask, masked
+from lora_scratch.fast.dropout import _native_mask, cheap_dropout, cheap_dropouts, keep_mask, mask_, masked
 from lora_scratch.layers import LoRALinear
 
 
@@ -155,11 +155,26 @@ def test_a_gpus_mask_drops_with_probability_p(p, dtype):
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.int8])
-def test_masked_is_the_product_in_the_dtype_of_x(kind):
-    """Not scaled, every kept entry in its own bits; x itself without a mask."""
-    x, keep = torch.randn(50).bfloat16(), torch.rand(50) < 0.5
-    assert torch.equal(masked(x, keep.to(kind)), torch.where(keep, x, 0))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_masked_is_the_product_in_the_dtype_of_x(kind, dtype):
+    """Not scaled, every kept entry in its own bits, also the largest and the smallest; x itself without a mask."""
+    limits = torch.finfo(dtype)
+    x = torch.cat([torch.randn(50), torch.tensor([limits.max, limits.min, limits.tiny / 4, torch.inf, -0.0])]).to(dtype)
+    keep = torch.cat([torch.rand(50) < 0.5, torch.tensor([True] * 5)])
+    expected = torch.where(keep, x, 0)
+    assert torch.equal(masked(x, keep.to(kind)), expected)
     assert masked(x, None) is x
+    assert mask_(x, None) is x
+    assert mask_(x, keep.to(kind)) is x
+    assert torch.equal(x, expected)
+
+
+def test_a_mask_reads_an_x_that_lies_across_its_memory():
+    """A transposed x: entries where they belong."""
+    x, keep = torch.randn(6, 4).bfloat16(), (torch.rand(4, 6) < 0.5).to(torch.int8)
+    assert torch.equal(masked(x.T, keep), torch.where(keep.bool(), x.T, 0))
+    assert torch.equal(mask_(x.T, keep), x.T)
+    assert torch.equal(x.T != 0, keep.bool())
 
 
 def test_a_probability_just_below_one_keeps_a_scale():

@@ -56,6 +56,15 @@ def test_fused_output_and_gradients_under_autocast_are_those_of_the_layer_to_bfl
         assert (f - e).abs().max() <= 2e-2 * e.abs().max()
 
 
+def test_the_node_casts_the_factors_itself():
+    """Under autocast no node of the graph leads to A and B but the one that sums their gradients."""
+    layer, x = layer_of(), torch.randn(5, 12)
+    with fused_updates(nn.ModuleList([layer])), torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x)
+    assert nodes(y).count("AccumulateGrad") == 2
+    assert not any(name.startswith("ToCopy") for name in nodes(y))
+
+
 def nodes(y):
     """The names of all nodes of the graph that leads to y."""
     names, waiting, seen = [], [y.grad_fn], {None}

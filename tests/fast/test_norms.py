@@ -1,0 +1,92 @@
+"""lora_scratch/fast/norms.py: the norm of float64, rounded once; off where products are slow, undone afterwards."""
+
+from contextlib import suppress
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.families import tiny
+from support.machines import MACHINES, answering, playing
+from support.passes import adapted, batch_of
+from torch import nn
+
+from lora_scratch.fast.norms import half_precision_norms
+from lora_scratch.fast.path import fast_path
+from lora_scratch.model.forward import classify
+from lora_scratch.runtime.precision import Precision
+
+CPU = torch.device("cpu")
+BF16, FP32 = (Precision(dtype, CPU) for dtype in (torch.bfloat16, torch.float32))
+ROUNDING = torch.finfo(torch.bfloat16).eps / 2  # the largest error of one rounding, of the number itself
+SUMS = 1e-5  # of the largest entry: what float32 sums over a row may be off
+
+
+def norm_of(width=48, *, trained=False):
+    """With a weight and a bias that are not one and zero."""
+    torch.manual_seed(0)
+    norm = nn.LayerNorm(width, eps=1e-3)
+    for tensor in (norm.weight, norm.bias):
+        nn.init.normal_(tensor, mean=0.5)
+    return norm.requires_grad_(trained)
+
+
+def computed(norm, x, g, *, precision=BF16):
+    """Output and gradient of x under autocast, with the lever on, as a CPU with matrix registers has it."""
+    x = x.clone().requires_grad_()
+    with answering(MACHINES["AMX"]), half_precision_norms(nn.ModuleList([norm]), precision), precision.autocast():
+        y = norm(x)
+    return y.detach(), *torch.autograd.grad(y, x, g.to(y.dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(7, 48), (1, 5, 48)])
+def test_output_and_gradient_are_those_of_float64_rounded_once(dtype, shape):
+    """x in bfloat16 inside the model, in float32 after the embeddings."""
+    norm, x, g = norm_of(), (3 * torch.randn(shape) + 1).to(dtype), torch.randn(shape).bfloat16()
+    exact = x.double().requires_grad_()
+    y = F.layer_norm(exact, (48,), norm.weight.double(), norm.bias.double(), norm.eps)
+    expected = y.detach(), *torch.autograd.grad(y, exact, g.double())
+    found = computed(norm, x, g)
+    assert (found[0].dtype, found[1].dtype) == (torch.bfloat16, dtype)
+    for f, e in zip(found, expected, strict=True):
+        assert bool(((f - e).abs() <= ROUNDING * e.abs() + SUMS * e.abs().max()).all())
+
+
+def test_mean_and_variance_are_not_those_of_rounded_sums():
+    """A row of 48 entries near 1,000: in bfloat16 their sum would be off by more than they differ."""
+    x = (1000 + 8 * torch.randn(4, 48)).bfloat16()
+    norm = norm_of()
+    exact = F.layer_norm(x.double(), (48,), norm.weight.double(), norm.bias.double(), norm.eps)
+    assert float((computed(norm, x, x)[0] - exact).abs().max()) <= 2 * ROUNDING * float(exact.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("machine", "precision", "trained"),
+    [("AVX-512 with bfloat16", BF16, False), ("AMX", FP32, False), ("AMX", BF16, True)],
+)
+def test_norms_stay_as_they_are(machine, precision, trained):
+    """Without matrix registers, in float32, and where the norm is trained."""
+    norm = norm_of(trained=trained)
+    with answering(MACHINES[machine]), half_precision_norms(nn.ModuleList([norm]), precision):
+        assert "forward" not in vars(norm)
+
+
+def test_sums_of_the_blocks_are_bfloat16_inside_and_float32_after():
+    """What every norm reads: the embeddings' sum in float32, all others in half of the memory. Undone by an exception."""
+    model, batch, seen = adapted("bert"), batch_of([7, 3, 5] * 5), []
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    with playing(MACHINES["AMX"], torch.bfloat16), suppress(KeyError), fast_path(model, BF16), BF16.autocast():
+        classify(model, batch)
+        raise KeyError
+    assert seen == [torch.float32] + [torch.bfloat16] * 4
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.filterwarnings("ignore:.*is computed with padding")
+def test_a_model_that_is_not_packed_keeps_its_norms():
+    """The blocks of others may add up what no norm follows."""
+    model = tiny("gpt2")
+    with playing(MACHINES["AMX"], torch.bfloat16), fast_path(model, BF16):
+        assert not any("forward" in vars(m) for m in model.modules() if isinstance(m, nn.LayerNorm))
