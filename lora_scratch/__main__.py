@@ -40,8 +40,19 @@ COMMANDS = {  # by group: name, module, what it does
 }
 
 
+INTERRUPTED = 130  # as a shell says of a command that Ctrl-C ended
+
+
 def main() -> None:
-    """Run the command that is named, with the words after its name."""
+    """Run the command that is named, with the words after its name. Ctrl-C ends it also while it is imported."""
+    try:
+        _run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _run() -> None:
     parser, modules = _parser(), {name: row[0] for group in COMMANDS.values() for name, row in group.items()}
     options = parser.parse_args()
     if options.command not in modules:

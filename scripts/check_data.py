@@ -40,7 +40,7 @@ from lora_scratch.evaluation.probe import frozen_features
 from lora_scratch.model.forward import evaluating
 from lora_scratch.runs import (
     DataOptions,
-    check_file,
+    check_reports,
     encode_rows,
     fitting_rows,
     flag_parser,
@@ -107,15 +107,15 @@ def parse() -> tuple[DataOptions, CheckOptions]:
     """The command line; with --run, the data options of that run.
 
     Raises:
-        ConfigError: no such run, or a place for no file.
+        ConfigError: no such run, or a report that can't be written.
     """
     parser = flag_parser((DataOptions, CheckOptions), str(__doc__))
     data, options = parse_flags(parser)
-    check_file(options.json)
     if options.run:
-        return of_run(data, options)
-    if data.dataset is None:
+        data, options = of_run(data, options)
+    elif data.dataset is None:
         parser.error("--dataset is missing: pass it, or --run")
+    check_reports(data, options)
     return data, options
 
 

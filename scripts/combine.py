@@ -18,9 +18,9 @@ from lora_scratch.evaluation import Table, aligned_table
 from lora_scratch.runs import (
     add_shared,
     argument_parser,
-    check_file,
     check_free,
     check_given,
+    check_reports,
     command_line,
     run_command,
 )
@@ -31,7 +31,7 @@ def main() -> None:
     """Open the adapters, add them up, print the table, write the sum."""
     options = parse()
     place = check_free(Path(options.output), flag="--output")
-    check_file(options.json)
+    check_reports(options)
     terms = zip(*folders_and_weights(options), strict=True)
     parts = [open_part(folder, weight, model=options.model, labels=options.labels) for folder, weight in terms]
     total = combine_parts(parts, rank=options.rank, heads_from=options.heads_from)

@@ -28,9 +28,9 @@ from lora_scratch.runs import (
     add_adapter,
     add_shared,
     argument_parser,
-    check_file,
     check_free,
     check_given,
+    check_reports,
     command_line,
     encode_rows,
     named_columns,
@@ -50,7 +50,7 @@ def main() -> None:
     """Open the adapter, search, print the tables, write the chosen one."""
     options = parse()
     place = check_free(Path(options.output), flag="--output")
-    check_file(options.json)
+    check_reports(options)
     saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
     wanted = options.precision or saved.precision
     precision = resolve_precision(wanted, resolve_device(options.device))

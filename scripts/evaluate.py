@@ -24,8 +24,8 @@ from lora_scratch.runs import (
     add_adapter,
     add_shared,
     argument_parser,
-    check_file,
     check_given,
+    check_reports,
     command_line,
     encode_rows,
     left_out,
@@ -94,7 +94,7 @@ def parse() -> argparse.Namespace:
     """The command line, refused before a model is loaded where it can't be honoured.
 
     Raises:
-        ConfigError: a temperature that would be fitted on the rows it is measured on, or a place for no file.
+        ConfigError: a temperature that would be fitted on the rows it is measured on, or reports that can't be written.
     """
     parser = argument_parser(__doc__)
     add_adapter(parser)
@@ -112,9 +112,7 @@ def parse() -> argparse.Namespace:
     check_given(parser, options)
     if options.temperature and options.split == "validation":
         raise ConfigError("the rows are the validation rows themselves", where="--temperature", remedy="use --split test")
-    check_file(options.json)
-    if options.html is not None:
-        check_file(options.html, flag="--html")
+    check_reports(options)
     return options
 
 

@@ -27,8 +27,8 @@ from lora_scratch.runs import (
     add_adapter,
     add_shared,
     argument_parser,
-    check_file,
     check_given,
+    check_reports,
     local_adapter,
     open_adapter,
     problems_with_base,
@@ -51,11 +51,11 @@ def main() -> None:
     options = parser.parse_args()
     check_given(parser, options)
     if options.verify:
+        if flags := [f"--{name}" for name in ("json", "html", "figures") if getattr(options, name)]:
+            parser.error(f"{flags[0]} does not go with --verify")
         verify(local_adapter(options.adapter), model=options.model, labels=options.labels)
         return
-    check_file(options.json)
-    if options.html is not None:
-        check_file(options.html, flag="--html")
+    check_reports(options)
     rows = anatomy(open_adapter(options.adapter, model=options.model, labels=options.labels).base.model)
     shares = {"projection": shares_by_projection(rows), "depth": shares_by_depth(rows)}
     print(table(rows, shares))

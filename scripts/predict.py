@@ -29,7 +29,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -45,7 +45,7 @@ from lora_scratch.deploy.classify import Classifier, classify_chunks
 from lora_scratch.deploy.named_rows import EXPECTED, read_named_rows
 from lora_scratch.deploy.output_tables import JSON_LINES, open_output, open_stream, output_form
 from lora_scratch.deploy.serve import classify_rows, open_bank
-from lora_scratch.errors import ConfigError, DataError
+from lora_scratch.errors import ConfigError, DataError, printable
 from lora_scratch.runs import (
     CommandParser,
     TrainedAdapter,
@@ -69,7 +69,7 @@ LINES = (".jsonl", ".json", ".txt")  # files of --adapters
 OF_TABLES = ("text_column", "pair_column")
 ONE_ADAPTER = (
     *("pair", "text_column", "pair_column", "top", "calibrated", "abstain_below", "prefix"),
-    *("skip_bad_rows", "plain", "fsdp"),
+    *("skip_bad_rows", "plain", "fsdp", "labels"),
 )  # flags that --adapters does not take
 
 
@@ -108,6 +108,7 @@ def classify_one(options: argparse.Namespace) -> None:
     saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
     read = text_columns(options, saved)
     check_sides(saved.provenance.data, pairs=read.pair is not None, where=options.file or "")
+    texts = with_note(texts, saved.labels)
     precision = resolve_precision(options.precision or saved.precision, resolve_device(options.device))
     how = {"calibrated": options.calibrated, "plain": options.plain, "fsdp": options.fsdp}
     classify = Classifier(saved, precision=precision, **how)
@@ -124,6 +125,15 @@ def classify_one(options: argparse.Namespace) -> None:
     else:
         for _ in classify(()):  # a share of the main process's texts
             pass
+
+
+def with_note(texts: Iterable[Text], labels: Sequence[str]) -> Iterator[Text]:
+    """Pass the texts on. Say so if the first ends in `;label`, as the rows of a training file do."""
+    for number, text in enumerate(texts):
+        label = text.rpartition(";")[2] if isinstance(text, str) and ";" in text and number == 0 else ""
+        if label in labels:
+            print(printable(f"the first text ends in ;{label}, which is read as text and not as its label"), file=sys.stderr)
+        yield text
 
 
 def write_answers(options: argparse.Namespace, classify: Classifier, table: InputTable, answers: AnswerFormat) -> None:

@@ -277,3 +277,17 @@ def test_oldest_run_refuses_a_package_without_a_pin(environment):
     assert done.returncode == 1
     assert not asked
     assert done.stderr == "error: constraints-oldest.txt pins no transformer\n"
+
+
+def test_ctrl_c_while_a_command_is_imported_is_one_word(monkeypatch, capsys):
+    """Importing takes seconds; the command itself catches the signal from then on."""
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["lora-scratch", "predict"])
+    monkeypatch.setattr(by_name.importlib, "import_module", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        by_name.main()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"

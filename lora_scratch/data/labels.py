@@ -46,7 +46,7 @@ def decide_task(rows: Sequence[Row], task: str = AUTO) -> Decision:
     if score := _fractional_score(labels):
         classes = "--task single_label makes every number a class"
         return Decision(REGRESSION, f"task: regression, since the labels are numbers such as {score} ({classes})")
-    return Decision(SINGLE_LABEL, _many_labels_note(labels))
+    return Decision(SINGLE_LABEL, _lists_note(labels) or _many_labels_note(labels))
 
 
 def row_in_task(row: Row, task: str) -> Row | DataError:
@@ -97,11 +97,18 @@ def _are_lists(rows: Sequence[Row]) -> bool:
 
 
 def _fractional_score(labels: Sequence[str]) -> str:
-    """Return the first number that is not whole, if nearly all labels are numbers; else nothing."""
+    """Return the first number that is not whole, if nearly all labels but NaN are numbers; else nothing."""
+    labels = [label for label in labels if label.casefold() != "nan"]
     numbers = [(number, label) for label in labels if (number := number_of(label)) is not None]
     if len(numbers) < NEARLY_ALL * len(labels):
         return ""
     return next((label for number, label in numbers if not number.is_integer()), "")
+
+
+def _lists_note(labels: Sequence[str]) -> str:
+    """Return a line that names a label that is the text of a list, beside others that are not."""
+    lists = [label for label in labels if _listed_text(label) is not None]
+    return f"the label {shown(lists[0])} is one class here; --task multi_label makes it a list" if lists else ""
 
 
 def _many_labels_note(labels: Sequence[str]) -> str:

@@ -6,15 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from ..errors import DataError
+from ..runtime.json_text import MOST_DEPTH
 from .cells import listed, shown, text_fault
 from .rows import bad_row, missing_columns
 
 CHUNK_ROWS = 256  # records in memory at a time: few, since a record can be long
 
+NESTED = (dict, list)  # of JSON
 Text = str | tuple[str, str] | DataError  # an error in place of a text that can't be classified
 Fields = Mapping[str, Any]
 
@@ -51,10 +53,8 @@ class TextColumns:
             problem = f"more than one column {twice[0]!r} among {listed(names)}"
             raise DataError(problem, where=where, remedy="give every column a name of its own")
         if bad := [name for name in names if readable(name) != name]:
-            problem, remedy = (
-                f"column name {shown(bad[0])} is not UTF-8",
-                "convert the file: iconv -f CP1252 -t UTF-8 FILE > NEW",
-            )
+            problem = f"column name {shown(bad[0])} is not UTF-8"
+            remedy = "convert the file: iconv -f CP1252 -t UTF-8 FILE > NEW"
             raise DataError(problem, where=where, expected="UTF-8", remedy=remedy)
 
     def text_of(self, place: str, fields: Fields) -> Text:
@@ -65,8 +65,10 @@ class TextColumns:
             if fault := text_fault(fields[column], name):
                 return bad_row(place, *fault)
         for column, value in fields.items():
-            if readable(column) != column or readable(value) != value:
+            if readable(column) != column or not is_utf8(value):
                 return bad_row(place, f"column {shown(column)} is not UTF-8", "UTF-8")
+            if is_deep(value):
+                return bad_row(place, f"column {shown(column)} is nested too deep", f"at most {MOST_DEPTH} levels")
         return fields[self.text] if self.pair is None else (fields[self.text], fields[self.pair])
 
 
@@ -88,14 +90,23 @@ class Chunk:
 
     @cached_property
     def objects(self) -> Sequence[Fields]:
-        """Every column of each record. Raises DataError for a value that Python has no object for."""
+        """Every column of each record.
+
+        Raises:
+            DataError: a value that Python has no object for. Text that is not UTF-8 has escapes where the row is bad.
+        """
         if self.batch is None:
             return self.fields
+        names = self.batch.schema.names
+        columns = [self._values(name, column) for name, column in zip(names, self.batch.columns, strict=True)]
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def _values(self, name: str, column: Any) -> list[Any]:
         try:
-            return self.batch.to_pylist()  # type: ignore[no-any-return]
-        except (ValueError, OverflowError) as error:
-            problem, remedy = f"a value can't be read ({error})", "write to a .parquet file, which keeps it"
-            raise DataError(problem, where=f"{self.places[0]} and after", remedy=remedy) from error
+            return exact_values(column)
+        except (ValueError, OverflowError):
+            rows = zip(self.places, self.texts, column, strict=True)
+            return [_value(value, place, name, is_bad=isinstance(text, DataError)) for place, text, value in rows]
 
 
 class InputTable(ABC):
@@ -165,8 +176,34 @@ def chunked(records: Iterable[tuple[str, Fields | DataError]], read: TextColumns
         places = [place for place, _ in part]
         texts = [found if isinstance(found, DataError) else read.text_of(place, found) for place, found in part]
         fields = [{} if isinstance(found, DataError) else found for _, found in part]
-        good = [readable(f) if isinstance(text, DataError) else f for text, f in zip(texts, fields, strict=True)]
+        good = [_kept(f) if isinstance(text, DataError) else f for text, f in zip(texts, fields, strict=True)]
         yield Chunk(places, texts, good)
+
+
+def is_utf8(value: Any) -> bool:
+    """Return whether UTF-8 can write all strings of the value."""
+    levels = _levels(value) if isinstance(value, NESTED) else [[value]]
+    return all(readable(part) == part for level in levels for part in level if isinstance(part, str))
+
+
+def is_deep(value: Any) -> bool:
+    """Return whether the value has more levels than other functions, which call themselves for each level, can take."""
+    return isinstance(value, NESTED) and next(islice(_levels(value), MOST_DEPTH, None), None) is not None
+
+
+def _levels(value: Any) -> Iterator[list[Any]]:
+    """Yield the parts of a value, level by level: the value, what it holds, what that holds."""
+    level = [value]
+    while level:
+        yield level
+        dicts = [part for part in level if isinstance(part, dict)]
+        lists = [part for part in level if isinstance(part, list)]
+        level = [*chain.from_iterable(lists), *chain.from_iterable(chain(part, part.values()) for part in dicts)]
+
+
+def _kept(fields: Fields) -> Fields:
+    """Return the columns of a bad row that can be written: with escapes, and None for what is nested too deep."""
+    return {readable(name): None if is_deep(value) else readable(value) for name, value in fields.items()}
 
 
 def readable(value: Any) -> Any:
@@ -176,3 +213,43 @@ def readable(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {readable(name): readable(inner) for name, inner in value.items()}
     return [readable(inner) for inner in value] if isinstance(value, list) else value
+
+
+def exact_values(column: Any) -> list[Any]:
+    """Return the Python objects of a pyarrow.Array. A time with nanoseconds, which Python has not, is ISO text."""
+    if "time64[ns]" in str(column.type):
+        return [_exact(value) for value in column]
+    return column.to_pylist()  # type: ignore[no-any-return]
+
+
+def _exact(value: Any) -> Any:
+    """Return the Python object of a pyarrow.Scalar, whose type holds a time in nanoseconds."""
+    import pyarrow as pa  # slow to import
+
+    if not value.is_valid:
+        return None
+    if isinstance(value, pa.Time64Scalar) and value.value % 1000:
+        return str(value.cast(pa.string()))
+    if isinstance(value, pa.StructScalar):
+        return {name: _exact(inner) for name, inner in value.items()}
+    if isinstance(value, pa.MapScalar):
+        return [tuple(_exact(entry).values()) for entry in value.values]
+    if isinstance(value, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar):
+        return [_exact(inner) for inner in value.values]
+    return _exact(value.value) if isinstance(value, pa.DictionaryScalar) else value.as_py()
+
+
+def _value(value: Any, place: str, name: str, *, is_bad: bool) -> Any:
+    """Return the Python object of a pyarrow.Scalar; in a bad row text that is not UTF-8 has escapes."""
+    try:
+        return _exact(value)
+    except UnicodeDecodeError as error:
+        if is_bad and not value.type.num_fields:  # all of the text, and not a part of the value
+            return readable(error.object.decode(errors="surrogateescape"))
+        raise _unreadable(place, f"column {shown(name)} is not UTF-8", "UTF-8") from error
+    except (ValueError, OverflowError) as error:
+        raise _unreadable(place, f"column {shown(name)} can't be read ({error})") from error
+
+
+def _unreadable(place: str, problem: str, expected: str = "") -> DataError:
+    return DataError(problem, where=place, expected=expected, remedy="write to a .parquet file, which keeps it")

@@ -32,10 +32,11 @@ def read_texts(path: str, *, progress: str = "") -> Iterator[str | DataError]:
     Raises:
         DataError: no such file, a table, or it can't be read.
     """
-    if fault := path_fault(path):
-        raise DataError(fault.found, where=shown_path(path), expected=fault.expected)
+    if bad_path := path_fault(path):
+        raise DataError(bad_path.found, where=shown_path(path), expected=bad_path.expected)
     if path != STANDARD_INPUT and not os.path.isfile(path):
-        raise DataError("no such file", where=path, expected="a UTF-8 file with one text a line")
+        fault = "this is a folder" if os.path.isdir(path) else "no such file"
+        raise DataError(fault, where=path, expected="a UTF-8 file with one text a line")
     _refuse_table(path)
     return _lines(path, progress)
 
@@ -46,6 +47,8 @@ def _refuse_table(path: str) -> None:
     if file_kind(Path(path)) not in ("", ".txt"):
         remedy = "name its columns: --text_column, and --pair_column for pairs"
         raise DataError("is a table", where=path, expected=expected, remedy=remedy)
+    if Path(path).suffix.lower() == ".ndjson":
+        raise DataError("is a table", where=path, expected=expected, remedy="name it .jsonl")
     if Path(path).suffix.lower() in SPREADSHEETS:
         remedy = "open it in its program and save the sheet as CSV (UTF-8)"
         raise DataError("is a spreadsheet", where=path, expected=expected, remedy=remedy)

@@ -81,10 +81,9 @@ class AnswerFormat:
         if self.abstain_below is not None:
             names["abstained"] = BOOLEAN
         for place in range(1, min(self.top or 0, len(self.task.labels)) + 1):
-            names |= {f"label_{place}": STRING, f"score_{place}": NUMBER}
+            self._add(names, {f"label_{place}": STRING, f"score_{place}": NUMBER}, flag="--top")
         if self.errors:
-            self._check_free("error", names)
-            names["error"] = STRING
+            self._add(names, {"error": STRING}, flag="--skip_bad_rows")
         return {self.prefix + name: kind for name, kind in names.items()}
 
     def as_json(self, answer: Answer | DataError, place: str) -> Answer:
@@ -107,10 +106,12 @@ class AnswerFormat:
             decided = {label: int(label in decided["labels"]) for label in self.task.labels}
         return values | self._named(decided) | {k: v for pair in named for k, v in self._named(pair).items()}
 
-    def _check_free(self, name: str, names: Mapping[str, str]) -> None:
-        if name in names:
-            remedy = "write to a .jsonl file"
-            raise ConfigError(f"a label and an added column are both {name!r}", where="--output", remedy=remedy)
+    def _add(self, names: dict[str, str], added: Mapping[str, str], *, flag: str) -> None:
+        """Add columns of a flag. Raises ConfigError if a label has the same name; --prefix would rename both."""
+        if taken := [name for name in added if name in names]:
+            problem = f"a label and an added column are both {taken[0]!r}"
+            raise ConfigError(problem, where="--output", remedy=f"write to a .jsonl file, or leave {flag} out")
+        names |= added
 
     @cached_property
     def _example(self) -> Answer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from ..data.cells import listed, text_fault
 from ..data.rows import bad_row
 from ..data.text_files import open_text
 from ..errors import DataError
+from ..runtime.json_text import parse_json
 from .classify import Pair
 
 STANDARD_INPUT = "-"
@@ -25,7 +25,8 @@ def read_named_rows(path: str, adapters: Collection[str]) -> Iterator[tuple[str 
     """
     name = "standard input" if path == STANDARD_INPUT else path
     if path != STANDARD_INPUT and not os.path.isfile(path):
-        raise DataError("no such file", where=path, expected="a UTF-8 file with one JSON object a line")
+        fault = "this is a folder" if os.path.isdir(path) else "no such file"
+        raise DataError(fault, where=path, expected="a UTF-8 file with one JSON object a line")
     with open_text(None if path == STANDARD_INPUT else Path(path)) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
@@ -34,8 +35,8 @@ def read_named_rows(path: str, adapters: Collection[str]) -> Iterator[tuple[str 
 
 def _checked(line: str, where: str, adapters: Collection[str]) -> tuple[str | Pair, str]:
     try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        fields = parse_json(line)
+    except ValueError as error:
         raise DataError(f"malformed JSON ({error})", where=where, expected=EXPECTED) from error
     if not isinstance(fields, dict) or not {"text", "adapter"} <= fields.keys():
         found = listed(list(fields)) if isinstance(fields, dict) else f"JSON of type {type(fields).__name__}"

@@ -10,11 +10,13 @@ import csv
 import json
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..data.cells import shown
 from ..data.records import Chunk, InputTable
 from ..errors import ConfigError, DataError
 from ..runtime.atomic import new_file
@@ -56,7 +58,7 @@ def open_output(path: str | None, table: InputTable, answers: AnswerFormat) -> I
         if form == JSON_LINES:
             yield JsonWriter(file, table, answers)
             return
-        check_names(table.columns, answers, where=table.place)
+        check_names(table.columns, answers.columns, prefix=answers.prefix, where=table.place)
         if form == ".parquet":
             with _whole_or_gone(ParquetWriter(file, table, answers)) as parquet:
                 yield parquet
@@ -64,10 +66,11 @@ def open_output(path: str | None, table: InputTable, answers: AnswerFormat) -> I
             yield CsvWriter(file, table, answers, delimiter="\t" if form == ".tsv" else ",")
 
 
-def check_names(names: Sequence[str], answers: AnswerFormat, *, where: str) -> None:
-    """Raise DataError if one of the names is that of an added column."""
-    if taken := [name for name in answers.columns if name in names]:
-        remedy = f"rename the input's, or name the added columns otherwise: --prefix predicted_ makes predicted_{taken[0]}"
+def check_names(names: Collection[str], added: Iterable[str], *, prefix: str, where: str) -> None:
+    """Raise DataError if one of the input's names is that of an added column, which begins with the prefix."""
+    if taken := [name for name in added if name in names]:
+        longer = f"--prefix predicted_{prefix} makes predicted_{taken[0]}"
+        remedy = f"rename the input's, or name the added columns otherwise: {longer}"
         problem = f"the input has a column {taken[0]!r} already, which would be overwritten"
         raise DataError(problem, where=where, remedy=remedy)
 
@@ -90,13 +93,9 @@ class JsonWriter(Writer):
         """Write the objects."""
         for place, fields, answer in zip(chunk.places, chunk.objects, answers, strict=True):
             added = self._answers.as_json(answer, place)
-            if taken := [name for name in added if name in fields]:
-                check_names(taken, self._answers, where=place)
-            try:
-                line = json.dumps({**json_value(fields), **added}, allow_nan=False)
-            except DataError as error:
-                raise DataError(error.found, where=place, expected=error.expected, remedy=error.remedy) from error
-            self._file.write(line + "\n")
+            check_names(fields, added, prefix=self._answers.prefix, where=place)
+            plain = {name: _converted(json_value, value, place, name) for name, value in fields.items()}
+            self._file.write(json.dumps({**plain, **added}, allow_nan=False) + "\n")
 
 
 class CsvWriter(Writer):
@@ -112,10 +111,10 @@ class CsvWriter(Writer):
     def write(self, chunk: Chunk, answers: Answers) -> None:
         """Write the lines."""
         for place, fields, answer in zip(chunk.places, chunk.objects, answers, strict=True):
-            values = [fields.get(name) for name in self._table.columns]
+            cells = [_converted(cell, fields.get(name), place, name) for name in self._table.columns]
             added = self._answers.as_columns(answer, place).values()
             try:
-                self._writer.writerow([cell(value) for value in (*values, *added)])
+                self._writer.writerow([*cells, *map(cell, added)])
             except csv.Error as error:
                 remedy = "write to a .csv or .jsonl file"
                 raise DataError(f"can't be written without quotes ({error})", where=place, remedy=remedy) from error
@@ -133,6 +132,7 @@ class ParquetWriter(Writer):
         types[STRINGS] = pa.list_(pa.string())
         self._added = pa.schema([(name, types[kind]) for name, kind in answers.columns.items()])
         self._schema = pa.schema([*table.schema, *self._added], metadata=table.schema.metadata)
+        _check_types(table.schema, table.place)
         self._writer = pq.ParquetWriter(file.buffer, self._schema)
         self._waiting: list[Any] = []
 
@@ -142,10 +142,8 @@ class ParquetWriter(Writer):
 
         rows = [self._answers.as_columns(answer, place) for place, answer in zip(chunk.places, answers, strict=True)]
         added = pa.RecordBatch.from_pylist(rows, self._added)
-        batch = chunk.batch
-        if batch is None:
-            batch = pa.RecordBatch.from_pylist(chunk.objects, self._table.schema)
-        self._waiting.append(pa.RecordBatch.from_arrays([*batch.columns, *added.columns], schema=self._schema))
+        columns = self._columns(chunk) if chunk.batch is None else chunk.batch.columns
+        self._waiting.append(pa.RecordBatch.from_arrays([*columns, *added.columns], schema=self._schema))
         rows, size = (sum(getattr(part, kind) for part in self._waiting) for kind in ("num_rows", "nbytes"))
         if rows >= ROW_GROUP or size >= ROW_GROUP_BYTES:
             self._flush()
@@ -160,11 +158,22 @@ class ParquetWriter(Writer):
         with suppress(Exception):
             self._writer.close()
 
+    def _columns(self, chunk: Chunk) -> list[Any]:
+        """Return the values as arrays of the schema's types. Raises DataError for one that its type does not hold."""
+        import pyarrow as pa
+
+        columns = []
+        for field in self._table.schema:
+            with _in_parquet(f"{chunk.places[0]} to {chunk.places[-1]}", field.name):
+                columns.append(pa.array([fields.get(field.name) for fields in chunk.objects], field.type))
+        return columns
+
     def _flush(self) -> None:
         import pyarrow as pa
 
         if self._waiting:
-            self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema))
+            with _in_parquet(self._table.place):
+                self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema))
             self._waiting.clear()
 
 
@@ -176,6 +185,42 @@ def _whole_or_gone(writer: ParquetWriter) -> Iterator[ParquetWriter]:
     except BaseException:
         writer.abandon()
         raise
+
+
+def _check_types(schema: Any, place: str) -> None:
+    """Raise DataError for a nested type that .parquet does not hold, or that no reader takes since it is too deep."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for field in schema:
+        if pa.types.is_nested(field.type):
+            with _in_parquet(place, field.name):
+                pq.write_table(pa.schema([field]).empty_table(), content := BytesIO())
+                pq.read_schema(content)
+
+
+@contextmanager
+def _in_parquet(place: str, column: str | None = None) -> Iterator[None]:
+    """Raise what pyarrow says of values that it can't write as a DataError."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OverflowError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk
+            raise
+        name = "a column" if column is None else f"column {shown(column)}"
+        problem, remedy = f"{name} can't be written to .parquet ({error})", "write to a .jsonl file, which keeps such cells"
+        raise DataError(problem, where=place, remedy=remedy) from error
+
+
+def _converted(convert: Callable[[Any], Any], value: Any, place: str, name: str) -> Any:
+    """Return `convert(value)`. Raises DataError with the place and the column for a value that has no other form."""
+    try:
+        return convert(value)
+    except DataError as error:
+        problem = f"column {shown(name)} holds bytes"
+        raise DataError(problem, where=place, expected=error.expected, remedy=error.remedy) from error
 
 
 class _Lines:

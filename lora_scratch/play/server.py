@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from importlib.resources import files
@@ -9,7 +10,7 @@ from importlib.resources import files
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -38,6 +39,8 @@ def make_app(playground: Playground, *, port: int) -> Starlette:
             return JSONResponse(playground.answer(await _state(request)))
         except LoraScratchError as error:
             return JSONResponse({"error": str(error)}, status_code=400)
+        except (ClientDisconnect, asyncio.CancelledError):  # the reader has gone, or the server ends
+            return Response(status_code=503)
 
     pages = [Route(path, _file(name, kind)) for path, (name, kind) in FILES.items()]
     calls = [Route("/adapters", adapters), Route("/answer", answer, methods=["POST"])]

@@ -38,6 +38,7 @@ from .options import ModelOptions as ModelOptions
 from .options import RunOptions as RunOptions
 from .presets import BASIC as BASIC
 from .presets import RECOMMENDED as RECOMMENDED
+from .report_files import check_reports as check_reports
 from .resume import check_same_run as check_same_run
 from .resume import is_finished as is_finished
 from .resume import recorded_run as recorded_run

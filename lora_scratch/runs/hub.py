@@ -62,6 +62,8 @@ def _existing(folder: Path) -> Path:
         return folder
     elif (folder / "adapter").is_dir():
         fault, remedy = "this is the folder of a run", f"its adapter is {folder / 'adapter'}"
+    elif (folder / "model").is_dir():
+        fault, remedy = "this run trained no adapter", f"its model is {folder / 'model'}: name it with --model"
     else:
         fault, remedy = "this run has no adapter yet", f"resume it: lora-scratch train --resume {folder}"
     raise AdapterFileError([fault], where=str(folder), expected="an adapter folder", remedy=remedy)

@@ -16,7 +16,7 @@ from ..runtime.atomic import read_json
 from ..runtime.distributed import broadcast, is_main
 from ..runtime.json_types import JsonReader, shown
 from ..runtime.paths import typed_path
-from ..serialization.provenance import BaseRecord, DataRecord, TrainingRecord
+from ..serialization.provenance import BaseRecord, DataRecord, TrainingRecord, seal_problems
 from .options import TRAIN_OPTIONS
 
 FOLDERS = ("output_dir", "resume")
@@ -37,6 +37,7 @@ FREE = (
     "processes",
 )
 DIGESTS = "data.digests."
+SEAL = "sha256"  # the entry of config.json with the digest of the others
 # The place and the command line of the run, and entries that config.json holds twice.
 UNCOMPARED = ("RunOptions.resume", "RunOptions.output_dir", "command", "training.", "DataOptions.")
 
@@ -81,7 +82,10 @@ def _read(path: Path) -> dict[str, Any] | None:
     if problems := _problems(content):
         expected = "what the command train writes"
         raise ConfigError("; ".join(problems), where=str(path), expected=expected, remedy="start a new run")
-    return content
+    if SEAL in content and seal_problems(content, seal=SEAL):  # runs of earlier versions have none
+        expected, remedy = "what the run wrote when it started", "put it back, or start a new run"
+        raise ConfigError("was changed after the run wrote it", where=str(path), expected=expected, remedy=remedy)
+    return {name: value for name, value in content.items() if name != SEAL}
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from ..runtime.atomic import NAME_ONE, NAMELESS, file_errors, is_nameless, remov
 from ..runtime.distributed import broadcast, is_main
 from ..runtime.lock import LOCK, sole_writer
 from ..runtime.paths import typed_path
+from ..serialization.provenance import sealed
 from .options import RunOptions
-from .resume import CONFIG
+from .resume import CONFIG, SEAL
 
 OUTPUT_DIR = "--output_dir"
 
@@ -39,7 +40,7 @@ def run_folder(options: RunOptions, record: Mapping[str, Any]) -> Iterator[Path]
     with sole_writer(folder):
         if not (options.resume and (folder / CONFIG).exists()):
             check_free(folder)
-            write_json(folder / CONFIG, record)
+            write_json(folder / CONFIG, sealed(record, seal=SEAL))
         remove_leftovers(folder)
         broadcast(os.fsencode(folder))
         try:
@@ -101,18 +102,27 @@ def check_file(path: str | None, *, flag: str = "--json", new: bool = False) -> 
         new: nothing may exist there yet.
 
     Raises:
-        ConfigError: it is a folder, a device or an impossible path.
+        ConfigError: it is a folder, a device, a link to nothing or an impossible path.
     """
     if path is None:
         return
     try:
         mode = os.stat(typed_path(path, flag=flag, written=True)).st_mode
     except FileNotFoundError:
+        _check_no_dangling_link(Path(path), flag=flag)
         return
     if new:
         raise ConfigError("is there already", where=f"{flag} {path}", remedy="choose another, or remove this one")
     if not stat.S_ISREG(mode):
         raise ConfigError("is no regular file", where=f"{flag} {path}", expected="a file, or nothing yet")
+
+
+def _check_no_dangling_link(path: Path, *, flag: str) -> None:
+    """Raise ConfigError if the path, where nothing is, is a symbolic link or leads through one: it would be replaced."""
+    for place in (path, *path.parents):
+        if place.is_symlink() and not place.exists():
+            expected, remedy = "a file, or nothing yet", f"name the file that {place} leads to, or remove the link"
+            raise ConfigError("is a symbolic link to nothing", where=f"{flag} {path}", expected=expected, remedy=remedy)
 
 
 def _create(folder: Path) -> Path:

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from ..adapter import NF4, LoRAConfig, quantize_base
 from ..data import Splits
-from ..errors import AdapterFileError, LoraScratchError
+from ..data.examples import rows_digest
+from ..errors import AdapterFileError, DataError, LoraScratchError
 from ..model.base import Base
 from ..runtime.ranks import check_same, check_same_tensors
 from ..serialization import Provenance, load_adapter, problems_on, read_provenance
@@ -19,6 +20,7 @@ from ..tasks import Task
 from .hub import local_adapter
 from .loading import DEMO, open_base, open_held_out, open_splits, relabel
 from .options import DataOptions
+from .resume import recorded_run
 from .unrecorded import base_name, check_labels, filled, open_unlabeled_base, tell
 
 Value = TypeVar("Value", str, int)
@@ -126,7 +128,9 @@ def open_rows(
     max_tokens = saved.max_tokens
     data = replace(saved.data_options(dataset=dataset, limit_eval=limit_eval), **(columns or {}))
     if held_out and dataset is not None and not _is_training_data(dataset, saved):
-        return open_held_out(data, labels=saved.labels), max_tokens
+        rows = open_held_out(data, labels=saved.labels)
+        _refuse_training_rows(rows, data, saved)
+        return rows, max_tokens
     seed = saved.recorded("training.seed", saved.provenance.training.seed, int)
     if data.dataset is None:
         fault, remedy = "it does not record the rows of its training", "name rows with --dataset"
@@ -138,6 +142,35 @@ def _is_training_data(dataset: str, saved: TrainedAdapter) -> bool:
     """Return whether the name is that of the data set of the training, for which the training chose the test rows."""
     known = {name for name in (saved.provenance.data.dataset, saved.provenance.data.source, DEMO) if name}
     return dataset in known or os.path.realpath(dataset) in map(os.path.realpath, known)
+
+
+def _refuse_training_rows(rows: Splits, data: DataOptions, saved: TrainedAdapter) -> None:
+    """Raise DataError if `rows` are those of the training under another name, as far as its run still says.
+
+    Either all of them, or a file of which the training would take the same training rows.
+    """
+    digest = _digest_of_training_rows(saved.folder.parent)
+    split = _split(data, saved) if digest and os.path.isfile(str(data.dataset)) else {}
+    if digest and digest in (rows_digest(rows.test, rows.labels), split.get("train")):
+        remedy = f"name --dataset {saved.provenance.data.source}, which keeps its test rows apart, or other rows"
+        found, expected = "holds the rows that the adapter was trained with", "rows that it has not seen"
+        raise DataError(found, where=f"--dataset {data.dataset}", expected=expected, remedy=remedy)
+
+
+def _digest_of_training_rows(run: Path) -> str | None:
+    try:
+        recorded = recorded_run(run) or {}
+    except LoraScratchError:  # the config.json of something else
+        return None
+    digest: str | None = recorded.get("data", {}).get("digests", {}).get("train")
+    return digest
+
+
+def _split(data: DataOptions, saved: TrainedAdapter) -> dict[str, str]:
+    try:
+        return relabel(open_splits(data, seed=saved.provenance.training.seed or 0), saved.labels).digests
+    except LoraScratchError:  # too few rows to be split, or other labels
+        return {}
 
 
 def problems_with_base(folder: Path, *, model: str, labels: Sequence[str] | None = None) -> list[str]:

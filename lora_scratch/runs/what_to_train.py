@@ -17,7 +17,7 @@ from ..model.base import Base, output_layer
 from ..model.families import default_heads
 from ..runtime.atomic import new_folder
 from ..training import TrainingConfig
-from ..training.config import AUTO, LOADED
+from ..training.config import AUTO, LOADED, PROBE
 from .loading import check_covered, resolve_adapter
 from .options import ADAPTER, ALL, BITFIT, WITH_ADAPTER
 
@@ -77,7 +77,13 @@ def resolve_head_start(training: TrainingConfig, base: Base, *, keeps_head: bool
 
     Args:
         keeps_head: whether the head of an adapter is kept.
+
+    Raises:
+        ConfigError: a fit that would replace the head that is kept.
     """
+    if keeps_head and training.head_start == PROBE:
+        found, remedy = "--start_from keeps its trained head, which a fit would replace", "leave --head_start out"
+        raise ConfigError(found, where=f"--head_start {PROBE}", expected=f"{LOADED} or {AUTO}", remedy=remedy)
     output = output_layer(base.model)
     trained = output is not None and f"{output}.weight" not in base.newly_initialized
     return replace(training, head_start=LOADED) if training.head_start == AUTO and (trained or keeps_head) else training

@@ -155,7 +155,7 @@ class Provenance:
         """
         reader = JsonReader(allow_unknown=True)
         read: _Document | None = reader.read(_Document, document)
-        problems = reader.problems + _seal_problems(document) + (_fit_problems(read) if read else [])
+        problems = reader.problems + seal_problems(document) + (_fit_problems(read) if read else [])
         if problems or read is None:
             raise AdapterFileError(problems, where=where, remedy=REMEDY)
         return cls(
@@ -208,16 +208,17 @@ def differing_settings(present: Settings, recorded: Settings) -> list[str]:
     ]
 
 
-def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the object with the SHA-256 of its content as an entry. Its layout does not count."""
-    content = json.loads(json.dumps({key: value for key, value in document.items() if key != SEAL}))
+def sealed(document: Mapping[str, Any], *, seal: str = SEAL) -> dict[str, Any]:
+    """Return the object with the SHA-256 of its content as the entry `seal`. Its layout does not count."""
+    content = json.loads(json.dumps({key: value for key, value in document.items() if key != seal}))
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return {**content, SEAL: digest}
+    return {**content, seal: digest}
 
 
-def _seal_problems(document: Mapping[str, Any]) -> list[str]:
-    fits = document.get(SEAL) == sealed(document)[SEAL]
-    return [] if fits else [f"{SEAL} is not the SHA-256 of the other fields"]
+def seal_problems(document: Mapping[str, Any], *, seal: str = SEAL) -> list[str]:
+    """Return one clause if the content is not what was sealed."""
+    fits = document.get(seal) == sealed(document, seal=seal)[seal]
+    return [] if fits else [f"{seal} is not the SHA-256 of the other fields"]
 
 
 def _fit_problems(document: _Document) -> list[str]:

@@ -46,7 +46,7 @@ from lora_scratch.commands.benchmarks.measures import MEASURES, BenchmarkOptions
 from lora_scratch.commands.benchmarks.rounds import FULL, OURS, run_rounds
 from lora_scratch.commands.benchmarks.tables import idle_words, render_figures
 from lora_scratch.commands.benchmarks.work import BenchmarkModel, BenchmarkRows, open_work
-from lora_scratch.runs import check_file, command_line, parse, restart_command, run_command
+from lora_scratch.runs import check_reports, command_line, parse, restart_command, run_command
 from lora_scratch.runtime.atomic import write_json
 from lora_scratch.runtime.device import resolve_device, use_threads
 from lora_scratch.training import TrainingConfig
@@ -58,7 +58,7 @@ def main() -> None:
     """Make every measurement in turn, or just one in this process."""
     settings = parse(OPTIONS, str(__doc__))
     *of_work, training, options = settings
-    check_file(options.json)
+    check_reports(*settings)
     use_threads(training.threads)
     if options.only:
         measure, _, contender = options.only.partition(":")

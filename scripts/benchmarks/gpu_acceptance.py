@@ -45,7 +45,7 @@ from lora_scratch.commands.benchmarks.acceptance import (
 from lora_scratch.commands.benchmarks.machine import describe_machine, machine_in_words
 from lora_scratch.errors import LoraScratchError
 from lora_scratch.runs import (
-    check_file,
+    check_reports,
     command_line,
     flag_parser,
     parse_flags,
@@ -58,7 +58,7 @@ from lora_scratch.runtime.atomic import write_json
 def main() -> None:
     """Run every part in turn, or just one in this process."""
     (options,) = parse_flags(flag_parser((AcceptanceOptions,), str(__doc__)))
-    check_file(options.json)
+    check_reports(options)
     setup = Setup(choose_device(options.device), options.model, options.dataset)
     if options.part:
         (part,) = (part for part in PARTS if part.name == options.part)

@@ -23,8 +23,8 @@ from lora_scratch.runs import (
     add_adapter,
     add_shared,
     argument_parser,
-    check_file,
     check_given,
+    check_reports,
     command_line,
     encode_rows,
     named_columns,
@@ -45,9 +45,7 @@ SPLIT_HELP = "which rows (default: validation; of a --dataset that is a file of 
 def main() -> None:
     """Open the adapter, run the trials, print the table, write the files."""
     options = parse()
-    check_file(options.json)
-    if options.html is not None:
-        check_file(options.html, flag="--html")
+    check_reports(options)
     saved = open_adapter(options.adapter, model=options.model, labels=options.labels)
     wanted = options.precision or saved.precision
     precision = resolve_precision(wanted, resolve_device(options.device))

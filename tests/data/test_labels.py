@@ -37,6 +37,8 @@ def lines_of(labels: list[object], path: Path) -> str:
         (["-1e-3", "4"], "regression", "such as -1e-3"),
         (["v1.5", "2.5"], "single_label", ""),
         (["2.5"] * 9 + ["n/a"], "regression", "such as 2.5"),
+        (["2.5"] * 3 + ["nan", "NaN"], "regression", "such as 2.5"),
+        (['["a", "b"]', "a"], "single_label", "is one class here; --task multi_label makes it a list"),
         ([("joy",), ()], "multi_label", "task: multi_label, since the labels are lists"),
         ([("joy",), "anger"], "multi_label", "lists"),
         (['["a", "b"]', "[]"], "multi_label", "lists"),

@@ -103,17 +103,22 @@ def raise_errors(rows):
             raise row
 
 
-@pytest.mark.parametrize("make", [None, os.mkdir, os.mkfifo], ids=["nothing", "folder", "pipe"])
-def test_what_is_no_file_is_refused_at_once(tmp_path, make):
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [(None, "no such file"), (os.mkdir, "this is a folder"), (os.mkfifo, "no such file")],
+    ids=["nothing", "folder", "pipe"],
+)
+def test_what_is_no_file_is_refused_at_once(tmp_path, make, fault):
     """Before the first text is asked for, and a pipe is not waited on."""
     if make:
         make(tmp_path / "texts.txt")
-    with pytest.raises(DataError, match=r"texts\.txt: no such file; expected a UTF-8 file with one text a line"):
+    with pytest.raises(DataError, match=rf"texts\.txt: {fault}; expected a UTF-8 file with one text a line"):
         read_texts(str(tmp_path / "texts.txt"))
 
 
 REFUSED = {
     **dict.fromkeys(["csv", "TSV", "jsonl", "json", "parquet", "csv.gz"], "is a table; .* name its columns: --text_column"),
+    "ndjson": "is a table; .*name it .jsonl",
     **dict.fromkeys(["xlsx", "ODS"], "is a spreadsheet; .* save the sheet as CSV"),
     **dict.fromkeys(["txt.gz", "gz"], r"is compressed; .* gunzip -c .*rows\..*gz \| predict ADAPTER -"),
 }

@@ -138,3 +138,9 @@ def test_page_is_small_and_loads_nothing_from_elsewhere():
     assert all(re.findall(r"https?:|//[a-z]|@import|url\(|eval\(|innerHTML", text) == [] for text in files.values())
     assert "style=" not in files["page.html"]
     assert "<script>" not in files["page.html"]
+
+
+def test_a_reader_that_goes_away_while_it_sends_is_no_fault_of_the_server(app):
+    """Nothing is raised, so nothing is printed."""
+    disconnect = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    assert ask(app, "/answer", requests=disconnect, **ASKED).status == 503

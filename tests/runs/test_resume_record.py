@@ -7,8 +7,9 @@ from support.report_pages import report
 
 from lora_scratch.errors import ConfigError
 from lora_scratch.runs import check_same_run, is_finished, recorded_run
-from lora_scratch.runs.resume import recorded_flags
+from lora_scratch.runs.resume import SEAL, recorded_flags
 from lora_scratch.runtime.atomic import write_json
+from lora_scratch.serialization.provenance import sealed
 
 RECORD = {"TrainingConfig": {"epochs": 2}, "LoRAConfig": {"rank": 4}, "data": {"source": "rows"}}
 
@@ -64,3 +65,15 @@ def test_the_record_is_read_as_it_was_written(tmp_path):
     """Entries that are not asked for stay."""
     write_json(tmp_path / "config.json", {**RECORD, "more": [1]})
     assert recorded_run(tmp_path) == json.loads(json.dumps({**RECORD, "more": [1]}))
+
+
+def test_a_record_that_was_changed_after_the_run_wrote_it_is_refused(tmp_path):
+    """Steps at one learning rate would be told as steps at another. A run of an earlier version has no digest."""
+    record = {**RECORD, "TrainingConfig": {**RECORD["TrainingConfig"], "learning_rate": 1e-3}}
+    written = sealed(record, seal=SEAL)
+    write_json(tmp_path / "config.json", written)
+    assert recorded_run(tmp_path) == json.loads(json.dumps(record))
+    written["TrainingConfig"]["learning_rate"] = 0.1
+    write_json(tmp_path / "config.json", written)
+    with pytest.raises(ConfigError, match=r"config\.json: was changed after the run wrote it; .*put it back"):
+        recorded_run(tmp_path)

@@ -55,6 +55,16 @@ def test_a_place_that_holds_no_file_is_refused(tmp_path, name):
         check_file(str(tmp_path / name))
 
 
+@pytest.mark.parametrize("name", ["link", "folder/x.json"])
+@pytest.mark.parametrize("new", [False, True])
+def test_a_link_to_nothing_is_not_replaced(tmp_path, name, new):
+    """Nor is a folder made in the place of one."""
+    (tmp_path / "link").symlink_to("nothing")
+    (tmp_path / "folder").symlink_to("nothing at all")
+    with pytest.raises(ConfigError, match=rf"--output .*{name}: is a symbolic link to nothing; expected .*remove the link"):
+        check_file(str(tmp_path / name), flag="--output", new=new)
+
+
 def test_a_file_that_must_be_new_is_not_written_over(tmp_path):
     """It may be the very texts that are to be classified."""
     (tmp_path / "texts.txt").write_text("mine")

@@ -90,6 +90,9 @@ def test_a_folder_that_is_no_adapters_says_what_it_is_and_where_the_adapter_is(g
     (run / "metrics.jsonl").touch()
     with pytest.raises(AdapterFileError, match=f"this run has no adapter yet; .*--resume {run}"):
         open_adapter(run)
+    (run / "model").mkdir()
+    with pytest.raises(AdapterFileError, match=f"this run trained no adapter; .*{run / 'model'}: name it with --model"):
+        open_adapter(run)
     shutil.copytree(good, run / "adapter")
     with pytest.raises(AdapterFileError, match=f"its adapter is {run / 'adapter'}"):
         open_adapter(run)

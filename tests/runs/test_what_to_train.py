@@ -81,4 +81,9 @@ def test_a_trained_head_is_not_thrown_away_for_a_fit(new, keeps, start):
     """`auto` fits a new head alone; the base's own and that of the adapter to start from stay."""
     base = base_of(tiny_distilbert(), *new)
     assert resolve_head_start(TrainingConfig(head_start="auto"), base, keeps_head=keeps).head_start == start
-    assert resolve_head_start(TrainingConfig(head_start="probe"), base, keeps_head=keeps).head_start == "probe"
+    probe = TrainingConfig(head_start="probe")
+    if keeps:  # the record would say that the head was kept
+        with pytest.raises(ConfigError, match=r"--head_start probe: --start_from keeps its .*leave --head_start out"):
+            resolve_head_start(probe, base, keeps_head=True)
+    else:
+        assert resolve_head_start(probe, base, keeps_head=False).head_start == "probe"

@@ -1,12 +1,15 @@
 """scripts/evaluate.py on rows that are there to be measured: all of them count."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
-from support.command_line import call
+from support.command_line import call, train_arguments
+from support.folders import save_base
+from support.pictures import quick_pictures
 
-from lora_scratch.commands import evaluate
+from lora_scratch.commands import evaluate, train
 from lora_scratch.commands.study import ablate
 from lora_scratch.runs import open_adapter, open_rows
 
@@ -89,3 +92,33 @@ def test_columns_of_other_rows_can_be_named(job, tmp_path, capsys, command):
     assert "10" in capsys.readouterr().out
     assert call(command, job.adapter, *flags) == 1
     assert "--text_column: names a column of other rows; name them with --dataset" in capsys.readouterr().err
+
+
+def test_rows_of_the_training_under_another_name_are_no_test(job, tmp_path, capsys):
+    """A copy of the file of its training rows, as far as the run beside the adapter still says what these were."""
+    copy = tmp_path / "copy.csv"
+    shutil.copy(next(job.data.glob("train.*")), copy.with_suffix(next(job.data.glob("train.*")).suffix))
+    (copy,) = tmp_path.glob("copy.*")
+    assert call(evaluate, job.adapter, "--dataset", copy) == 1
+    told = f"error: --dataset {copy}: holds the rows that the adapter was trained with; expected rows"
+    assert told in capsys.readouterr().err
+    moved = tmp_path / "moved"
+    shutil.copytree(job.adapter, moved)
+    assert call(evaluate, moved, "--dataset", copy) == 0, "without its run nobody knows"
+
+
+def test_a_copied_folder_has_test_rows_of_its_own(job, tmp_path):
+    """Its training rows are those of the training, its test rows are not."""
+    copied = shutil.copytree(job.data, tmp_path / "copied")
+    assert measured(job, tmp_path, "--dataset", copied) == measured(job, tmp_path)
+
+
+def test_a_file_that_the_training_would_split_alike_is_no_test(tmp_path, capsys):
+    """A copy of the one file of a training: four fifths of it were trained on."""
+    rows = rows_file(tmp_path / "rows.csv", LABELS * 20)
+    base = save_base(tmp_path / "base", labels=("negative", "positive"))
+    with quick_pictures():
+        assert call(train, *train_arguments(base, rows, tmp_path / "run")) == 0
+    copy = shutil.copy(rows, tmp_path / "copy.csv")
+    assert call(evaluate, tmp_path / "run" / "adapter", "--dataset", copy) == 1
+    assert f"name --dataset {rows}, which keeps its test rows apart" in capsys.readouterr().err

@@ -48,6 +48,14 @@ def test_verify_passes_what_the_job_saved(job, capsys):
     assert "nothing wrong with the files, nor with its fit to" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("flag", ["--json", "--html", "--figures"])
+def test_verify_refuses_a_report_that_it_would_not_write(job, tmp_path, capsys, flag):
+    """Wrong usage, in one line."""
+    assert call(inspect_adapter, job.adapter, "--verify", flag, tmp_path / "x") == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"error: {flag} does not go with --verify")
+    assert not (tmp_path / "x").exists()
+
+
 def test_verify_fails_with_another_base(job, tmp_path, capsys):
     """The files are whole; the base is not the one."""
     other = save_base(tmp_path / "other", labels=("negative", "positive"), seed=1)

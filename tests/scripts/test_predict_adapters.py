@@ -223,3 +223,17 @@ def test_base_without_a_head_takes_no_rows(second, job, tmp_path, capsys):
     rows = rows_file(tmp_path, ("a", "two"), ("a", "base"))
     assert call(predict, "--adapters", f"two={second}", "--file", rows, "--model", bare) == 1
     assert "error: a row for 'base'" in capsys.readouterr().err
+
+
+def test_a_key_twice_in_a_row_is_an_error(job, tmp_path, capsys):
+    """The last one would win without a word."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "i am happy", "text": "i am sad", "adapter": "mood"}\n', encoding="utf-8")
+    assert call(predict, "--adapters", f"mood={job.adapter}", "--file", rows) == 1
+    assert "rows.jsonl:1: malformed JSON ('text' is there twice)" in capsys.readouterr().err
+
+
+def test_label_names_for_many_adapters_are_refused(job, capsys):
+    """They would be ignored."""
+    assert call(predict, "--adapters", f"mood={job.adapter}", "--file", "-", "--labels", "x", "y") == 2
+    assert "--labels does not go with --adapters" in capsys.readouterr().err

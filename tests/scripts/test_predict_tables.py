@@ -443,3 +443,13 @@ def test_memory_stays_flat_as_the_table_grows(tmp_path, form, counts):
     before, after = map(int, done.stdout.split())
     assert after <= 1.05 * before
     assert len(read(tmp_path / f"large_out.{form}")) == counts[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "is_told"), [(f"i am happy;{LABELS[0]}", True), ("i am happy; joyful", False), ("i am", False)]
+)
+def test_a_text_that_ends_in_a_label_is_told_to_be_text(adapter, tmp_path, capsys, line, is_told):
+    """As the rows of a training's .txt do: there it is the label, here it is read as text."""
+    (tmp_path / "rows.txt").write_text(f"{line}\nfine\n", encoding="utf-8")
+    assert call(predict, adapter, "--file", tmp_path / "rows.txt", "--output", tmp_path / "out.jsonl") == 0
+    assert ("which is read as text and not as its label" in capsys.readouterr().err) is is_told

@@ -20,14 +20,15 @@ class Answered:
         return json.loads(self.body)
 
 
-def ask(app, path, *, method="GET", body=b"", parts=1, **headers) -> Answered:
-    """Send one request; `content_type` in `headers` is Content-Type. The body comes in so many parts."""
+def ask(app, path, *, method="GET", body=b"", parts=1, requests=None, **headers) -> Answered:
+    """Send one request; `content_type` in `headers` is Content-Type. The body comes in `parts`, or as `requests` say."""
     named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "http", "method": method, "path": path, "headers": named, "query_string": b"", "http_version": "1.1"}
     size = -(-len(body) // parts) or 1
     pieces = [body[start : start + size] for start in range(0, max(len(body), 1), size)]
-    requests = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
-    requests[-1]["more_body"] = False
+    if requests is None:
+        requests = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
+        requests[-1]["more_body"] = False
     sent = []
 
     async def receive():

@@ -124,7 +124,7 @@ def checkpoints(run: Path, rng: random.Random) -> tuple[str, str]:
             "later": "step_000007",
             "far": "step_999999999",
             "letters": "step_x",
-            "digits": "step_٩",
+            "digits": os.fsdecode("step_٩".encode()),  # also where file names are ASCII
             "twice": "step_0000008",
         }
         shutil.copytree(last(run), state / names[kind])
