@@ -233,6 +233,6 @@ class Task(ABC):
         if unknown := sorted(set(weights) - set(self.labels)):
             raise ConfigError(f"there is no label {unknown[0]!r}", where=where, expected=known)
         values = [weights.get(label, 1.0) for label in self.labels]
-        if not all(type(value) in (int, float) and 0 < value < 1e6 for value in values):
-            raise ConfigError(f"found {dict(weights)}", where=where, expected="numbers above 0")
+        if not all(type(value) in (int, float) and 1e-6 <= value <= 1e6 for value in values):
+            raise ConfigError(f"found {dict(weights)}", where=where, expected="numbers from 1e-6 to 1e6")
         return torch.tensor(values, dtype=torch.float32)

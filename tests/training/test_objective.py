@@ -95,7 +95,8 @@ def test_train_uses_the_weights_of_its_settings():
     ("settings", "message"),
     [
         ({"class_weights": '{"d": 2}'}, "--class_weights: there is no label 'd'; expected a, b, c"),
-        ({"class_weights": '{"a": 0}'}, "--class_weights: found .*; expected numbers above 0"),
+        ({"class_weights": '{"a": 0}'}, "--class_weights: found .*; expected numbers from 1e-6 to 1e6"),
+        ({"class_weights": '{"a": 1e-300}'}, "--class_weights: found .*; expected numbers from 1e-6 to 1e6"),
         ({"best_by": "f1"}, "--best_by: there is no score 'f1'; expected one of accuracy, macro_f1, matthews, loss"),
     ],
     ids=str,
