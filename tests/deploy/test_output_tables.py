@@ -132,7 +132,7 @@ def test_scores_of_the_input_are_not_overwritten_in_json_lines(tmp_path, source)
     assert "--prefix predicted_ makes predicted_scores" in message
     assert pq.read_table(rewritten(path, "parquet"))["scores"].to_pylist() == [[1, 2]]
     prefixed = AnswerFormat(FORMAT.task, prefix="p_")
-    assert json.loads(rewritten(path, "jsonl", prefixed).read_text())["scores"] == [1, 2]
+    assert json.loads(rewritten(path, "jsonl", prefixed).read_text(encoding="utf-8"))["scores"] == [1, 2]
 
 
 def test_remedy_of_a_taken_name_helps_with_a_prefix_too(tmp_path):
@@ -164,7 +164,7 @@ def test_label_with_the_name_of_the_error_column_is_refused():
 def test_nanoseconds_of_a_time_are_written(tmp_path, form):
     """No two times become one."""
     path = parquet(tmp_path, text=["a"] * 2, when=pa.array([1, 2], pa.time64("ns")))
-    text = rewritten(path, form).read_text()
+    text = rewritten(path, form).read_text(encoding="utf-8")
     assert all(f"00:00:00.00000000{digit}" in text for digit in (1, 2))
 
 
@@ -173,7 +173,7 @@ def test_value_nested_too_deep_is_the_error_of_its_row_in_every_form(tmp_path, f
     """The row keeps its other columns."""
     path = json_lines(tmp_path, f'{{"text": "a", "m": {"[" * 600}{"]" * 600}}}', '{"text": "b"}')
     output = rewritten(path, form, AnswerFormat(FORMAT.task, errors=True))
-    text = str(pq.read_table(output).to_pylist()) if form == "parquet" else output.read_text()
+    text = str(pq.read_table(output).to_pylist()) if form == "parquet" else output.read_text(encoding="utf-8")
     assert "in.jsonl:1: column 'm' is nested too deep" in text
 
 
@@ -194,14 +194,14 @@ def test_values_that_parquet_can_not_hold_are_one_line_and_json_lines_keep_them(
     found = refused(path, "parquet")
     assert found.startswith(f"{tmp_path}/{message.format(path)}")
     assert found.endswith("write to a .jsonl file, which keeps such cells")
-    assert len(rewritten(path, "jsonl").read_text().splitlines()) == len(lines)
+    assert len(rewritten(path, "jsonl").read_text(encoding="utf-8").splitlines()) == len(lines)
 
 
 @pytest.mark.parametrize(("form", "spelled"), [("jsonl", '"v": null'), ("csv", "a,nan,"), ("parquet", "'v': nan")])
 def test_nan_of_json_is_written_as_that_of_parquet(tmp_path, form, spelled):
     """Null in JSON, which has no NaN."""
     output = rewritten(json_lines(tmp_path, '{"text": "a", "v": NaN}'), form)
-    text = str(pq.read_table(output).to_pylist()) if form == "parquet" else output.read_text()
+    text = str(pq.read_table(output).to_pylist()) if form == "parquet" else output.read_text(encoding="utf-8")
     assert spelled in text
     assert "yes" in text  # the answer
 
@@ -215,7 +215,7 @@ def test_row_of_parquet_that_is_not_utf8_is_an_error_in_its_place(tmp_path, form
     if form == "parquet":
         found = pq.read_table(output, columns=["id", "error"]).to_pylist()
     else:
-        lines = output.read_text().splitlines()
+        lines = output.read_text(encoding="utf-8").splitlines()
         found = list(csv.DictReader(lines)) if form == "csv" else [json.loads(line) for line in lines]
     assert [str(row["id"]) for row in found] == ["1", "2"]
     assert [bool(row.get("error")) for row in found] == [True, False]

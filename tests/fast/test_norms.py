@@ -1,6 +1,7 @@
 """lora_scratch/fast/norms.py: the norm of float64, rounded once; off where products are slow, undone afterwards."""
 
 from contextlib import suppress
+from copy import deepcopy
 
 import pytest
 import torch
@@ -60,13 +61,32 @@ def test_mean_and_variance_are_not_those_of_rounded_sums():
     assert float((computed(norm, x, x)[0] - exact).abs().max()) <= 2 * ROUNDING * float(exact.abs().max())
 
 
-@pytest.mark.parametrize(
-    ("machine", "precision", "trained"),
-    [("AVX-512 with bfloat16", BF16, False), ("AMX", FP32, False), ("AMX", BF16, True)],
-)
-def test_norms_stay_as_they_are(machine, precision, trained):
-    """Without matrix registers, in float32, and where the norm is trained."""
-    norm = norm_of(trained=trained)
+def test_a_trained_norm_has_the_gradients_of_float64():
+    """Of weight and bias, in float32: sums over the rows, of x as it came."""
+    norm, x, g = norm_of(trained=True), torch.randn(7, 48).bfloat16(), torch.randn(7, 48).bfloat16()
+    exact = deepcopy(norm).double()
+    exact(x.double()).backward(g.double())
+    with answering(MACHINES["AMX"]), half_precision_norms(nn.ModuleList([norm]), BF16), BF16.autocast():
+        norm(x).backward(g)
+    for f, e in zip(norm.parameters(), exact.parameters(), strict=True):
+        assert f.grad.dtype is torch.float32
+        assert float((f.grad - e.grad).abs().max()) <= SUMS * float(e.grad.abs().max())
+
+
+def test_a_base_has_the_same_bits_before_and_after_it_is_frozen():
+    """So an adapter starts exactly as the base that was measured, though that was not frozen then."""
+    model, batch, logits = tiny("bert"), batch_of([7, 3, 5] * 5), []
+    for trained in (True, False):
+        model.requires_grad_(trained)
+        with playing(MACHINES["AMX"], torch.bfloat16), fast_path(model, BF16), BF16.autocast(), torch.no_grad():
+            logits.append(classify(model, batch))
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize(("machine", "precision"), [("AVX-512 with bfloat16", BF16), ("AMX", FP32)])
+def test_norms_stay_as_they_are(machine, precision):
+    """Without matrix registers, and in float32."""
+    norm = norm_of()
     with answering(MACHINES[machine]), half_precision_norms(nn.ModuleList([norm]), precision):
         assert "forward" not in vars(norm)
 
