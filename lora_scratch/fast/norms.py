@@ -40,7 +40,7 @@ def _is_norm(module: nn.Module) -> TypeGuard[nn.LayerNorm]:
 def _forward(norm: nn.LayerNorm, dtype: torch.dtype, x: Tensor) -> Tensor:
     """Return the norm of x in `dtype`. `native_layer_norm` is no operator that autocast casts for."""
     if torch.is_grad_enabled() and any(p.requires_grad for p in norm.parameters()):
-        return nn.LayerNorm.forward(norm, x)
+        return nn.LayerNorm.forward(norm, x.float())
     shape = list(norm.normalized_shape)
     y: Tensor = torch.native_layer_norm(x, shape, norm.weight, norm.bias, norm.eps)[0]
     return y.to(dtype)

@@ -62,7 +62,7 @@ def test_mean_and_variance_are_not_those_of_rounded_sums():
 
 
 def test_a_trained_norm_has_the_gradients_of_float64():
-    """Of weight and bias, in float32: sums over the rows, as autocast has them."""
+    """Of weight and bias, in float32: sums over the rows."""
     norm, x, g = norm_of(trained=True), torch.randn(7, 48).bfloat16(), torch.randn(7, 48).bfloat16()
     exact = deepcopy(norm).double()
     exact(x.double()).backward(g.double())
