@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .adapter.targets import nearest
+from .errors import INTERRUPTED
 
 PACKAGE = "lora_scratch.commands"  # the folder scripts/ of a checkout
 COMMANDS = {  # by group: name, module, what it does
@@ -38,9 +39,6 @@ COMMANDS = {  # by group: name, module, what it does
         "gpu-acceptance": ("benchmarks.gpu_acceptance", "prove and measure the CUDA path"),
     },
 }
-
-
-INTERRUPTED = 130  # as a shell says of a command that Ctrl-C ended
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 LONGEST_LINE = 8000  # characters of a message; what is left out stands in the middle, and `problems` has all of it
+INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
 
 
 class LoraScratchError(Exception):

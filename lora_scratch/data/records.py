@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 from ..errors import DataError
-from ..runtime.json_text import MOST_DEPTH
+from ..runtime.json_text import MOST_DEPTH, levels
 from .cells import listed, shown, text_fault
 from .rows import bad_row, missing_columns
 
@@ -182,23 +182,13 @@ def chunked(records: Iterable[tuple[str, Fields | DataError]], read: TextColumns
 
 def is_utf8(value: Any) -> bool:
     """Return whether UTF-8 can write all strings of the value."""
-    levels = _levels(value) if isinstance(value, NESTED) else [[value]]
-    return all(readable(part) == part for level in levels for part in level if isinstance(part, str))
+    parts = levels(value) if isinstance(value, NESTED) else [[value]]
+    return all(readable(part) == part for level in parts for part in level if isinstance(part, str))
 
 
 def is_deep(value: Any) -> bool:
     """Return whether the value has more levels than other functions, which call themselves for each level, can take."""
-    return isinstance(value, NESTED) and next(islice(_levels(value), MOST_DEPTH, None), None) is not None
-
-
-def _levels(value: Any) -> Iterator[list[Any]]:
-    """Yield the parts of a value, level by level: the value, what it holds, what that holds."""
-    level = [value]
-    while level:
-        yield level
-        dicts = [part for part in level if isinstance(part, dict)]
-        lists = [part for part in level if isinstance(part, list)]
-        level = [*chain.from_iterable(lists), *chain.from_iterable(chain(part, part.values()) for part in dicts)]
+    return isinstance(value, NESTED) and next(islice(levels(value), MOST_DEPTH, None), None) is not None
 
 
 def _kept(fields: Fields) -> Fields:

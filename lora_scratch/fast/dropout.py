@@ -57,15 +57,18 @@ def masked(x: Tensor, keep: Tensor | None) -> Tensor:
 
 
 def mask_(x: Tensor, keep: Tensor | None) -> Tensor:
-    """Do the same in place, and return x."""
-    if keep is not None:
-        numbers = x if keep.dtype is torch.bool else _numbers(x)
-        numbers.mul_(keep if keep.dtype is torch.bool else keep.to(numbers.dtype))
+    """Multiply x by the mask in place, and return x; without a mask nothing changes."""
+    if keep is None:
+        return x
+    if keep.dtype is torch.bool:
+        return x.mul_(keep)
+    numbers = _numbers(x)
+    numbers.mul_(keep.to(numbers.dtype))
     return x
 
 
 def _numbers(x: Tensor) -> Tensor:
-    """Return x, or the bits of a half-precision x as whole numbers: times 0 or 1 they take half the time."""
+    """Return x, or the bits of a half-precision x as integers: a product of these with 0 or 1 takes half the time."""
     return x.view(torch.int16) if x.dtype.itemsize == 2 else x
 
 

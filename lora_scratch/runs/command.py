@@ -18,13 +18,12 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import FrameType
 
-from ..errors import Interrupted, LoraScratchError, printable
+from ..errors import INTERRUPTED, Interrupted, LoraScratchError, printable
 from ..runtime.device import is_out_of_memory, started_number
 from ..runtime.distributed import check_one_process, is_main, process_group, processes_started
 from ..runtime.ranks import check_same_settings
 from .streams import READER_GONE, lasting_streams
 
-INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
 FREE = "end other programs, or use a machine with more memory"
 ADVICE = {"train": f"lower --batch_size or --max_tokens, {FREE}"}  # flags that the command has
 

@@ -16,13 +16,13 @@ from ..serialization.adapter_folder import read_base_name, read_provenance
 from ..training.margins import MARGINS
 from .flags import PATHS, WRITTEN
 from .hub import LOG
+from .loading import DEMO
 from .logits import LOGITS
 from .resume import CONFIG, REPORT
 from .run_folder import check_file
 
 REPORTS = ("json", "html")
 ADAPTERS = frozenset({"adapter", "add", "average", "subtract"})  # flags and arguments whose value is an adapter folder
-DEMO = "demo"  # a base and a data set of the package, no path
 OF_A_RUN = frozenset(  # what train writes to the folder of a run; other files there are reports of earlier commands
     (CONFIG, REPORT, "report.html", LOG, LOGITS, MARGINS, "adapter", "model", "state", "tensorboard")
 )

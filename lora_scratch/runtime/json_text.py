@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from itertools import chain, pairwise
 from typing import Any, NoReturn
 
@@ -45,18 +46,22 @@ def _most_values(content: bytes | str) -> int:
 
 def _check_values(value: Any) -> None:
     """Check depth and texts, level by level."""
-    level = [value]
-    for _ in range(MOST_DEPTH):
-        if not level:
-            return
+    for depth, level in enumerate(levels(value)):
+        if depth == MOST_DEPTH:
+            raise ValueError(f"nested deeper than {MOST_DEPTH}")
         for text in level:
             if isinstance(text, str):
                 _check_text(text)
+
+
+def levels(value: Any) -> Iterator[list[Any]]:
+    """Yield the parts of a JSON value, level by level: the value, what it holds, what that holds."""
+    level = [value]
+    while level:
+        yield level
         dicts = [part for part in level if isinstance(part, dict)]
         lists = [part for part in level if isinstance(part, list)]
         level = [*chain.from_iterable(lists), *chain.from_iterable(chain(part, part.values()) for part in dicts)]
-    if level:
-        raise ValueError(f"nested deeper than {MOST_DEPTH}")
 
 
 def _check_text(text: str) -> None:
