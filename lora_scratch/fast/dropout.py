@@ -2,10 +2,18 @@ r"""Dropout with cheap random bits: the law of `nn.Dropout`, from other random n
 
     y = x · keep / q        keep is 1 with probability q, else 0;  q = 1 − round(2¹⁶ p) / 2¹⁶
 
-On a CPU `nn.Dropout` draws a random number for every entry. Here four entries share a random 64-bit
-word of torch's global generator. The scale is exactly 1 / q, so the mean of y is exactly x.
+On a CPU `nn.Dropout` draws a random number for every entry. Here 64 entries share nine random 64-bit
+words of torch's global generator: each has a byte of its own, and eight share a second byte, which
+decides only if the first is at the limit, one time in 256. With drop = 256 · limit + rest:
 
-Worth: 640 x 384 entries take 0.30 ms instead of 2.2 in float32, 0.35 instead of 1.5 in bfloat16.
+    entry i is dropped if byte_i < limit, or byte_i = limit and second < rest
+
+That has probability drop / 2¹⁶. Two entries with one second byte are nearly independent: for
+p = 0.1 their correlation is 4e-5 = r (1 − r) / 2¹⁶ / (p q), r = rest / 256. They lie an eighth of
+the tensor apart. The scale is exactly 1 / q, so the mean of y is exactly x.
+
+Worth: a mask of 640 x 768 entries takes 0.21 ms; with sixteen bits an entry 0.33, by `bernoulli_`
+2.2. That is 2.5 % of a step of DistilBERT, and 4 % of MiniLM.
 
 Source: Srivastava et al. 2014, Dropout, JMLR 15:1929-1958, section 10 (scaling while training).
 """
@@ -22,7 +30,8 @@ from torch import Tensor, nn
 
 from .forwards import has_own_forward, replaced_forwards
 
-LEVELS = 2**16  # the values of the sixteen bits of an entry
+LEVELS = 2**16  # the values of the two bytes that decide on an entry
+SHARING = 8  # entries with one second byte
 LOWEST = -(2**63)  # `random_` from here, with no upper end, draws all 64 bits
 
 
@@ -80,9 +89,19 @@ def _native_mask(x: Tensor, p: float) -> Tensor:
 def _keep(shape: torch.Size, drop: int) -> Tensor:
     """Return an int8 mask, 0 with probability drop / 2¹⁶. A product with bool is 4 times slower."""
     count = shape.numel()
-    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(LOWEST, None)
-    sixteen = words.view(torch.int16)[:count].view(shape)
-    return sixteen.ge_(drop - LEVELS // 2).to(torch.int8)  # int16 starts at -2¹⁵
+    groups = -(-count // SHARING)
+    words = torch.empty(groups + -(-groups // SHARING), dtype=torch.int64).random_(LOWEST, None)
+    first, second = words[:groups].view(torch.uint8), words[groups:].view(torch.uint8)[:groups]
+    keep = _is_kept(first.view(SHARING, groups), second, drop)
+    return keep.view(torch.int8).flatten()[:count].view(shape)
+
+
+def _is_kept(first: Tensor, second: Tensor, drop: int) -> Tensor:
+    """Return the decision of every entry by its bytes. Shape: first (8, G), second (G,) -> (8, G) bool."""
+    rare = min(drop, LEVELS - drop)  # of both answers; so the limit and one more fit into a byte
+    limit, rest = divmod(rare, 2**8)
+    limits = (second < rest).view(torch.uint8).add_(limit)
+    return first >= limits if rare == drop else first < limits
 
 
 class _Masked(torch.autograd.Function):

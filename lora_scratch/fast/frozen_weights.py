@@ -26,7 +26,7 @@ from ..runtime.distributed import is_sharded
 from ..runtime.precision import Precision
 from . import onednn
 from .forwards import has_own_forward, replaced_forwards
-from .onednn import can_be_packed, multiply, pack_weight, rows_multiple
+from .onednn import can_be_packed, multiply, pack_weight
 
 # The last block multiplies only first tokens (fast/packed.py). One unpacked copy for both passes
 # saves 11 MiB of DistilBERT in bfloat16, 50 in float32, and costs about 1 ms a step.
@@ -96,10 +96,8 @@ class PackedLinear:
 
     @cached_property
     def zeros(self) -> Tensor | None:
-        """A bias for gradients, where kernels take long to compile: one kernel for both passes."""
-        if self.bias is None or rows_multiple(self.dtype) == 1:
-            return None
-        return self.bias.new_zeros(self.linear.in_features)
+        """A bias for gradients: so both passes share kernels, which take long to compile (fast/onednn.py)."""
+        return None if self.bias is None else self.bias.new_zeros(self.linear.in_features)
 
     @cached_property
     def rounded(self) -> Tensor:

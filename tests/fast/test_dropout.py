@@ -8,7 +8,7 @@ from support.dispatched import dispatched
 from torch import nn
 
 from lora_scratch.fast import dropout
-from lora_scratch.fast.dropout import _native_mask, cheap_dropout, cheap_dropouts, keep_mask, mask_, masked
+from lora_scratch.fast.dropout import _is_kept, _native_mask, cheap_dropout, cheap_dropouts, keep_mask, mask_, masked
 from lora_scratch.layers import LoRALinear
 
 
@@ -42,6 +42,26 @@ def test_cheap_dropout_decides_for_each_entry_on_its_own(lag):
     n = 400_000
     y = cheap_dropout(torch.ones(n, dtype=torch.float64), 0.5) - 1  # ±1
     assert abs((y[:-lag] * y[lag:]).mean()) < 5 / n**0.5
+
+
+@pytest.mark.parametrize("drop", [1, 255, 256, 257, 6554, 2**15, 2**15 + 1, 2**16 - 257, 2**16 - 1])
+def test_of_all_pairs_of_bytes_so_many_drop_as_the_probability_says(drop):
+    """Each of the 2¹⁶ pairs once, so the probability is exact. And what entries with one second byte have in common."""
+    byte = torch.arange(256, dtype=torch.uint8)
+    dropped = ~_is_kept(byte[:, None].expand(256, 256), byte, drop)  # by first byte and second byte
+    assert int(dropped.sum()) == drop
+    rest = min(drop, 2**16 - drop) % 256 / 256
+    covariance = dropped.double().mean(0).var(correction=0)  # of two entries, whose first bytes are independent
+    assert float(covariance) == pytest.approx(rest * (1 - rest) / 2**16, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("lag", [1, 7, 8, 50_000, 100_000])
+def test_entries_are_nearly_independent_where_second_bytes_decide(lag):
+    """At p = 0.1 also entries an eighth of the tensor apart, which share a second byte: a correlation of 4e-5."""
+    n = 400_000
+    y = cheap_dropout(torch.ones(n, dtype=torch.float64), 0.1) - 1
+    p = round(0.1 * 2**16) / 2**16
+    assert abs((y[:-lag] * y[lag:]).mean() / (p / (1 - p))) < 5 / (n - lag) ** 0.5 + 4e-5
 
 
 def test_two_calls_draw_different_masks():
@@ -90,7 +110,7 @@ def test_module_is_the_identity_in_evaluation_and_at_zero():
 
 @pytest.mark.parametrize("shape", [(0,), (1,), (3,), (2, 3, 5)])
 def test_cheap_dropout_takes_shapes_that_fill_no_whole_word(shape):
-    """Four entries share a word; the last word may be used in part."""
+    """Eight entries share a word; the last word may be used in part."""
     assert cheap_dropout(torch.ones(shape), 0.25).shape == shape
 
 
