@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .adapter.targets import nearest
 from .errors import INTERRUPTED
+from .runtime import garbage
 
 PACKAGE = "lora_scratch.commands"  # the folder scripts/ of a checkout
 COMMANDS = {  # by group: name, module, what it does
@@ -44,6 +45,7 @@ COMMANDS = {  # by group: name, module, what it does
 def main() -> None:
     """Run the command that is named, with the words after its name. Ctrl-C ends it also while it is imported."""
     try:
+        garbage.put_off()
         _run()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

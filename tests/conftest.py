@@ -18,6 +18,7 @@ import torch
 from hypothesis import Phase, settings
 
 from lora_scratch.fast import onednn
+from lora_scratch.runtime import garbage
 
 # under mutation.py a failure is to be noticed, not to be made small and explained
 phases = [Phase.explicit, Phase.generate] if "MUTANT_UNDER_TEST" in os.environ else list(Phase)
@@ -49,6 +50,14 @@ def _nothing_is_left_in_the_working_folder(_empty_folder):
 def _seeded():
     """Each test starts from the same random state, so that none depends on those before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_command_owns_this_process():
+    """Many run in it, one after another: what one leaves to the end of its process would stay here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(garbage, "put_off", lambda: None)
+        yield
 
 
 def _computing():

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from ..errors import INTERRUPTED, Interrupted, LoraScratchError, printable
+from ..runtime import garbage
 from ..runtime.device import is_out_of_memory, started_number
 from ..runtime.distributed import check_one_process, is_main, process_group, processes_started
 from ..runtime.ranks import check_same_settings
@@ -35,6 +36,7 @@ def run_command(main: Callable[[], None], *, in_processes: bool = False, needs_r
         in_processes: whether several processes may share the work. Only the main one prints; `main` decides who writes.
         needs_reader: whether the work is for nothing once nobody reads standard output (streams.py).
     """
+    garbage.put_off()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without these letters

@@ -15,6 +15,7 @@ from ..demo import demo_splits, foundation_folder
 from ..errors import ConfigError, DataError, printable
 from ..model.base import Base, load_base
 from ..model.checks import check_base
+from ..runtime import garbage
 from ..runtime.distributed import local_rank_zero_first
 from ..tasks import REGRESSION, task_of
 from .options import DataOptions
@@ -111,10 +112,10 @@ def open_base(name: str, *, labels: Sequence[str] | None = None, task: str | Non
         ModelError: it can't be loaded, or model and tokenizer do not fit (model/checks.py).
     """
     with local_rank_zero_first():
-        if name != DEMO:
-            return check_base(load_base(name, labels=labels, task=task, seed=seed))
-        folder = str(foundation_folder())
-        return replace(check_base(load_base(folder, labels=labels, task=task, seed=seed)), name=DEMO)
+        source = name if name != DEMO else str(foundation_folder())
+        base = check_base(load_base(source, labels=labels, task=task, seed=seed))
+    garbage.resume()  # the last of a command's large imports was that of the model's code
+    return replace(base, name=name)
 
 
 def with_columns_of(splits: Splits, options: DataOptions) -> DataOptions:

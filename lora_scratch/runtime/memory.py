@@ -45,7 +45,7 @@ def trim_heap() -> None:
 
     Batches of different sizes leave gaps that later ones do not fit into. Worth: DistilBERT's peak
     over 10,000 texts is 1.04 times that over 500 instead of 1.07, for some milliseconds every 2,048
-    texts. Before the largest training steps it saves 30 of 490 MiB. Source: malloc_trim(3).
+    texts. Source: malloc_trim(3).
     """
     with suppress(OSError, AttributeError, TypeError):  # no such function, or no C library
         ctypes.CDLL(None).malloc_trim(0)

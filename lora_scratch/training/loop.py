@@ -33,7 +33,7 @@ from ..model.path import ForwardPath
 from ..model.precision import family_precision
 from ..runtime.device import resolve_device, use_device
 from ..runtime.distributed import is_main, rank, world_size
-from ..runtime.memory import peak_bytes, trim_heap
+from ..runtime.memory import peak_bytes
 from ..runtime.precision import resolve_precision
 from ..runtime.seeds import named_seed, seed_everything
 from ..tasks import Metrics, Task, task_of
@@ -163,7 +163,6 @@ class _Loop:
         self.dynamics = Dynamics(model, self.stepper)
         self.movement: MovementCheck | None = MovementCheck(model)
         self.on_best: Callable[[Metrics], object]
-        self.most_tokens = 0  # in a step so far
 
     def resume(self, saved: State, checkpoints: Checkpoints | None, stop: StopRequest) -> None:
         """Load the state of the last checkpoint, if there is one."""
@@ -250,9 +249,6 @@ class _Loop:
         self.recorder.before_launch()
         rows = [row for batch in group for row in batch]
         tokens = int(self.train_set.lengths[rows].sum())
-        if tokens > self.most_tokens:  # the largest step so far does not fit into freed blocks
-            self.most_tokens = tokens
-            trim_heap()
         if world_size() > 1:  # masks differ between processes and need no state in a checkpoint
             name = f"dropout of step {self.stepper.step} in process {rank()}"
             seed_everything(named_seed(self.config.seed, name))

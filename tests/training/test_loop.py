@@ -8,7 +8,7 @@ import torch
 from support.tiny import tiny_distilbert, tiny_rows
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject, merge_all
-from lora_scratch.data import Encoded, plan_batches
+from lora_scratch.data import Encoded
 from lora_scratch.errors import TrainingError
 from lora_scratch.evaluation import Predictor
 from lora_scratch.fast import path
@@ -68,17 +68,6 @@ def test_the_result_counts_rows_tokens_and_steps():
     assert (result.steps, result.examples, result.tokens) == (6, 96, 2 * int(rows.lengths.sum()))
     assert result.seconds > 0
     assert result.peak_memory_bytes > 0
-
-
-def test_freed_memory_is_given_back_before_each_step_that_is_larger_than_all_before(monkeypatch):
-    """As often as the tokens of a step set a record, and at no other step: on a long run that is a handful of times."""
-    rows, steps, given_back = tiny_rows(48), MetricsLog(), []
-    monkeypatch.setattr(loop, "trim_heap", lambda: given_back.append(sum(e["event"] == "step" for e in steps.events)))
-    settings = config()
-    train(adapted(), rows, rows, settings, log=steps, **QUIET)
-    batches = [b for e in range(2) for b in plan_batches(rows.lengths, batch_size=8, seed=settings.seed, epoch=e)]
-    tokens = [int(rows.lengths[batch].sum()) for batch in batches]
-    assert given_back == [step for step, count in enumerate(tokens) if count > max(tokens[:step], default=0)]
 
 
 def test_metrics_jsonl_has_a_line_for_every_step_and_every_validation(tmp_path):
