@@ -17,7 +17,7 @@ from lora_scratch.fast import onednn
 from lora_scratch.fast.onednn import (
     CACHES,
     KERNELS,
-    KERNELS_OF_MULTIPLES,
+    KERNELS_OF_MATRICES,
     can_be_packed,
     choice,
     helps,
@@ -218,7 +218,7 @@ def test_memory_stays_flat_however_many_shapes_are_multiplied():
 
 def test_the_environments_own_bound_of_the_caches_is_kept(monkeypatch):
     """What the user has set, the user has set."""
-    for machine, most in (("AVX-512", KERNELS), ("AMX", KERNELS_OF_MULTIPLES)):
+    for machine, most in (("AVX-512", KERNELS), ("AMX", KERNELS_OF_MATRICES)):
         monkeypatch.setattr(os, "environ", {CACHES[0]: "7"})
         with answering(MACHINES[machine]):
             limit_kernel_cache()
