@@ -16,6 +16,7 @@ Source: Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762, sectio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,25 +48,56 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        q, k, v, packing, scaling, dropout = inputs
-        q_rows, k_rows, v_rows = (to_rows(x, packing) for x in (q, k, v))
-        mask = packing.mask.to(q.dtype)
-        scores = torch.baddbmm(mask, q_rows, k_rows.transpose(1, 2), alpha=scaling)
-        # torch's bfloat16 softmax takes three times as long on a CPU
-        weights = scores.softmax(-1, dtype=torch.float32).to(v.dtype)
-        keep, probability = keep_mask(weights, dropout)
-        ctx.save_for_backward(q_rows, k_rows, v_rows, weights, keep)
+        *tokens, packing, scaling, dropout = inputs
+        q, k, v = (to_rows(x, packing) for x in tokens)
+        output_rows, weights, keep, probability = attend(q, k, v, packing.mask, scaling=scaling, dropout=dropout)
+        ctx.save_for_backward(q, k, v, weights, keep)
         ctx.packing, ctx.scaling, ctx.probability = packing, scaling, probability
-        return to_tokens(torch.bmm(masked(weights, keep), v_rows).div_(probability), packing)
+        return to_tokens(output_rows, packing)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q_rows, k_rows, v_rows, weights, keep = ctx.saved_tensors
         grad_rows = to_rows_with_zeros(grads[0] / ctx.probability, ctx.packing)
-        grad_v = torch.bmm(masked(weights, keep).transpose(1, 2), grad_rows)
-        grad_weights = masked(torch.bmm(grad_rows, v_rows.transpose(1, 2)), keep).float()
-        grad_scores = torch._softmax_backward_data(grad_weights, weights.float(), -1, torch.float32)
-        grad_scores = grad_scores.mul_(ctx.scaling).to(q_rows.dtype)
-        grad_q = torch.bmm(grad_scores, k_rows)
-        grad_k = torch.bmm(grad_scores.transpose(1, 2), q_rows)
-        return *(to_tokens(x, ctx.packing) for x in (grad_q, grad_k, grad_v)), None, None, None
+        gradients = attention_gradients(grad_rows, *ctx.saved_tensors, scaling=ctx.scaling)
+        return *(to_tokens(x, ctx.packing) for x in gradients), None, None, None
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    *,
+    scaling: float,
+    dropout: float,
+) -> tuple[Tensor, Tensor, Tensor | None, float]:
+    """Return o, and what the gradients need: P in the dtype of v, keep and p.
+
+    Shape: k, v (B·heads, T, d); q and o the same, or (B·heads, 1, d). mask (B·heads, 1, T).
+    """
+    scores = torch.baddbmm(mask.to(q.dtype), q, k.transpose(1, 2), alpha=scaling)
+    # torch's bfloat16 softmax takes three times as long on a CPU
+    weights = scores.softmax(-1, dtype=torch.float32).to(v.dtype)
+    keep, probability = keep_mask(weights, dropout)
+    return torch.bmm(masked(weights, keep), v).div_(probability), weights, keep, probability
+
+
+def attention_gradients(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    weights: Tensor,
+    keep: Tensor | None,
+    *,
+    scaling: float,
+    out: Sequence[Tensor | None] = (None, None, None),
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ∂L/∂q, ∂L/∂k and ∂L/∂v, in `out` if given. Shape: grad, which is G, as o of `attend`."""
+    grad_v = torch.bmm(masked(weights, keep).transpose(1, 2), grad, out=out[2])
+    grad_weights = masked(torch.bmm(grad, v.transpose(1, 2)), keep).float()
+    grad_scores = torch._softmax_backward_data(grad_weights, weights.float(), -1, torch.float32)
+    grad_scores = grad_scores.mul_(scaling).to(q.dtype)
+    grad_q = torch.bmm(grad_scores, k, out=out[0])
+    grad_k = torch.bmm(grad_scores.transpose(1, 2), q, out=out[1])
+    return grad_q, grad_k, grad_v

@@ -25,6 +25,7 @@ from ..layers import LoRALinear
 from ..layers.lora import at_least_float32
 from ..runtime.distributed import is_sharded
 from .dropout import cheap_dropout
+from .forwards import is_watched
 from .fused_lora import low_rank
 from .packing import Packing, packing_of_tokens, to_rows, to_tokens
 
@@ -35,10 +36,9 @@ def can_absorb(layer: nn.Module) -> bool:
     """Return whether the formula fits: a frozen linear layer, plain or with LoRA, without hooks."""
     plain_lora = type(layer) is LoRALinear and isinstance(layer.dropout, nn.Dropout)
     base: Any = layer.base if plain_lora else layer
-    watched = any(m._forward_hooks or m._forward_pre_hooks for m in (layer, base))
     # the bias of a trained key would get no gradient instead of a gradient of 0
     frozen = not torch.is_grad_enabled() or not any(p.requires_grad for p in base.parameters())
-    return type(base) is nn.Linear and frozen and not watched and not is_sharded(base.weight)
+    return type(base) is nn.Linear and frozen and not is_watched(layer, base) and not is_sharded(base.weight)
 
 
 def first_token_attention(

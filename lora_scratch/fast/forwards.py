@@ -24,3 +24,9 @@ def replaced_forwards(forwards: Mapping[Any, Callable[..., Any]]) -> Iterator[No
 def has_own_forward(module: nn.Module) -> bool:
     """Return whether something has replaced the `forward` of its class."""
     return "forward" in vars(module)
+
+
+def is_watched(*modules: nn.Module) -> bool:
+    """Return whether a hook waits for what one of the modules gets or returns."""
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name) for module in modules for name in names)

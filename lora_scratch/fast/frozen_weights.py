@@ -13,7 +13,7 @@ pass needs a copy of its own (DistilBERT in bfloat16: 64 MiB).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property, partial
 from typing import Any, TypeGuard
@@ -69,7 +69,7 @@ def with_frozen_weights_in(model: nn.Module, dtype: torch.dtype) -> AbstractCont
 
 def _stored(linear: nn.Linear, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     if can_be_packed(linear.weight, dtype):
-        return PackedLinear(linear, dtype)
+        return PackedLinear([linear], dtype)
     bias = None if linear.bias is None else linear.bias.detach().to(dtype)
     return partial(F.linear, weight=linear.weight.detach().to(dtype), bias=bias)
 
@@ -78,31 +78,39 @@ class PackedLinear:
     """y = x Wᵀ + b with W packed at its first use, and Wᵀ packed at its first use for a gradient.
 
     W is not packed for FEW_ROWS or fewer that need a gradient.
+
+    Args:
+        linears: layers of one input. Their outputs lie side by side in y.
     """
 
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
-        self.linear, self.dtype = linear, dtype
-        self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+    def __init__(self, linears: Sequence[nn.Linear], dtype: torch.dtype) -> None:
+        self.linears, self.dtype = linears, dtype
+        biases = [linear.bias.detach().to(dtype) for linear in linears if linear.bias is not None]
+        self.bias = torch.cat(biases) if biases else None
 
     @cached_property
     def weight(self) -> Tensor:
         """W in oneDNN's layout."""
-        return pack_weight(self.linear.weight.detach().to(self.dtype))
+        return pack_weight(self._rounded())
 
     @cached_property
     def transposed(self) -> Tensor:
         """Wᵀ in oneDNN's layout."""
-        return pack_weight(self.linear.weight.detach().to(self.dtype).T.contiguous())
+        return pack_weight(self._rounded().T.contiguous())
 
     @cached_property
     def zeros(self) -> Tensor | None:
         """A bias for gradients: so both passes share kernels, which take long to compile (fast/onednn.py)."""
-        return None if self.bias is None else self.bias.new_zeros(self.linear.in_features)
+        return None if self.bias is None else self.bias.new_zeros(self.linears[0].in_features)
 
     @cached_property
     def rounded(self) -> Tensor:
-        """W in torch's layout; in float32 the parameter's own memory."""
-        return self.linear.weight.detach().to(self.dtype)
+        """W in torch's layout; for one layer in float32 the parameter's own memory."""
+        return self._rounded()
+
+    def _rounded(self) -> Tensor:
+        weights = [linear.weight.detach().to(self.dtype) for linear in self.linears]
+        return weights[0] if len(weights) == 1 else torch.cat(weights)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return y in `dtype`. Shape: x (..., in) -> (..., out)."""

@@ -33,6 +33,11 @@ def fused_updates(model: nn.Module) -> AbstractContextManager[None]:
     return replaced_forwards({layer: partial(_forward, layer, cast) for layer in layers})
 
 
+def is_fused(layer: nn.Module) -> bool:
+    """Return whether `fused_updates` computes the layer's update."""
+    return getattr(vars(layer).get("forward"), "func", None) is _forward
+
+
 def _forward(layer: LoRALinear, cast: _LastCast, x: Tensor) -> Tensor:
     if not layer.enabled or layer.merged or not isinstance(layer.dropout, nn.Dropout):
         return LoRALinear.forward(layer, x)

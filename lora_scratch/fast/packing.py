@@ -12,6 +12,7 @@ row: attention gives them zeros, forward and backward, so no gradient comes from
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,6 +33,15 @@ class Packing:
     scatter: Tensor
     mask: Tensor
     fillers: int = 0
+
+    @cached_property
+    def of_three(self) -> Packing:
+        """The same for queries, keys and values side by side: (N·3·heads, d) and (3·B·heads, T, d), with T > 1."""
+        which = torch.arange(3)[:, None]
+        gather = (self.gather // self.heads * 3 + which) * self.heads + self.gather % self.heads  # (3, B·heads·T)
+        scatter = self.scatter.view(-1, 1, self.heads) + which * len(self.gather)  # (N, 3, heads)
+        mask = self.mask.repeat(3, 1, 1)
+        return Packing(3 * self.heads, self.first, gather.flatten(), scatter.flatten(), mask, self.fillers)
 
 
 def pack(attention_mask: Tensor, *, heads: int, multiple: int = 1) -> Packing:

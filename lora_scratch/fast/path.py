@@ -61,6 +61,7 @@ from .norms import half_precision_norms
 from .packed import is_packed, packed
 from .row_batch import can_fill_up, row_batch
 from .segments import Kernel, choose_kernel, head_dim_of
+from .self_attention import self_attentions
 
 GRADIENTS, UPDATE = "gradients", "update"  # the two recordings of a step
 LEVERS = GRAPHS, PACKING = "graphs", "packing"  # on a GPU
@@ -133,6 +134,7 @@ def fast_path(
         levers.enter_context(packed(model))
         if is_packed(model):
             levers.enter_context(half_precision_norms(model, precision))
+            levers.enter_context(self_attentions(model))
         if on_cpu and not is_packed(model):
             warnings.warn(f"{type(model).__name__} is computed with padding: no packing for it", stacklevel=3)
         if not on_cpu:

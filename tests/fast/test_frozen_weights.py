@@ -78,7 +78,7 @@ def test_packed_product_and_its_gradient_are_those_of_f_linear(shape, rows, bias
     x, g = torch.randn(*rows, shape[1]), torch.randn(*rows, shape[0])
     plain, packed = (x.to(dtype).requires_grad_() for _ in range(2))
     expected = F.linear(plain, linear.weight.to(dtype), linear.bias.to(dtype) if bias else None)
-    found = PackedLinear(linear, dtype)(packed)
+    found = PackedLinear([linear], dtype)(packed)
     expected.backward(g.to(dtype))
     found.backward(g.to(dtype))
     for left, right in ((found, expected), (packed.grad, plain.grad)):
@@ -92,15 +92,16 @@ def test_packed_product_and_its_gradient_are_those_of_f_linear(shape, rows, bias
 @pytest.mark.parametrize("dtype", PACKED)
 def test_few_rows_with_a_gradient_take_one_copy_for_both_directions(few, dtype):
     """No layout of oneDNN's but the weight as it lies, in float32 the parameter itself; without a gradient it is packed."""
-    layer = PackedLinear(torch.nn.Linear(6, 4).requires_grad_(requires_grad=False), dtype)
+    linear = torch.nn.Linear(6, 4).requires_grad_(requires_grad=False)
+    layer = PackedLinear([linear], dtype)
     x = torch.randn(frozen_weights.FEW_ROWS + (not few), 6).requires_grad_()
     layer(x).sum().backward()
     stored = {"weight", "transposed", "rounded"} & set(vars(layer))
     assert stored == ({"rounded"} if few else {"weight", "transposed"})
     assert all(vars(layer)[name].is_mkldnn is not few for name in stored)
     if few and dtype is torch.float32:
-        assert layer.rounded.data_ptr() == layer.linear.weight.data_ptr()
-    expected = torch.ones(len(x), 4, dtype=dtype) @ layer.linear.weight.to(dtype)
+        assert layer.rounded.data_ptr() == layer.linears[0].weight.data_ptr()
+    expected = torch.ones(len(x), 4, dtype=dtype) @ layer.linears[0].weight.to(dtype)
     assert (x.grad - expected.float()).abs().max() <= 1e-5 * expected.float().abs().max()
     with torch.no_grad():
         layer(x)
@@ -113,7 +114,7 @@ def test_gradients_have_a_bias_of_zeros_so_that_one_kernel_serves_both_passes(bi
     """If outputs have a bias. A linear layer of 6 to 4: the product of a gradient has 6 outputs. No bit changes."""
     linear = torch.nn.Linear(6, 4, bias=bias).requires_grad_(requires_grad=False)
     x, g = torch.randn(65, 6).bfloat16().requires_grad_(), torch.randn(65, 4).bfloat16()
-    layer = PackedLinear(linear, torch.bfloat16)
+    layer = PackedLinear([linear], torch.bfloat16)
     layer(x).backward(g)
     assert (layer.zeros if zeros is None else layer.zeros.tolist()) == zeros
     assert torch.equal(x.grad, g @ linear.weight.bfloat16())
@@ -126,7 +127,7 @@ def test_output_of_a_packed_product_may_be_changed_in_place(few, monkeypatch):
     monkeypatch.setattr(frozen_weights, "FEW_ROWS", few)
     linear = torch.nn.Linear(6, 4).requires_grad_(requires_grad=False)
     x = torch.randn(2, 3, 6, requires_grad=True)
-    y = PackedLinear(linear, torch.float32)(x)
+    y = PackedLinear([linear], torch.float32)(x)
     (y.mul_(2) * torch.arange(24.0).view(2, 3, 4)).sum().backward()
     expected = 2 * torch.arange(24.0).view(2, 3, 4) @ linear.weight
     assert torch.allclose(x.grad, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))

@@ -63,7 +63,7 @@ def test_a_product_with_a_packed_weight_is_counted_and_repeated_packed():
     """As many operations as without packing, forward and backward; the weight is packed again for the repetition."""
     linear = torch.nn.Linear(24, 40).requires_grad_(requires_grad=False)
     x = torch.randn(70, 24, requires_grad=True)  # more than frozen_weights.FEW_ROWS
-    products = recorded(lambda: PackedLinear(linear, torch.bfloat16)(x).float().sum().backward())
+    products = recorded(lambda: PackedLinear([linear], torch.bfloat16)(x).float().sum().backward())
     assert [product.flops for product in products] == [2 * 70 * 24 * 40] * 2
     weights = [product.arguments[1].fill() for product in products]
     assert [tuple(weight.shape) for weight in weights] == [(40, 24), (24, 40)]
@@ -75,7 +75,7 @@ def test_a_product_with_a_packed_weight_is_counted_and_repeated_packed():
 def test_products_in_order_have_every_weight_in_memory_of_its_own(monkeypatch):
     """Two layers of one shape are two weights, each used twice; the inputs share one tensor."""
     first, second = (torch.nn.Linear(24, 24).requires_grad_(requires_grad=False) for _ in range(2))
-    layers, x, filled = [PackedLinear(linear, torch.bfloat16) for linear in (first, second)], torch.randn(70, 24), []
+    layers, x, filled = [PackedLinear([linear], torch.bfloat16) for linear in (first, second)], torch.randn(70, 24), []
     fill = Operand.fill
     monkeypatch.setattr(Operand, "fill", lambda operand: filled.append(operand) or fill(operand))
     with ProductRecorder(torch.nn.Identity(), Clock()) as recorder:
