@@ -85,6 +85,7 @@ class PackedLinear:
 
     def __init__(self, linears: Sequence[nn.Linear], dtype: torch.dtype) -> None:
         self.linears, self.dtype = linears, dtype
+        self._wider: PackedLinear | None = None
         biases = [linear.bias.detach().to(dtype) for linear in linears if linear.bias is not None]
         self.bias = torch.cat(biases) if biases else None
 
@@ -107,6 +108,13 @@ class PackedLinear:
     def rounded(self) -> Tensor:
         """W in torch's layout; for one layer in float32 the parameter's own memory."""
         return self._rounded()
+
+    def beside(self, others: Sequence[PackedLinear]) -> PackedLinear:
+        """Return one product for these layers and those of `others`. It stays as long as this one, with its packed W."""
+        linears = [linear for each in (self, *others) for linear in each.linears]
+        if self._wider is None or self._wider.linears != linears:
+            self._wider = PackedLinear(linears, self.dtype)
+        return self._wider
 
     def _rounded(self) -> Tensor:
         weights = [linear.weight.detach().to(self.dtype) for linear in self.linears]

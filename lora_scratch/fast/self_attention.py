@@ -66,8 +66,8 @@ class SelfAttention:
     def __init__(self, module: Any, family: Family) -> None:
         self.module = module
         self.layers: list[Any] = [getattr(module, name) for name in family.query_key_value]
-        bases = [_base_of(layer) for layer in self.layers]
-        self.product = PackedLinear(bases, bases[0].forward.dtype)
+        first, *others = (_base_of(layer).forward for layer in self.layers)
+        self.product: PackedLinear = first.beside(others)
         self.output = getattr(module, family.output, None)  # DistilBERT's module ends with this layer
 
     def __call__(self, x: Tensor, *args: Any, **inputs: Any) -> Any:

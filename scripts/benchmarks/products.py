@@ -34,6 +34,7 @@ PRODUCTS = {
     torch.ops.aten.addmm_: 1,
     torch.ops.aten.bmm: 0,
     torch.ops.aten.baddbmm: 1,
+    torch.ops.aten.baddbmm_: 1,
 }
 if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
     PRODUCTS[torch.ops.mkldnn._linear_pointwise] = 0
