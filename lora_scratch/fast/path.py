@@ -23,11 +23,12 @@ and with matrix registers (two threads of an Intel Xeon with AMX, wall time, Dis
     norms.py            the blocks' sums stay in bfloat16            rounding        -        1.03
     dropout.py          masks applied to the bits of numbers         bits            -        1.03
 
-and without, on a later CPU (two threads of an AMD EPYC, Zen 5, wall time):
+and without, later (two threads of an AMD EPYC, Zen 5, the last lever on Zen 4, wall time):
 
     packed.py           batches filled up to 32 tokens, 200 steps    rounding     1.09        0.99
     norms.py            the blocks' sums stay in bfloat16            rounding     1.04        1.02
     dropout.py          nine bits an entry in place of sixteen       law          1.03        1.02
+    self_attention.py   attention and its projections as one node    rounding     1.08        1.02
 
 On a GPU, where none of this is measured yet (docs/results/gpu.md):
 

@@ -14,7 +14,8 @@ One by one they are seven nodes, with three copies of tokens to rows and back, a
 six gradients of x. This fits frozen projections of one shape, all with LoRA of one rank, scaling and
 dropout, or all without. All else is computed layer by layer.
 
-Worth: MiniLM's step is 1.08 times as fast, DistilBERT's 1.03 (bfloat16, two cores of an AMD EPYC).
+Worth, in bfloat16 on two cores of an AMD EPYC: a training step of MiniLM is 1.06 to 1.09 times as
+fast, one of DistilBERT 1.01 to 1.04. Prediction stays as fast as it was.
 """
 
 from __future__ import annotations
