@@ -92,7 +92,7 @@ class SelfAttention:
         first = self.layers[0]
         if not is_fused(first) or not first.enabled:
             return None, 0.0
-        keep, probability = keep_mask(_thrice(x), first.dropout.p) if first.training else (None, 1.0)
+        keep, probability = keep_mask(_for_each(x), first.dropout.p) if first.training else (None, 1.0)
         factors = [getattr(layer, name) for name in ("lora_A", "lora_B") for layer in self.layers]
         return keep, first.scaling / probability, *factors
 
@@ -113,30 +113,30 @@ class _Node(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        x, product, packing, scaling, dropout, keep, strength, *factors = inputs
+        x, product, packing, scaling, dropout, keep, update_scaling, *factors = inputs
         tokens = multiply(x, product.weight, product.bias)  # (N, 3·hidden)
-        updates = _add_updates(tokens, x, factors, keep, strength) if factors else ()
+        updates = _add_updates(tokens, x, factors, keep, update_scaling) if factors else ()
         head_dim = tokens.shape[1] // packing.of_three.heads
         rows = to_rows(tokens.view(-1, head_dim), packing.of_three)  # (3·B·heads, T, d)
         q, k, v = rows.chunk(3)
-        output, weights, kept, probability = attend(q, k, v, packing.mask, scaling=scaling, dropout=dropout)
-        ctx.save_for_backward(x, rows, weights, kept, keep, *updates)
-        ctx.product, ctx.packing, ctx.numbers = product, packing, (scaling, probability, strength)
+        output, weights, keep_weights, probability = attend(q, k, v, packing.mask, scaling=scaling, dropout=dropout)
+        ctx.save_for_backward(x, rows, weights, keep_weights, keep, *updates)
+        ctx.product, ctx.packing, ctx.numbers = product, packing, (scaling, probability, update_scaling)
         ctx.dtypes = [factor.dtype for factor in factors]
         return to_tokens(output, packing).view(len(x), -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, rows, weights, kept, keep, *updates = ctx.saved_tensors
-        scaling, probability, strength = ctx.numbers
+        x, rows, weights, keep_weights, keep, *updates = ctx.saved_tensors
+        scaling, probability, update_scaling = ctx.numbers
         grad_rows = to_rows_with_zeros(grads[0].reshape(-1, rows.shape[-1]) / probability, ctx.packing)
         grads_of_rows = torch.empty_like(rows)
-        saved, out = (*rows.chunk(3), weights, kept), grads_of_rows.chunk(3)
+        saved, out = (*rows.chunk(3), weights, keep_weights), grads_of_rows.chunk(3)
         attention_gradients(grad_rows, *saved, scaling=scaling, out=out)
         grad = to_tokens(grads_of_rows, ctx.packing.of_three).view(len(x), -1)  # (N, 3·hidden)
         product = ctx.product
         grad_x = multiply(grad, product.transposed, product.zeros) if ctx.needs_input_grad[0] else None
-        factors = _update_gradients(grad, grad_x, x, keep, updates, strength) if updates else ()
+        factors = _update_gradients(grad, grad_x, x, keep, updates, update_scaling) if updates else ()
         casts = (factor.to(dtype) for factor, dtype in zip(factors, ctx.dtypes, strict=True))
         return grad_x, *[None] * 6, *casts
 
@@ -146,12 +146,12 @@ def _add_updates(
     x: Tensor,
     factors: list[Tensor],
     keep: Tensor | None,
-    strength: float,
+    update_scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Add the three updates into tokens (N, 3·hidden). Return A (3, rank, in), B (3, hidden, rank) and x Aᵀ."""
     lora_A, lora_B = (torch.stack(factors[part]).to(x.dtype) for part in (slice(3), slice(3, 6)))
-    low = torch.bmm(masked(_thrice(x), keep), lora_A.mT)  # (3, N, rank)
-    _three(tokens).baddbmm_(low, lora_B.mT, alpha=strength)
+    low = torch.bmm(masked(_for_each(x), keep), lora_A.mT)  # (3, N, rank)
+    _by_projection(tokens).baddbmm_(low, lora_B.mT, alpha=update_scaling)
     return lora_A, lora_B, low
 
 
@@ -161,23 +161,24 @@ def _update_gradients(
     x: Tensor,
     keep: Tensor | None,
     updates: list[Tensor],
-    strength: float,
+    update_scaling: float,
 ) -> list[Tensor]:
     """Add the updates' part into grad_x. Return the gradients of the three A, then of the three B."""
     lora_A, lora_B, low = updates
-    grad_low = torch.bmm(_three(grad), lora_B).mul_(strength)  # (3, N, rank)
-    grad_B = torch.bmm(low.mT, _three(grad)).mul_(strength).mT  # (3, hidden, rank)
-    grad_A = torch.bmm(grad_low.mT, masked(_thrice(x), keep))  # (3, rank, in)
+    grad_low = torch.bmm(_by_projection(grad), lora_B).mul_(update_scaling)  # (3, N, rank)
+    grad_B = torch.bmm(low.mT, _by_projection(grad)).mul_(update_scaling).mT  # (3, hidden, rank)
+    grad_A = torch.bmm(grad_low.mT, masked(_for_each(x), keep))  # (3, rank, in)
     if grad_x is not None:
         for part in mask_(torch.bmm(grad_low, lora_A), keep):
             grad_x += part
     return [*grad_A, *grad_B]
 
 
-def _thrice(x: Tensor) -> Tensor:
+def _for_each(x: Tensor) -> Tensor:
+    """Return a view with x for each projection. Shape: (N, in) -> (3, N, in)."""
     return x.expand(3, *x.shape)
 
 
-def _three(tokens: Tensor) -> Tensor:
+def _by_projection(tokens: Tensor) -> Tensor:
     """Return a view of queries, keys and values. Shape: (N, 3·hidden) -> (3, N, hidden)."""
     return tokens.view(len(tokens), 3, -1).transpose(0, 1)

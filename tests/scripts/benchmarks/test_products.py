@@ -30,10 +30,11 @@ def test_every_product_of_forward_and_backward_is_counted():
     assert sum(count * product.flops for product, count in products.items()) == 5 * 2 * 5 * 4 * 4
 
 
-def test_a_batched_product_has_the_operations_of_all_its_matrices():
-    """2 · batch · rows · inner · columns, whatever is added to it."""
+@pytest.mark.parametrize("multiply", [torch.baddbmm, torch.Tensor.baddbmm_])
+def test_a_batched_product_has_the_operations_of_all_its_matrices(multiply):
+    """2 · batch · rows · inner · columns, whatever is added to it, in place too."""
     a, b, c = torch.randn(7, 2, 3), torch.randn(7, 3, 5), torch.randn(7, 2, 5)
-    (product,) = recorded(lambda: torch.baddbmm(c, a, b, alpha=0.5))
+    (product,) = recorded(lambda: multiply(c, a, b, alpha=0.5))
     assert product.flops == 2 * 7 * 2 * 3 * 5
     assert dict(product.options)["alpha"] == 0.5
     assert 0 < product.seconds(2) < 10
