@@ -39,7 +39,7 @@ from lora_scratch.runtime.device import resolve_device
 from lora_scratch.runtime.distributed import is_main
 from lora_scratch.runtime.precision import resolve_precision
 
-IN_PROCESSES = True
+IN_PROCESSES, ONLY_CLASSIFIES = True, True
 SPLIT_HELP = "which rows (default: test; of a --dataset that is a file of its own, all)"
 
 
@@ -117,4 +117,4 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run_command(main, in_processes=IN_PROCESSES)
+    run_command(main, in_processes=IN_PROCESSES, only_classifies=ONLY_CLASSIFIES)

@@ -63,7 +63,7 @@ from lora_scratch.runtime.distributed import check_one_process, is_main
 from lora_scratch.runtime.paths import typed_path
 from lora_scratch.runtime.precision import resolve_precision
 
-IN_PROCESSES, NEEDS_READER = True, True
+IN_PROCESSES, NEEDS_READER, ONLY_CLASSIFIES = True, True, True
 CHUNK = 2048  # rows of --adapters that are held at a time
 LINES = (".jsonl", ".json", ".txt")  # files of --adapters
 OF_TABLES = ("text_column", "pair_column")
@@ -305,4 +305,4 @@ def named_folder(argument: str) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    run_command(main, in_processes=IN_PROCESSES, needs_reader=NEEDS_READER)
+    run_command(main, in_processes=IN_PROCESSES, needs_reader=NEEDS_READER, only_classifies=ONLY_CLASSIFIES)

@@ -150,7 +150,7 @@ def test_commands_that_share_work_say_so():
             loaded = importlib.import_module(f"{by_name.PACKAGE}.{module}")
             tail = Path(loaded.__file__).read_text(encoding="utf-8").splitlines()[-1].strip()
             shared = getattr(loaded, "IN_PROCESSES", False)
-            named = {"in_processes": "IN_PROCESSES", "needs_reader": "NEEDS_READER"}
+            named = {flag: flag.upper() for flag in ("in_processes", "needs_reader", "only_classifies")}
             options = [f"{flag}={constant}" for flag, constant in named.items() if getattr(loaded, constant, False)]
             assert tail == f"run_command({', '.join(['main', *options])})", name
             several |= {name} if shared else set()

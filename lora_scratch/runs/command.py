@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from ..errors import INTERRUPTED, Interrupted, LoraScratchError, printable
-from ..runtime import garbage
+from ..runtime import deferred_imports, garbage
 from ..runtime.device import is_out_of_memory, started_number
 from ..runtime.distributed import check_one_process, is_main, process_group, processes_started
 from ..runtime.ranks import check_same_settings
@@ -29,25 +29,34 @@ FREE = "end other programs, or use a machine with more memory"
 ADVICE = {"train": f"lower --batch_size or --max_tokens, {FREE}"}  # flags that the command has
 
 
-def run_command(main: Callable[[], None], *, in_processes: bool = False, needs_reader: bool = False) -> None:
+def run_command(
+    main: Callable[[], None],
+    *,
+    in_processes: bool = False,
+    needs_reader: bool = False,
+    only_classifies: bool = False,
+) -> None:
     """Call `main` and exit. An error of the project is one line; any other exception is a defect and keeps its traceback.
 
     Args:
         in_processes: whether several processes may share the work. Only the main one prints; `main` decides who writes.
         needs_reader: whether the work is for nothing once nobody reads standard output (streams.py).
+        only_classifies: whether imports can be put off (runtime/deferred_imports.py).
     """
     garbage.put_off()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without these letters
     with lasting_streams(needs_reader=needs_reader) as output, _raised_signals(), _warnings_in_one_line():
-        _run(main, in_processes=in_processes)
+        _run(main, in_processes=in_processes, only_classifies=only_classifies)
     if output.gone:
         sys.exit(READER_GONE)
 
 
-def _run(main: Callable[[], None], *, in_processes: bool) -> None:
+def _run(main: Callable[[], None], *, in_processes: bool, only_classifies: bool) -> None:
     try:
+        if only_classifies and processes_started() == 1:
+            deferred_imports.defer()
         with _one_of_several() if in_processes else _alone():
             main()
             sys.stdout.flush()

@@ -15,7 +15,7 @@ from ..demo import demo_splits, foundation_folder
 from ..errors import ConfigError, DataError, printable
 from ..model.base import Base, load_base
 from ..model.checks import check_base
-from ..runtime import garbage
+from ..runtime import deferred_imports, garbage
 from ..runtime.distributed import local_rank_zero_first
 from ..tasks import REGRESSION, task_of
 from .options import DataOptions
@@ -114,7 +114,8 @@ def open_base(name: str, *, labels: Sequence[str] | None = None, task: str | Non
     with local_rank_zero_first():
         source = name if name != DEMO else str(foundation_folder())
         base = check_base(load_base(source, labels=labels, task=task, seed=seed))
-    garbage.resume()  # the last of a command's large imports was that of the model's code
+    for each in (garbage, deferred_imports):
+        each.resume()  # the last of a command's large imports was that of the model's code
     return replace(base, name=name)
 
 
