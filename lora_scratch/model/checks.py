@@ -122,9 +122,9 @@ def probe_model(model: Any, tokenizer: Any, *, where: str) -> Probe:
         short, long = (tokenizer(text)["input_ids"] for text in (SHORT, LONG))
         if not short:
             return Probe(None, (), 0.0)
-        with _PositionTables(len(short)) as tables:
+        with _without_onednn(), _PositionTables(len(short)) as tables:
             alone, unused = _traced_logits(model, _batch(model, [short]))
-        with torch.no_grad():
+        with _without_onednn(), torch.no_grad():
             padded = _logits(model, _batch(model, [short, long]))
     except Exception as error:  # a model's own code raises any type
         fault = f"it can't compute a short text: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
@@ -136,6 +136,17 @@ def probe_model(model: Any, tokenizer: Any, *, where: str) -> Probe:
     largest = float(padded.abs().max())
     difference = float((alone[0] - padded[0]).abs().max()) / max(largest, 1e-12)
     return Probe(min(tables.positions, default=None), unused, difference)
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Leave oneDNN alone: its first kernel fixes how many it keeps, for the work to choose (fast/onednn.py)."""
+    mkldnn: Any = torch.backends.mkldnn
+    before, mkldnn.enabled = mkldnn.enabled, False
+    try:
+        yield
+    finally:
+        mkldnn.enabled = before
 
 
 def _batch(model: Any, rows: list[list[int]]) -> dict[str, Tensor]:
