@@ -209,7 +209,7 @@ model(input_ids=torch.ones(1, 4, dtype=int))
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
 def test_the_check_of_a_base_compiles_no_kernel_of_onednn(tmp_path):
-    """The first one fixes how many are kept: with 1,024 in place of 64 a training took 300 MiB more (fast/onednn.py)."""
+    """The first one fixes how many are kept: with 1,024 in place of 64 a training took 600 MB more (fast/onednn.py)."""
     command = [sys.executable, "-c", OPENED, str(save_tiny("bert", tmp_path))]
     environment = {**os.environ, "ONEDNN_VERBOSE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=True)
