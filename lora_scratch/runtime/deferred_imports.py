@@ -1,12 +1,13 @@
 """Imports that a command which only classifies can do without: put off to their first use, or left out.
 
 The model code of transformers imports torch's compiler for three decorators, and tensors over several
-processes and scipy's optimizer for models of other kinds: 1,100 modules. Without them
-`lora-scratch predict ADAPTER "text"` takes 2.1 s instead of 3.0, on two cores of an AMD EPYC.
+processes and scipy's optimizer for models of other kinds: 800 modules. Without them
+`lora-scratch predict ADAPTER "text"` takes 2.2 s instead of 2.9, on two cores of an AMD EPYC.
 
 * scipy and torch.distributed are optional for transformers. It is told that they are not there.
 * torch._dynamo, the compiler, is imported at the first use of something else than these decorators.
-  Of what they mark only `allow_in_graph` is lost: such a function is traced once someone compiles it.
+  It then knows what they have marked, but for two things that only matter to one who compiles them:
+  functions marked by `allow_in_graph`, and functions of torch that were called before, with `disable`.
 
 Only commands do this, since they own their process, and alone: several processes use torch.distributed.
 """
