@@ -4,7 +4,7 @@ The model code of transformers imports torch's compiler for three decorators, an
 processes and scipy's optimizer for models of other kinds: 800 modules. Without them
 `lora-scratch predict ADAPTER "text"` takes 2.2 s instead of 2.9, on two cores of an AMD EPYC.
 
-* scipy and torch.distributed are optional for transformers. It is told that they are not there.
+* scipy, scikit-learn and torch.distributed are optional for transformers. It is told that they are not there.
 * torch._dynamo, the compiler, is imported at the first use of something else than these decorators.
   It then knows what they have marked, but for two things that only matter to one who compiles them:
   functions marked by `allow_in_graph`, and functions of torch that were called before, with `disable`.
@@ -23,7 +23,8 @@ from typing import Any
 import torch
 
 COMPILER = "torch._dynamo"
-LEFT_OUT = ("is_scipy_available", "is_torch_distributed_available")  # answers of transformers.utils
+# questions to transformers.utils, some of them only in some releases
+LEFT_OUT = ("is_scipy_available", "is_sklearn_available", "is_torch_distributed_available")
 DECORATORS = ("disable", "assume_constant_result", "allow_in_graph")
 
 
