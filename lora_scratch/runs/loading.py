@@ -113,9 +113,10 @@ def open_base(name: str, *, labels: Sequence[str] | None = None, task: str | Non
     """
     with local_rank_zero_first():
         source = name if name != DEMO else str(foundation_folder())
-        base = check_base(load_base(source, labels=labels, task=task, seed=seed))
-    for each in (garbage, deferred_imports):
-        each.resume()  # the last of a command's large imports was that of the model's code
+        loaded = load_base(source, labels=labels, task=task, seed=seed)
+        deferred_imports.resume()  # the last of a command's large imports was that of the model's code
+        base = check_base(loaded)
+    garbage.resume()
     return replace(base, name=name)
 
 

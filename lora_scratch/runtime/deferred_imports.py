@@ -5,9 +5,10 @@ processes and scipy's optimizer for models of other kinds: 800 modules. Without 
 `lora-scratch predict ADAPTER "text"` takes 2.2 s instead of 2.9, on two cores of an AMD EPYC.
 
 * scipy, scikit-learn and torch.distributed are optional for transformers. It is told that they are not there.
-* torch._dynamo, the compiler, is imported at the first use of something else than these decorators.
-  It then knows what they have marked, but for two things that only matter to one who compiles them:
-  functions marked by `allow_in_graph`, and functions of torch that were called before, with `disable`.
+* torch._dynamo, the compiler, is imported once model code needs more of it than these decorators; and
+  by anyone else as usual, after the base is loaded. It then knows what they have marked, but for two
+  things that only matter to one who compiles them: functions marked by `allow_in_graph`, and
+  functions of torch that were called before, with `disable`.
 
 Only commands do this, since they own their process, and alone: several processes use torch.distributed.
 """
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -23,13 +26,13 @@ from typing import Any
 import torch
 
 COMPILER = "torch._dynamo"
+ALONE = f"{COMPILER}._trace_wrapped_higher_order_op"  # a submodule that needs no other
 # questions to transformers.utils, some of them only in some releases
 LEFT_OUT = ("is_scipy_available", "is_sklearn_available", "is_torch_distributed_available")
-DECORATORS = ("disable", "assume_constant_result", "allow_in_graph")
 
 
 def defer() -> None:
-    """Put these imports off, if nothing has made them yet. `resume` ends it for the decorators."""
+    """Put these imports off until `resume`, if nothing has made them yet."""
     import transformers.utils
 
     for module in (transformers.utils, transformers.utils.import_utils):
@@ -38,13 +41,15 @@ def defer() -> None:
                 setattr(module, name, _no)
     if COMPILER not in sys.modules and hasattr(torch, "_disable_dynamo"):
         sys.modules[COMPILER] = _Compiler(find_spec(COMPILER))
+        sys.meta_path.insert(0, _Submodules())
 
 
 def resume() -> None:
-    """Let decorators import the compiler from now on, once model code is imported. Do nothing without `defer`."""
+    """Let everyone import the compiler as usual, once model code is imported. Do nothing without `defer`."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Submodules)]
     compiler = sys.modules.get(COMPILER)
     if isinstance(compiler, _Compiler):
-        compiler.forget_decorators()
+        compiler.leave()
 
 
 def _no() -> bool:
@@ -52,7 +57,7 @@ def _no() -> bool:
 
 
 class _Compiler(ModuleType):
-    """Stands for torch._dynamo until it is used. Its submodules can be imported."""
+    """Stands for torch._dynamo until more of it is needed than decorators."""
 
     def __init__(self, spec: Any) -> None:
         super().__init__(COMPILER)
@@ -62,23 +67,39 @@ class _Compiler(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # `inspect` asks every module for some
             raise AttributeError(name)
-        return getattr(self._imported(), name)
+        self.leave()
+        return getattr(importlib.import_module(COMPILER), name)
 
-    def forget_decorators(self) -> None:
-        """Ask the compiler for them from now on."""
-        for name in DECORATORS:
-            vars(self).pop(name, None)
-
-    def _imported(self) -> ModuleType:
-        """Return the compiler. It gets the submodules that were imported before it."""
+    def leave(self) -> None:
+        """Make room for the compiler. Who holds this module gets every name from it."""
         if sys.modules.get(COMPILER) is self:
             del sys.modules[COMPILER]
-        compiler = importlib.import_module(COMPILER)
-        for name, value in vars(self).items():
-            if isinstance(value, ModuleType):
-                setattr(compiler, name, value)
-        self.forget_decorators()
-        return compiler
+        for decorator in ("disable", "assume_constant_result", "allow_in_graph"):
+            vars(self).pop(decorator, None)
+
+
+class _Submodules(MetaPathFinder, Loader):
+    """Imports the compiler before its submodules, as Python does without a stand-in."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
+        """Return what loads the submodule that the compiler has imported; None for Python to load it."""
+        compiler = sys.modules.get(COMPILER)
+        if not name.startswith(f"{COMPILER}.") or name == ALONE or not isinstance(compiler, _Compiler):
+            return None
+        compiler.leave()
+        importlib.import_module(COMPILER)
+        return ModuleSpec(name, self) if name in sys.modules else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return the module that is there."""
+        module = sys.modules[spec.name]
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give back the spec that Python has replaced."""
+        if module.__spec__ is not None:
+            module.__spec__ = module.__spec__.loader_state
 
 
 def _disable(function: Any = None, *recursive: bool, **options: Any) -> Any:

@@ -16,7 +16,7 @@ PROGRAM = """
 import importlib, sys
 import torch
 from lora_scratch.runs import open_base, run_command
-from lora_scratch.runtime.deferred_imports import COMPILER, DECORATORS
+from lora_scratch.runtime.deferred_imports import ALONE, COMPILER
 
 HEAVY = (COMPILER + ".convert_frame", "torch.distributed.tensor", "scipy.optimize")
 at_start = [name for name in HEAVY if name in sys.modules]  # transformers 5.0 itself imports the second
@@ -67,29 +67,49 @@ def test_all_of_it_is_there_afterwards(base):
     work = """
 before = torch.compiler.disable(lambda x: x + 1)
 constant = torch._dynamo.assume_constant_result(lambda: 1)
+stand_in = sys.modules[COMPILER]
 open_base(sys.argv[1])
-stand_in, early = sys.modules[COMPILER], sys.modules.get(COMPILER + "._trace_wrapped_higher_order_op")
+early = sys.modules.get(ALONE)
 assert not imported()
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)) == 2
 assert breaks(before) == breaks(torch.compiler.disable(lambda x: x + 1)) == 2
 assert breaks(lambda x: x + 1) == 1
 assert constant._dynamo_marked_constant
 real = importlib.import_module(COMPILER)
 assert real is sys.modules[COMPILER] is not stand_in
-assert all(getattr(stand_in, name) is getattr(real, name) for name in (*DECORATORS, "reset"))
-assert early is None or early is real._trace_wrapped_higher_order_op
+assert all(getattr(stand_in, name) is getattr(real, name) for name in ("disable", "allow_in_graph", "reset"))
+from torch._dynamo import _trace_wrapped_higher_order_op as late
+assert early is None or early is late
 from scipy.optimize import linear_sum_assignment
 assert torch.distributed.is_available()
 """
     run(work, base)
 
 
-def test_another_name_than_the_decorators_imports_the_compiler(base):
-    """Model code of another release may use one."""
-    work = """
-import torch._dynamo as compiler
-assert not imported() and compiler.config.cache_size_limit and imported()
-assert sys.modules[COMPILER] is not compiler and compiler.disable is sys.modules[COMPILER].disable
+NEEDS = {
+    "a name": "import torch._dynamo as compiler; assert compiler.config is sys.modules[COMPILER].config",
+    "a submodule": "import torch._dynamo.config as config; assert config is sys.modules[COMPILER].config",
+    "a name of a submodule": "from torch._dynamo.eval_frame import OptimizedModule",
+    "a decorator that compiles": "torch.compile(dynamic=True)(lambda x: x)",
+    "the compiler's other half": "import torch._inductor.standalone_compile",
+}
+
+
+@pytest.mark.parametrize("need", NEEDS.values(), ids=NEEDS)
+@pytest.mark.parametrize("when", ["while model code is imported", "afterwards"])
+def test_what_needs_more_of_the_compiler_gets_all_of_it(need, when, base):
+    """ModernBERT of transformers 5.0 compiles as it is imported. Each module is there once, with its own spec."""
+    later = "open_base(sys.argv[1])" if when == "afterwards" else "assert not imported()"
+    work = f"""
+{later}
+{need}
 open_base(sys.argv[1])
+real = sys.modules[COMPILER]
+assert imported() and type(real).__name__ == "module"
+parts = [module for name, module in sys.modules.items() if name.startswith(COMPILER + ".")]
+assert all(part.__spec__.origin == part.__file__ for part in parts)
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)) == 2
+assert breaks(torch.compiler.disable(lambda x: x + 1)) == 2
 """
     run(work, base)
 
