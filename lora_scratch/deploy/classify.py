@@ -82,8 +82,8 @@ class Classifier:
         options: Any = {"plain": plain, "batch_tokens": batch_tokens}
         self.predictor = Predictor(self.model, precision, self.base.pad_token_id, **options)
         self._copies = ExitStack()  # kept, since making them takes a tenth of a second
-        if not plain and stores_copies(self.model, precision):
-            self._copies.enter_context(with_frozen_weights_in(self.model, precision.dtype))
+        if not plain and stores_copies(self.model, self.predictor.precision):
+            self._copies.enter_context(with_frozen_weights_in(self.model, self.predictor.precision.dtype))
 
     def __call__(
         self, texts: Iterable[Text], *, rows: int = WINDOW_ROWS, characters: int = WINDOW_CHARACTERS

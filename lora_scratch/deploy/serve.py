@@ -123,7 +123,7 @@ def classify_rows(
     kinds = [(served.max_tokens[adapter], isinstance(text, tuple)) for text, adapter in zip(texts, adapters, strict=True)]
     classified: dict[int, Classified] = {}
     predictor = Predictor(base.model, precision, base.pad_token_id, batch_tokens=batch_tokens)
-    with evaluating(base.model), fast_products(base.model, precision):
+    with evaluating(base.model), fast_products(base.model, predictor.precision):
         for kind in sorted(set(kinds)):
             rows = [row for row in range(len(texts)) if kinds[row] == kind]
             names = [adapters[row] for row in rows]

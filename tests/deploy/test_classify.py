@@ -1,5 +1,6 @@
 """lora_scratch/deploy/classify.py: texts of any number, labelled in their order, a window at a time."""
 
+import json
 import subprocess
 import sys
 
@@ -7,9 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.command_line import call
 from support.folders import save_base
+from support.saved_adapters import save_task_adapter
+from support.tiny_models import save_tiny
 
 from lora_scratch.adapter import LoRAConfig, adapter_layers, inject
+from lora_scratch.commands import predict
 from lora_scratch.deploy.classify import Classifier, windows
 from lora_scratch.fast import frozen_weights
 from lora_scratch.runs import TrainedAdapter, open_base
@@ -129,3 +134,17 @@ def test_memory_stays_flat_as_the_texts_grow_fifty_times(folder):
     assert done.returncode == 0, done.stderr
     before, after = map(int, done.stdout.split())
     assert after <= 1.05 * before
+
+
+@pytest.mark.skipif(not frozen_weights.can_be_packed(torch.empty(2, 2), torch.bfloat16), reason="nothing is packed here")
+def test_a_family_that_computes_in_float32_alone_multiplies_in_float32(tmp_path, capsys):
+    """DeBERTa, asked for bfloat16 in its adapter: its frozen weights were rounded, its inputs were not, and torch raised."""
+    adapter = save_task_adapter(tmp_path, base=save_tiny("deberta", tmp_path / "tiny"), precision="bf16")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "a film is good", "adapter": "one"}\n', encoding="utf-8")
+    answers = []
+    for words in ([adapter, "a film is good"], ["--adapters", f"one={adapter}", "--file", rows]):
+        for precision in ("bf16", "fp32"):
+            assert call(predict, *words, "--precision", precision) == 0
+            answers.append(json.loads(capsys.readouterr().out)["scores"])
+    assert all(answer == pytest.approx(answers[0], abs=1e-5) for answer in answers)
