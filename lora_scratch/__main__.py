@@ -71,7 +71,8 @@ def _run() -> None:
     from .runs import run_command  # slow to import, and --help does without it
 
     how = {name: getattr(command, name.upper(), False) for name in ("in_processes", "needs_reader", "only_classifies")}
-    how["only_classifies"] &= not options.modules  # the user's modules may need what would be left out
+    if options.modules:
+        how["only_classifies"] = False  # the user's modules may need what would be left out
     run_command(command.main, **how)
 
 

@@ -112,6 +112,18 @@ def _valid(token: int | None, rows: int) -> int | None:
     return token if token is not None and 0 <= token < rows else None
 
 
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Leave oneDNN alone: its first kernel fixes how many it keeps, for the work to choose (fast/onednn.py)."""
+    mkldnn: Any = torch.backends.mkldnn
+    before, mkldnn.enabled = mkldnn.enabled, False
+    try:
+        yield
+    finally:
+        mkldnn.enabled = before
+
+
+@_without_onednn()
 def probe_model(model: Any, tokenizer: Any, *, where: str) -> Probe:
     """Run a short text alone and padded beside a longer one, in evaluation mode.
 
@@ -122,9 +134,9 @@ def probe_model(model: Any, tokenizer: Any, *, where: str) -> Probe:
         short, long = (tokenizer(text)["input_ids"] for text in (SHORT, LONG))
         if not short:
             return Probe(None, (), 0.0)
-        with _without_onednn(), _PositionTables(len(short)) as tables:
+        with _PositionTables(len(short)) as tables:
             alone, unused = _traced_logits(model, _batch(model, [short]))
-        with _without_onednn(), torch.no_grad():
+        with torch.no_grad():
             padded = _logits(model, _batch(model, [short, long]))
     except Exception as error:  # a model's own code raises any type
         fault = f"it can't compute a short text: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
@@ -136,17 +148,6 @@ def probe_model(model: Any, tokenizer: Any, *, where: str) -> Probe:
     largest = float(padded.abs().max())
     difference = float((alone[0] - padded[0]).abs().max()) / max(largest, 1e-12)
     return Probe(min(tables.positions, default=None), unused, difference)
-
-
-@contextmanager
-def _without_onednn() -> Iterator[None]:
-    """Leave oneDNN alone: its first kernel fixes how many it keeps, for the work to choose (fast/onednn.py)."""
-    mkldnn: Any = torch.backends.mkldnn
-    before, mkldnn.enabled = mkldnn.enabled, False
-    try:
-        yield
-    finally:
-        mkldnn.enabled = before
 
 
 def _batch(model: Any, rows: list[list[int]]) -> dict[str, Tensor]:

@@ -116,7 +116,7 @@ def open_base(name: str, *, labels: Sequence[str] | None = None, task: str | Non
         loaded = load_base(source, labels=labels, task=task, seed=seed)
         deferred_imports.resume()  # the last of a command's large imports was that of the model's code
         base = check_base(loaded)
-    garbage.resume()
+    garbage.resume()  # all that a command keeps to its end is there
     return replace(base, name=name)
 
 

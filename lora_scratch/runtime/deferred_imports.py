@@ -6,9 +6,9 @@ processes and scipy's optimizer for models of other kinds: 800 modules. Without 
 
 * scipy, scikit-learn and torch.distributed are optional for transformers. It is told that they are not there.
 * torch._dynamo, the compiler, is imported once model code needs more of it than these decorators; and
-  by anyone else as usual, after the base is loaded. It then knows what they have marked, but for two
-  things that only matter to one who compiles them: functions marked by `allow_in_graph`, and
-  functions of torch that were called before, with `disable`.
+  by anyone else as usual, after the base is loaded. It then knows what they have marked, but for
+  functions marked by `allow_in_graph`, and for functions of torch marked by `disable` that were called
+  before. That matters only if someone compiles these functions.
 
 Only commands do this, since they own their process, and alone: several processes use torch.distributed.
 """
