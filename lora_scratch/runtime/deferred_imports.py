@@ -82,24 +82,25 @@ class _Submodules(MetaPathFinder, Loader):
     """Imports the compiler before its submodules, as Python does without a stand-in."""
 
     def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
-        """Return what loads the submodule that the compiler has imported; None for Python to load it."""
+        """Return the spec of a submodule that the compiler has imported; None for Python to load it."""
         compiler = sys.modules.get(COMPILER)
         if not name.startswith(f"{COMPILER}.") or name == ALONE or not isinstance(compiler, _Compiler):
             return None
         compiler.leave()
         importlib.import_module(COMPILER)
-        return ModuleSpec(name, self) if name in sys.modules else None
+        spec = getattr(sys.modules.get(name), "__spec__", None)
+        if spec is not None:  # for Python, which would load the module that is there again
+            spec.loader, spec.loader_state = self, spec.loader
+        return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Return the module that is there."""
-        module = sys.modules[spec.name]
-        spec.loader_state = module.__spec__
-        return module
+        return sys.modules[spec.name]
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give back the spec that Python has replaced."""
-        if module.__spec__ is not None:
-            module.__spec__ = module.__spec__.loader_state
+        """Give its spec its loader back."""
+        spec: Any = module.__spec__
+        spec.loader, spec.loader_state = spec.loader_state, None
 
 
 def _disable(function: Any = None, *recursive: bool, **options: Any) -> Any:
